@@ -1,0 +1,123 @@
+# make            build/mailpolld and build/mailpollctl
+# make test       every test (./run test installs what is missing first)
+# make asan       the same tests with the address and undefined-behaviour sanitizers
+# make fuzz       each fuzz target for FUZZ_SECONDS
+# make install    DESTDIR= PREFIX=
+# Nothing is installed by make itself; ./run does that.
+
+VERSION := 0.1.0
+BUILD ?= build
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+PYTHON ?= /usr/bin/python3
+FUZZ_SECONDS ?= 30
+TEST_JOBS ?= 4
+
+# libevent's loop and its OpenSSL bufferevents; OpenSSL for TLS and hashes; libcurl for the token endpoint and
+# mailpollctl; libyaml for the configuration; libsystemd for sd_notify and the journal; SQLite for the state;
+# Jansson for JSON.
+PACKAGES := libevent libevent_openssl openssl libcurl yaml-0.1 libsystemd sqlite3 jansson
+
+ifneq ($(filter-out clean format,$(or $(MAKECMDGOALS),all)),)
+missing := $(foreach p,$(PACKAGES),$(shell pkg-config --exists $(p) || echo $(p)))
+ifneq ($(strip $(missing)),)
+$(error missing libraries (pkg-config names): $(missing); ./run TARGET installs the packages)
+endif
+endif
+
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wcast-qual -Wformat=2 \
+	-Wpointer-arith -Wvla -Wundef -Wimplicit-fallthrough
+ifdef WERROR
+WARNINGS += -Werror
+endif
+HARDENING ?= -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -fstack-clash-protection -fcf-protection
+HARDENING_LD ?= -pie -Wl,-z,relro,-z,now
+OPTIMIZE ?= -O2 -g
+SANITIZE ?=
+CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -DMAILPOLLD_VERSION='"$(VERSION)"' $(WARNINGS) $(OPTIMIZE) $(HARDENING) $(SANITIZE) \
+	$(shell pkg-config --cflags $(PACKAGES)) -Idaemon $(CFLAGS)
+LDFLAGS_ALL = $(HARDENING_LD) $(SANITIZE) $(LDFLAGS)
+LIBS = $(shell pkg-config --libs $(PACKAGES)) -lpthread
+
+# The two programs' own files, and the clock of the test build; everything else is shared.
+MAINS := daemon/main.c daemon/mailpollctl.c daemon/clock_scaled.c
+SHARED := $(filter-out $(MAINS),$(sort $(wildcard daemon/*.c)))
+SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
+UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+
+.PHONY: all test unit integration demo asan asan-test fuzz tidy format install clean check-tree
+all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
+
+$(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+# The same daemon with a clock that MAILPOLLD_CLOCK_RATE speeds up; for tests only, never installed.
+$(BUILD)/mailpolld-scaled: $(BUILD)/obj/main.o $(filter-out %/clock.o,$(SHARED_OBJS)) $(BUILD)/obj/clock_scaled.o
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+$(BUILD)/mailpollctl: $(BUILD)/obj/mailpollctl.o $(BUILD)/obj/util.o
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(shell pkg-config --libs libcurl jansson)
+$(BUILD)/obj/%.o: daemon/%.c Makefile | $(BUILD)/obj
+	$(CC) $(CFLAGS_ALL) -MMD -c -o $@ $<
+$(BUILD)/libshared.a: $(SHARED_OBJS)
+	rm -f $@ && ar rcs $@ $^
+$(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libshared.a | $(BUILD)/unit
+	$(CC) $(CFLAGS_ALL) -MMD $(LDFLAGS_ALL) -o $@ $< $(BUILD)/libshared.a $(LIBS) -lcmocka
+$(BUILD)/obj $(BUILD)/unit:
+	mkdir -p $@
+-include $(wildcard $(BUILD)/obj/*.d $(BUILD)/unit/*.d)
+.PRECIOUS: $(BUILD)/obj/%.o
+
+test: all unit check-tree integration
+
+unit: $(UNIT_TESTS)
+	@set -e; for t in $(UNIT_TESTS); do echo "== $$t"; $$t; done
+
+integration: all $(BUILD)/mailpolld-scaled
+	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
+		$(PYTEST_ARGS) tests/integration
+
+check-tree:
+	$(PYTHON) tests/check_tree.py
+
+SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+asan:
+	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" all build/asan/mailpolld-scaled
+asan-test:
+	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" unit integration
+
+fuzz: $(FUZZERS:%=build/fuzz/%)
+	@set -e; for f in $(FUZZERS); do echo "== $$f"; mkdir -p build/fuzz/corpus/$$f; \
+		seeds=tests/fuzz/seeds/$$f; [ -d $$seeds ] || seeds=; \
+		build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=200000 -verbosity=0 \
+			-print_final_stats=1 build/fuzz/corpus/$$f $$seeds; done
+FUZZ_CC ?= clang
+build/fuzz/%: tests/fuzz/%.c $(SHARED)
+	@mkdir -p build/fuzz
+	$(FUZZ_CC) $(filter-out -Werror,$(CFLAGS_ALL)) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< $(SHARED) $(LIBS)
+
+demo: all
+	$(PYTHON) tests/demo.py
+
+tidy:
+	clang-tidy --quiet $(wildcard daemon/*.c) -- $(CFLAGS_ALL)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(SYSCONFDIR)/mailpolld $(DESTDIR)$(UNITDIR) \
+		$(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man7 \
+		$(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(BUILD)/mailpolld $(DESTDIR)$(PREFIX)/sbin/mailpolld
+	install -m 755 $(BUILD)/mailpollctl $(DESTDIR)$(PREFIX)/bin/mailpollctl
+	test -e $(DESTDIR)$(SYSCONFDIR)/mailpolld/mailpolld.yaml || \
+		install -m 644 conf/mailpolld.yaml $(DESTDIR)$(SYSCONFDIR)/mailpolld/mailpolld.yaml
+	sed -e 's|/usr/local/sbin/|$(PREFIX)/sbin/|; s|/usr/local/bin/|$(PREFIX)/bin/|' systemd/mailpolld.service \
+		> $(DESTDIR)$(UNITDIR)/mailpolld.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/mailpolld.service
+	install -m 644 systemd/mailpolld.sysusers $(DESTDIR)$(SYSUSERSDIR)/mailpolld.conf
+	install -m 644 systemd/mailpolld.tmpfiles $(DESTDIR)$(TMPFILESDIR)/mailpolld.conf
+	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/; done
+
+clean:
+	rm -rf build
