@@ -1,0 +1,106 @@
+#!/usr/bin/python3
+"""Does the tree keep what its documents say? Prints each thing that is not so and ends with 1.
+
+- daemon/README.md's table of modules: a module includes only what stands in a row below its own; every file belongs to a module
+  and every module has a file; a _private.h is included by its own module alone.
+- No source file grows past what one can read in one sitting.
+- Every key the configuration knows is in conf/mailpolld.yaml and in mailpolld.yaml(5); every event of log.c and every row of failure.c is in mailpolld(8).
+- The manual pages pass mandoc's lint.
+
+check_tree.py [ROOT]
+"""
+import os
+import re
+import subprocess
+import sys
+
+ROOT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+LINES_MAX = 900
+faults = []
+
+
+def read(*path):
+    with open(os.path.join(ROOT, *path), encoding="utf-8") as f:
+        return f.read()
+
+
+def fault(text):
+    faults.append(text)
+
+
+def modules():
+    """Module: its row."""
+    table = re.search(r"<!-- modules -->(.*?)<!-- /modules -->", read("daemon", "README.md"), re.S).group(1)
+    return {name: row for row, line in enumerate(table.split("\n")) for name in line.split()}
+
+
+def module_of(file, rows):
+    """The longest module name that the file's name begins with: mailbox_work.c is mailbox's."""
+    stem = file.rsplit(".", 1)[0]
+    fits = [m for m in rows if stem == m or stem.startswith(m + "_")]
+    return max(fits, key=len) if fits else None
+
+
+def check_includes():
+    rows = modules()
+    files = sorted(f for f in os.listdir(os.path.join(ROOT, "daemon")) if re.search(r"\.[ch]$", f))
+    for module in rows:
+        if not any(module_of(f, rows) == module for f in files):
+            fault("daemon/README.md: module %s has no file" % module)
+    for file in files:
+        own = module_of(file, rows)
+        if own is None:
+            fault("daemon/%s: of no module in daemon/README.md" % file)
+            continue
+        for number, line in enumerate(read("daemon", file).split("\n"), 1):
+            included = re.match(r'#include "([^"]+)"', line)
+            if not included:
+                continue
+            other = module_of(included.group(1), rows)
+            if other == own:
+                continue
+            if other is None or rows[other] <= rows[own]:
+                fault("daemon/%s:%d: %s must not include %s" % (file, number, own, included.group(1)))
+            elif included.group(1).endswith("_private.h"):
+                fault("daemon/%s:%d: %s is private to %s" % (file, number, included.group(1), other))
+        if read("daemon", file).count("\n") > LINES_MAX:
+            fault("daemon/%s: longer than %d lines" % (file, LINES_MAX))
+
+
+def check_manual():
+    pages = sorted(p for p in os.listdir(os.path.join(ROOT, "man")) if re.search(r"\.[578]$", p))
+    for page in pages:
+        lint = subprocess.run(["mandoc", "-Tlint", "-Wwarning", os.path.join(ROOT, "man", page)], capture_output=True, text=True)
+        if lint.returncode != 0 or lint.stdout:
+            fault(lint.stdout.strip())
+    keys, sample, text = set(), read("conf", "mailpolld.yaml"), plain("mailpolld.yaml.5")
+    for file in ("config.c", "config_sink.c"):
+        for array in re.findall(r"\bkeys\[\] = \{(.*?)\}|_keys\[\] = \{(.*?)\}", read("daemon", file), re.S):
+            keys.update(re.findall(r'"([a-z_]+)"', "".join(array)))
+    if len(keys) < 30:
+        fault("daemon/config.c: its keys are not found")
+    for key in sorted(keys):
+        if not re.search(r"\b%s:" % key, sample):
+            fault("conf/mailpolld.yaml: does not show %s" % key)
+        if not re.search(r"\b%s\b" % key, text):
+            fault("man/mailpolld.yaml.5: does not tell of %s" % key)
+    text = plain("mailpolld.8")
+    for name, ident in re.findall(r'\[EVENT_\w+\] = \{ "([a-z-]+)", "([0-9a-f]{32})" \}', read("daemon", "log.c")):
+        if name not in text or ident not in text:
+            fault("man/mailpolld.8: does not tell of event %s %s" % (name, ident))
+    for name in sorted(set(re.findall(r'(?:IMAP_ROW|TOKEN_ROW|TOKEN_STATUS|NETWORK_ROW)\("([a-z0-9-]+)"', read("daemon", "failure.c")))):
+        if not re.search(r"(?m)(^|\s)%s(\s|$)" % name, text):
+            fault("man/mailpolld.8: does not tell of failure %s" % name)
+
+
+def plain(page):
+    """What a reader sees."""
+    text = subprocess.run(["mandoc", "-Tutf8", "-Owidth=200", os.path.join(ROOT, "man", page)], capture_output=True, text=True, check=True).stdout
+    return re.sub(".\b", "", text)
+
+
+check_includes()
+check_manual()
+for text in faults:
+    print(text, file=sys.stderr)
+sys.exit(1 if faults else 0)
