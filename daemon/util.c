@@ -1,0 +1,180 @@
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "util.h"
+
+static void *checked(void *p)
+{
+	if (p == NULL) {
+		fputs("mailpolld: out of memory\n", stderr);
+		abort();
+	}
+	return p;
+}
+
+void *xmalloc(size_t size)
+{
+	return checked(malloc(size ? size : 1));
+}
+
+void *xcalloc(size_t n, size_t size)
+{
+	return checked(calloc(n ? n : 1, size ? size : 1));
+}
+
+void *xreallocarray(void *p, size_t n, size_t size)
+{
+	return checked(reallocarray(p, n ? n : 1, size ? size : 1));
+}
+
+char *xstrdup(const char *s)
+{
+	return s == NULL ? NULL : checked(strdup(s));
+}
+
+char *xstrndup(const char *s, size_t len)
+{
+	return checked(strndup(s, len));
+}
+
+char *xasprintf(const char *fmt, ...)
+{
+	va_list args;
+	char *text;
+	int n;
+
+	va_start(args, fmt);
+	n = vasprintf(&text, fmt, args);
+	va_end(args);
+	return checked(n < 0 ? NULL : text);
+}
+
+void secret_free(char **secret)
+{
+	if (*secret != NULL)
+		explicit_bzero(*secret, strlen(*secret));
+	free(*secret);
+	*secret = NULL;
+}
+
+bool str_equal(const char *a, const char *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	return strcmp(a, b) == 0;
+}
+
+bool str_ends_with(const char *s, const char *end)
+{
+	size_t n = strlen(s), m = strlen(end);
+
+	return n >= m && memcmp(s + n - m, end, m) == 0;
+}
+
+int parse_u64(const char *s, uint64_t *ret_value)
+{
+	uint64_t value = 0;
+
+	if (*s == '\0')
+		return -1;
+	for (; *s != '\0'; s++) {
+		if (*s < '0' || *s > '9' || __builtin_mul_overflow(value, 10, &value) ||
+		    __builtin_add_overflow(value, (uint64_t)(*s - '0'), &value))
+			return -1;
+	}
+	*ret_value = value;
+	return 0;
+}
+
+int parse_u32(const char *s, uint32_t *ret_value)
+{
+	uint64_t value;
+
+	if (parse_u64(s, &value) < 0 || value > UINT32_MAX)
+		return -1;
+	*ret_value = (uint32_t)value;
+	return 0;
+}
+
+void hex_encode(const uint8_t *data, size_t len, char *ret_hex)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < len; i++) {
+		ret_hex[2 * i] = digits[data[i] >> 4];
+		ret_hex[2 * i + 1] = digits[data[i] & 15];
+	}
+	ret_hex[2 * len] = '\0';
+}
+
+char *percent_encode(const char *s, const char *also)
+{
+	static const char digits[] = "0123456789ABCDEF";
+	char *out = xmalloc(3 * strlen(s) + 1), *p = out;
+
+	for (; *s != '\0'; s++) {
+		unsigned char c = (unsigned char)*s;
+
+		if ((c < 0x80 && isalnum(c)) || strchr("@._+-", c) != NULL || strchr(also, c) != NULL) {
+			*p++ = (char)c;
+		} else {
+			*p++ = '%';
+			*p++ = digits[c >> 4];
+			*p++ = digits[c & 15];
+		}
+	}
+	*p = '\0';
+	return out;
+}
+
+const char *rfc3339(int64_t wall_s, char ret_text[static RFC3339_SIZE])
+{
+	time_t t = (time_t)wall_s;
+	struct tm tm;
+
+	if (gmtime_r(&t, &tm) == NULL || tm.tm_year > 9999 - 1900 ||
+	    strftime(ret_text, RFC3339_SIZE, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0)
+		memcpy(ret_text, "1970-01-01T00:00:00Z", RFC3339_SIZE);
+	return ret_text;
+}
+
+/* Length of the well-formed UTF-8 sequence at s (RFC 3629), 0 when there is none. */
+size_t utf8_length(const unsigned char *s, size_t len)
+{
+	size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+
+	if (n == 0 || n > len)
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+	    (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	return n;
+}
+
+void printable(char *ret_text, size_t size, const char *s, size_t len)
+{
+	size_t out = 0;
+
+	for (size_t i = 0; i < len && s[i] != '\0';) {
+		const unsigned char *p = (const unsigned char *)s + i;
+		size_t n = utf8_length(p, len - i);
+		bool control = n == 1 ? *p < 0x20 || *p == 0x7f : n == 2 && *p == 0xc2 && p[1] < 0xa0;
+
+		if (out + (n > 0 ? n : 1) >= size)
+			break;
+		if (n == 0 || control) {
+			ret_text[out++] = '?';
+			i += n > 0 ? n : 1;
+		} else {
+			memcpy(ret_text + out, p, n);
+			out += n;
+			i += n;
+		}
+	}
+	ret_text[out] = '\0';
+}

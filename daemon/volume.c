@@ -1,0 +1,322 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+#include "util.h"
+#include "volume.h"
+
+#define SYNCFS_FROM 8			/* fewer files than that are flushed one by one */
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC 0x58465342
+#endif
+
+struct request {
+	STAILQ_ENTRY(request) link;
+	char *path, *rename_from;
+	volume_flushed_cb *cb;
+	void *arg;
+	int error;			/* its own: the rename's */
+};
+STAILQ_HEAD(requests, request);
+
+struct volume {
+	SLIST_ENTRY(volume) link;
+	dev_t dev;
+	struct lane *write_lane, *flush_lane;
+	int sync_fd;			/* for syncfs(); -1: not one where it reports errors */
+	struct requests waiting;
+	size_t n_waiting;
+	bool flushing;
+	uint64_t free_bytes;
+};
+
+struct volumes {
+	struct workers *workers;
+	SLIST_HEAD(, volume) list;
+};
+
+/* --- on the lanes --- */
+
+struct open_job { struct job job; struct volume *volume; char *path; int fd; };
+
+static bool kernel_reports_syncfs_errors(void)
+{
+	struct utsname name;
+	unsigned major, minor;
+
+	return uname(&name) == 0 && sscanf(name.release, "%u.%u", &major, &minor) == 2 && (major > 5 || (major == 5 && minor >= 8));
+}
+
+/* On the write lane, so before everything that is written there: syncfs() reports the errors that came after open(). */
+static void work_open(struct job *job)
+{
+	struct open_job *o = (struct open_job *)job;
+	struct statfs fs;
+
+	if (!kernel_reports_syncfs_errors())
+		return;
+	o->fd = open(o->path, O_RDONLY | O_CLOEXEC);
+	if (o->fd < 0)
+		return;
+	if (fstatfs(o->fd, &fs) == 0 && (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC))
+		return;
+	close(o->fd);
+	o->fd = -1;
+}
+
+struct flush_job { struct job job; struct volume *volume; struct requests requests; size_t n; int sync_fd; int error; };
+
+static int flush_path(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), error = 0;
+
+	if (fd < 0)
+		return errno;
+	if (fsync(fd) < 0)
+		error = errno;
+	close(fd);
+	return error;
+}
+
+static size_t directory_length(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+}
+
+static int flush_directory(const char *path)
+{
+	char *dir = xstrndup(path, directory_length(path));
+	int error = flush_path(dir);
+
+	free(dir);
+	return error;
+}
+
+static bool same_directory(const struct request *a, const struct request *b)
+{
+	size_t len = directory_length(a->path);
+
+	return b->rename_from != NULL && directory_length(b->path) == len && strncmp(a->path, b->path, len) == 0;
+}
+
+/* Whether an earlier request of this flush has the same directory to be flushed. */
+static bool directory_done(struct requests *requests, const struct request *r)
+{
+	struct request *before;
+
+	STAILQ_FOREACH(before, requests, link) {
+		if (before == r)
+			return false;
+		if (before->error == 0 && same_directory(r, before))
+			return true;
+	}
+	return false;
+}
+
+static int flush_each(struct requests *requests)
+{
+	struct request *r;
+	int error = 0;
+
+	STAILQ_FOREACH(r, requests, link) {
+		if (r->error != 0)
+			continue;
+		if (r->rename_from == NULL)
+			error = flush_path(r->path);
+		else if (!directory_done(requests, r))
+			error = flush_directory(r->path);
+		if (error == ENOENT && r->rename_from == NULL) {	/* somebody took it away: no flush has failed */
+			r->error = error;
+			error = 0;
+		}
+		if (error != 0)
+			break;
+	}
+	return error;
+}
+
+static void work_flush(struct job *job)
+{
+	struct flush_job *f = (struct flush_job *)job;
+	struct request *r;
+	struct stat st;
+
+	STAILQ_FOREACH(r, &f->requests, link) {
+		if (r->rename_from != NULL && rename(r->rename_from, r->path) < 0)
+			r->error = errno;
+		else if (r->rename_from == NULL && lstat(r->path, &st) < 0)
+			r->error = errno;
+	}
+	if (f->sync_fd >= 0 && f->n >= SYNCFS_FROM)
+		f->error = syncfs(f->sync_fd) < 0 ? errno : 0;
+	else
+		f->error = flush_each(&f->requests);
+}
+
+/* --- on the loop --- */
+
+static void done_open(struct job *job)
+{
+	struct open_job *o = (struct open_job *)job;
+
+	o->volume->sync_fd = o->fd;
+	free(o->path);
+	free(o);
+}
+
+static void flush_next(struct volume *v);
+
+static void done_flush(struct job *job)
+{
+	struct flush_job *f = (struct flush_job *)job;
+	struct volume *v = f->volume;
+	struct request *r;
+
+	v->flushing = false;
+	flush_next(v);			/* what arrived meanwhile need not wait for the callbacks */
+	while ((r = STAILQ_FIRST(&f->requests)) != NULL) {
+		STAILQ_REMOVE_HEAD(&f->requests, link);
+		r->cb(r->arg, f->error != 0 ? f->error : r->error);
+		free(r->path);
+		free(r->rename_from);
+		free(r);
+	}
+	free(f);
+}
+
+static void flush_next(struct volume *v)
+{
+	struct flush_job *f;
+
+	if (v->flushing || STAILQ_EMPTY(&v->waiting))
+		return;
+	f = xcalloc(1, sizeof(*f));
+	f->job.work = work_flush;
+	f->job.done = done_flush;
+	f->volume = v;
+	f->n = v->n_waiting;
+	f->sync_fd = v->sync_fd;
+	STAILQ_INIT(&f->requests);
+	STAILQ_CONCAT(&f->requests, &v->waiting);
+	v->n_waiting = 0;
+	v->flushing = true;
+	lane_submit(v->flush_lane, &f->job);
+}
+
+void volume_rename(struct volume *v, const char *rename_from, const char *path, volume_flushed_cb *cb, void *arg)
+{
+	struct request *r = xcalloc(1, sizeof(*r));
+
+	r->path = xstrdup(path);
+	r->rename_from = xstrdup(rename_from);
+	r->cb = cb;
+	r->arg = arg;
+	STAILQ_INSERT_TAIL(&v->waiting, r, link);
+	v->n_waiting++;
+	flush_next(v);
+}
+
+void volume_flush(struct volume *v, const char *path, volume_flushed_cb *cb, void *arg)
+{
+	volume_rename(v, NULL, path, cb, arg);
+}
+
+struct volumes *volumes_new(struct workers *workers)
+{
+	struct volumes *vs = xcalloc(1, sizeof(*vs));
+
+	vs->workers = workers;
+	SLIST_INIT(&vs->list);
+	return vs;
+}
+
+void volumes_free(struct volumes **volumes)
+{
+	struct volume *v;
+	struct request *r;
+
+	if (*volumes == NULL)
+		return;
+	while ((v = SLIST_FIRST(&(*volumes)->list)) != NULL) {
+		SLIST_REMOVE_HEAD(&(*volumes)->list, link);
+		while ((r = STAILQ_FIRST(&v->waiting)) != NULL) {
+			STAILQ_REMOVE_HEAD(&v->waiting, link);
+			free(r->path);
+			free(r->rename_from);
+			free(r);
+		}
+		if (v->sync_fd >= 0)
+			close(v->sync_fd);
+		free(v);
+	}
+	free(*volumes);
+	*volumes = NULL;
+}
+
+struct volume *volume_get(struct volumes *vs, dev_t dev, const char *path)
+{
+	struct volume *v;
+	struct open_job *o;
+
+	SLIST_FOREACH(v, &vs->list, link)
+		if (v->dev == dev)
+			return v;
+	v = xcalloc(1, sizeof(*v));
+	v->dev = dev;
+	v->sync_fd = -1;
+	v->free_bytes = UINT64_MAX;
+	STAILQ_INIT(&v->waiting);
+	v->write_lane = lane_new(vs->workers, "write", LANE_DISK, 1);
+	v->flush_lane = lane_new(vs->workers, "flush", LANE_DISK, 1);
+	SLIST_INSERT_HEAD(&vs->list, v, link);
+	o = xcalloc(1, sizeof(*o));
+	o->job.work = work_open;
+	o->job.done = done_open;
+	o->volume = v;
+	o->path = xstrdup(path);
+	o->fd = -1;
+	lane_submit(v->write_lane, &o->job);
+	return v;
+}
+
+struct lane *volume_lane(struct volume *v)
+{
+	return v->write_lane;
+}
+
+void volume_note_free(struct volume *v, uint64_t free_bytes)
+{
+	v->free_bytes = free_bytes;
+}
+
+uint64_t volume_free_bytes(const struct volume *v)
+{
+	return v->free_bytes;
+}
+
+msec_t volume_stalled_ms(struct volume *v)
+{
+	msec_t write_ms = lane_oldest_ms(v->write_lane), flush_ms = lane_oldest_ms(v->flush_lane);
+
+	return write_ms > flush_ms ? write_ms : flush_ms;
+}
+
+msec_t volumes_stalled_ms(struct volumes *vs)
+{
+	msec_t oldest_ms = 0, one_ms;
+	struct volume *v;
+
+	SLIST_FOREACH(v, &vs->list, link)
+		if ((one_ms = volume_stalled_ms(v)) > oldest_ms)
+			oldest_ms = one_ms;
+	return oldest_ms;
+}

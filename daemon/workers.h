@@ -1,0 +1,36 @@
+/* workers.h - threads for what may wait: disks, SQLite, getaddrinfo, the journal's socket.
+ *
+ * A lane has its own queue and threads; jobs of a lane with one thread keep their order. work() runs on a thread
+ * and touches its job only: no libevent, no other module but log and util. done() then runs on the loop, exactly
+ * once, also after the owner lost interest; it frees the job. A job owns or has copied all it uses. */
+#pragma once
+#include <stdbool.h>
+#include "clock.h"
+
+struct event_base;
+struct workers;
+struct lane;
+
+struct job {				/* first member of the caller's own struct; zero it */
+	void (*work)(struct job *);
+	void (*done)(struct job *);
+	struct job *next;		/* private */
+	struct lane *lane;		/* private */
+	msec_t submitted_ms;		/* private */
+};
+
+enum lane_kind {
+	LANE_DISK,			/* watched: a job older than 180 s withholds the watchdog's ping */
+	LANE_REMOTE,			/* waits for others (DNS, the journal): not watched */
+};
+
+struct workers *workers_new(struct event_base *);
+/* Waits for the jobs that run, at most wait_ms; drops queued ones without done(). A thread that is stuck is left. */
+void workers_free(struct workers **, msec_t wait_ms);
+/* Lanes live as long as workers. name is static, for logs and thread names (15 characters at most). */
+struct lane *lane_new(struct workers *, const char *name, enum lane_kind, unsigned threads);
+void lane_submit(struct lane *, struct job *);
+/* Age of the oldest job of this lane that has not finished work(), queued ones included; 0: none. */
+msec_t lane_oldest_ms(struct lane *);
+/* The same over all LANE_DISK lanes. */
+msec_t workers_oldest_ms(struct workers *);
