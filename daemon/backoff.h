@@ -1,0 +1,9 @@
+/* backoff.h - how long to wait before the next attempt. Pure: (schedule, attempt, what was asked, random) -> wait. */
+#pragma once
+#include "clock.h"
+#include "failure.h"
+
+/* attempt counts from 1: the first failure in a row. Full jitter over the schedule's step (never under a tenth
+ * of it); never less than what was asked, which is clamped to 1 s .. 1 h and gets 0 to 10 % on top. random: any
+ * 32 bits. */
+msec_t backoff_wait_ms(enum schedule, unsigned attempt, msec_t asked_wait_ms, uint32_t random);

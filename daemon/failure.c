@@ -1,0 +1,453 @@
+/* The table comes first: what was seen, what it means, what we do, what a person does. The first row that matches
+ * counts. In hints, {word} is filled in from the subject. */
+#include <ctype.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "failure.h"
+
+#define ANY_PHASE 0xffffU
+#define IN(phase) (1U << (phase))
+#define ANY_ANSWER 0xfU
+#define AS(answer) (1U << (answer))
+#define BODY_MAX (64 * 1024)
+
+#define ASKED_AT_LEAST_MS 30000		/* after a BYE that follows our mistakes (exchange-online 5.5) */
+#define THROTTLED_WAIT_MS 300000	/* when the server does not say (5.6) */
+
+#define NO_HINT ""
+
+enum source { IMAP, TOKEN, NETWORK };
+
+struct row {
+	const char *name;
+	enum source source;
+	unsigned phases, answers;	/* IMAP, NETWORK: bits */
+	const char *codes;		/* IMAP: response codes; TOKEN: AADSTS numbers and OAuth errors; one space between */
+	const char *text;		/* what the text has somewhere in it, any case */
+	int status_lo, status_hi;	/* TOKEN: HTTP status */
+	bool certificate;		/* NETWORK */
+	enum fail fail;
+	enum schedule schedule;
+	msec_t asked_wait_ms;		/* when the server did not say */
+	const char *hint;
+};
+
+#define IMAP_ROW(name, phases, answers, codes, text) name, IMAP, phases, answers, codes, text, 0, 0, false
+#define TOKEN_ROW(name, codes) name, TOKEN, 0, 0, codes, NULL, 400, 499, false
+#define TOKEN_STATUS(name, lo, hi) name, TOKEN, 0, 0, NULL, NULL, lo, hi, false
+#define NETWORK_ROW(name, phases, certificate) name, NETWORK, phases, 0, NULL, NULL, 0, 0, certificate
+
+static const struct row rows[] = {
+	/* the IMAP server's answers: exchange-online 5, RFC 5530 */
+	{ IMAP_ROW("throttled", ANY_PHASE, ANY_ANSWER, "THROTTLED", "request is throttled"), FAIL_WAIT, SCHEDULE_THROTTLED, THROTTLED_WAIT_MS,
+	  "Exchange Online is throttling mailbox {mailbox} for {wait} seconds: reduce other IMAP clients on it." },
+	{ IMAP_ROW("token-expired", ANY_PHASE, AS(ANSWER_BYE), NULL, "accesstokenexpired"), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ IMAP_ROW("session-invalidated", ANY_PHASE, AS(ANSWER_BYE), NULL, "session invalidated"), FAIL_EXPECTED, SCHEDULE_NETWORK, 0,
+	  NO_HINT },
+	{ IMAP_ROW("no-access", ANY_PHASE, ANY_ANSWER, NULL, "authenticated but not connected"), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
+	  "Sign-in works but mailbox {mailbox} cannot be opened: give the app's service principal FullAccess to it "
+	  "(Add-MailboxPermission {mailbox} -User <service principal> -AccessRights FullAccess), make sure that IMAP is enabled "
+	  "(Set-CASMailbox {mailbox} -ImapEnabled $true), then wait up to an hour." },
+	{ IMAP_ROW("unavailable", ANY_PHASE, ANY_ANSWER, "UNAVAILABLE SERVERBUG", "server unavailable"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
+	  "{host} reports that its mailbox server is unavailable for {mailbox}; nothing to change here." },
+	{ IMAP_ROW("in-use", ANY_PHASE, ANY_ANSWER, "INUSE LIMIT", "too many simultaneous connections"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
+	  "Mailbox {mailbox} has too many IMAP connections: stop other clients on it." },
+	{ IMAP_ROW("sign-in-refused", IN(PHASE_AUTHENTICATE), AS(ANSWER_NO) | AS(ANSWER_BAD), NULL, NULL), FAIL_TOKEN, SCHEDULE_REFUSED, 0,
+	  "{host} refused the app's token for {mailbox}: check that IMAP.AccessAsApp has admin consent, that New-ServicePrincipal "
+	  "was run with the Object ID of the Enterprise application{oid}, and that {mailbox} is a mailbox of this tenant.{finding}" },
+	{ IMAP_ROW("sign-in-closed", IN(PHASE_AUTHENTICATE), AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
+	  "{host} closes the connection when {mailbox} signs in: sign-ins may have failed too often; mailpolld waits." },
+	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
+	  "Folder {folder} does not exist in mailbox {mailbox}: correct `folders`, or make the folder." },
+	{ IMAP_ROW("folder-refused", IN(PHASE_OPEN), AS(ANSWER_NO), NULL, NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
+	  "Folder {folder} of {mailbox} cannot be opened: check that it exists and that the app's service principal has FullAccess to "
+	  "the mailbox (Add-MailboxPermission); INBOX is refused for a while when a mailbox is being moved." },
+	{ IMAP_ROW("quota", ANY_PHASE, AS(ANSWER_NO), "OVERQUOTA", NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
+	  "Mailbox {mailbox} is over its quota: make room in it." },
+	{ IMAP_ROW("no-target", IN(PHASE_OTHER), AS(ANSWER_NO), "TRYCREATE NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
+	  "The folder that messages are moved to (`after`) does not exist in mailbox {mailbox}: make it." },
+	{ IMAP_ROW("closed-while-idle", IN(PHASE_IDLE), AS(ANSWER_BYE), NULL, NULL), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ IMAP_ROW("closed-14", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. 14"), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
+	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
+	{ IMAP_ROW("closed", ANY_PHASE, AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ IMAP_ROW("command-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command error"), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
+	  "{host} did not understand a command; please report this with the log line." },
+	{ IMAP_ROW("argument-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command argument error"), FAIL_WAIT, SCHEDULE_REFUSED,
+	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
+	{ IMAP_ROW("bad", ANY_PHASE, AS(ANSWER_BAD), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
+	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
+	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
+
+	/* the token endpoint's answers: exchange-online 3.2, RFC 6749 5.2. First those that go away by themselves */
+	{ TOKEN_STATUS("token-throttled", 429, 429), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} is limiting token requests from this application; mailpolld waits." },
+	{ TOKEN_ROW("token-throttled", "50196 90055 90024"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} is limiting token requests from this application; mailpolld waits." },
+	{ TOKEN_STATUS("token-unavailable", 500, 599), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} is temporarily unavailable; existing sessions continue." },
+	{ TOKEN_STATUS("token-timeout", 408, 408), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} is temporarily unavailable; existing sessions continue." },
+	{ TOKEN_ROW("token-unavailable", "90006 90033 90012 50033 90090 temporarily_unavailable"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} is temporarily unavailable; existing sessions continue." },
+	{ TOKEN_ROW("secret-wrong", "7000215 70002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Entra rejected the client secret: create a new secret for app {client_id} and copy its Value column, not its Secret ID." },
+	{ TOKEN_ROW("secret-expired", "7000222"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "The client secret of app {client_id} has expired: create a new one under Certificates & secrets and put its Value into the "
+	  "secret file." },
+	{ TOKEN_ROW("secret-absent", "7000218 900144"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "No credential was sent: check the secret file of app {client_id}." },
+	{ TOKEN_ROW("app-unknown", "700016"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "There is no application with client ID {client_id} in tenant {tenant}: check both; client_id is the 'Application (client) ID' "
+	  "on the app's overview page." },
+	{ TOKEN_ROW("app-not-installed", "7000229"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Application {client_id} has no enterprise application in tenant {tenant}: an administrator of {tenant} must grant consent once." },
+	{ TOKEN_ROW("app-disabled", "7000112 70001"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Application {client_id} is disabled in Entra: enable sign-in for it under Enterprise applications." },
+	{ TOKEN_ROW("tenant-unknown", "90002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Tenant {tenant} does not exist in this cloud: check the directory ID and whether `cloud` must be usgov, dod or china." },
+	{ TOKEN_ROW("tenant-malformed", "900023"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "'{tenant}' is not a tenant: use the Directory (tenant) ID or a verified domain." },
+	{ TOKEN_ROW("tenant-other-cloud", "90038 900382 900432"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Tenant {tenant} lives in another Microsoft cloud: choose that `cloud` in the configuration." },
+	{ TOKEN_ROW("tenant-common", "50194 9001023 90124"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Use the tenant's own ID, not 'common', in `tenant` or in the token URL." },
+	{ TOKEN_ROW("scope-default", "1002012"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, "The scope must end in /.default." },
+	{ TOKEN_ROW("scope-wrong", "70011 700022 28002 invalid_scope"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "The scope is wrong: for Exchange Online use https://outlook.office365.com/.default." },
+	{ TOKEN_ROW("resource-absent", "500011 50001 invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Exchange Online is not present in tenant {tenant}: check the tenant and that it has an Exchange Online subscription." },
+	{ TOKEN_ROW("consent-missing", "65001 650056 501051"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Grant admin consent for IMAP.AccessAsApp to application {client_id}." },
+	{ TOKEN_ROW("certificate-refused", "700027 50012 50013"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Entra does not accept the certificate: upload it to app {client_id} under Certificates & secrets, and check that the private key "
+	  "belongs to it." },
+	{ TOKEN_ROW("clock-wrong", "700024 500133"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "This server's clock is wrong: enable time synchronisation. Entra's text tells its time." },
+	{ TOKEN_ROW("federation-mismatch", "700213 7002131 700211 700212"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "Add a federated credential to app {client_id} whose issuer, subject and audience (api://AzureADTokenExchange) are exactly those "
+	  "of the token file." },
+	{ TOKEN_ROW("conditional-access", "53003 50131 530032"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "A Conditional Access policy for workload identities blocks this server's address: allow it or exclude app {client_id}." },
+	{ TOKEN_ROW("tenant-restricted", "500021 500022 50002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "The network's tenant-restriction proxy does not allow tenant {tenant}." },
+	{ TOKEN_ROW("client-refused", "invalid_client unauthorized_client"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "{token_host} does not accept client_id {client_id} with this secret: check both." },
+	{ TOKEN_STATUS("token-url", 300, 399), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "{token_host} redirects token requests, which is not followed: correct `token_url` or `tenant`." },
+	{ TOKEN_STATUS("token-url", 404, 405), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "There is no token endpoint at this address of {token_host}: correct `token_url` or `tenant`." },
+	{ TOKEN_STATUS("token-refused", 400, 499), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "{token_host} refuses the token request of app {client_id}: its text says why." },
+	{ TOKEN_STATUS("token-answer", 100, 999), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} gave an answer that is none of a token endpoint: check `token_url` and proxies in between." },
+
+	/* the network */
+	{ NETWORK_ROW("certificate", ANY_PHASE, true), FAIL_ADMIN, SCHEDULE_UNAVAILABLE, 0,
+	  "The certificate of {host} is not trusted or names another host: check `host`; for a private CA set `ca_file`; a firewall that "
+	  "inspects TLS must be told to leave {host} alone." },
+	{ NETWORK_ROW("resolve", IN(PHASE_RESOLVE), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "The name {host} is not found: check DNS and the spelling of the host." },
+	{ NETWORK_ROW("connect", IN(PHASE_CONNECT), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "Cannot reach {host}: check DNS, firewall and routing." },
+	{ NETWORK_ROW("tls", IN(PHASE_TLS), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "TLS with {host} fails: check that the port speaks TLS (993 for IMAP) and that no firewall interferes." },
+	{ NETWORK_ROW("network", ANY_PHASE, false), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+};
+
+/* --- matching --- */
+
+static bool has_text(const char *text, const char *part)
+{
+	size_t len = strlen(part);
+
+	for (; *text != '\0'; text++)
+		if (strncasecmp(text, part, len) == 0)
+			return true;
+	return false;
+}
+
+static bool list_has(const char *list, const char *word, size_t len)
+{
+	while (list != NULL && *list != '\0') {
+		size_t n = strcspn(list, " ");
+
+		if (n == len && strncasecmp(list, word, len) == 0)
+			return true;
+		list += n + strspn(list + n, " ");
+	}
+	return false;
+}
+
+struct seen {				/* what a row is compared with */
+	enum source source;
+	enum failure_phase phase;
+	enum failure_answer answer;
+	const char *code, *text;	/* IMAP */
+	long status;			/* TOKEN */
+	const char *codes;		/* TOKEN: numbers and error word, one space between */
+	bool certificate;
+};
+
+static bool token_row_matches(const struct row *row, const struct seen *seen)
+{
+	if (seen->status < row->status_lo || seen->status > row->status_hi)
+		return false;
+	if (row->codes == NULL)
+		return true;
+	for (const char *c = seen->codes; *c != '\0'; c += strcspn(c, " "), c += strspn(c, " "))
+		if (list_has(row->codes, c, strcspn(c, " ")))
+			return true;
+	return false;
+}
+
+static bool imap_row_matches(const struct row *row, const struct seen *seen)
+{
+	if (!(row->phases & IN(seen->phase)) || !(row->answers & AS(seen->answer)))
+		return false;
+	if (row->codes == NULL && row->text == NULL)
+		return true;
+	return (row->codes != NULL && seen->code != NULL && list_has(row->codes, seen->code, strlen(seen->code))) ||
+	    (row->text != NULL && has_text(seen->text, row->text));
+}
+
+static const struct row *find_row(const struct seen *seen)
+{
+	for (const struct row *row = rows; row < rows + ARRAY_LEN(rows); row++) {
+		if (row->source != seen->source)
+			continue;
+		switch (row->source) {
+		case IMAP:
+			if (imap_row_matches(row, seen))
+				return row;
+			break;
+		case TOKEN:
+			if (token_row_matches(row, seen))
+				return row;
+			break;
+		case NETWORK:
+			if ((row->phases & IN(seen->phase)) && row->certificate == seen->certificate)
+				return row;
+			break;
+		}
+	}
+	return NULL;
+}
+
+/* --- filling in --- */
+
+static const char *or_unknown(const char *s)
+{
+	return s != NULL ? s : "(unknown)";
+}
+
+static const char *value_of(const char *word, size_t len, const struct failure_subject *s, msec_t wait_ms, char *room, size_t size)
+{
+	static const struct failure_subject nobody;
+	const struct { const char *word, *value; } plain[] = {
+		{ "mailbox", (s != NULL ? s : &nobody)->mailbox }, { "folder", (s != NULL ? s : &nobody)->folder },
+		{ "client_id", (s != NULL ? s : &nobody)->client_id }, { "tenant", (s != NULL ? s : &nobody)->tenant },
+		{ "token_host", (s != NULL ? s : &nobody)->token_host },
+		{ "host", s == NULL ? NULL : s->host != NULL ? s->host : s->token_host },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(plain); i++)
+		if (strlen(plain[i].word) == len && strncmp(plain[i].word, word, len) == 0)
+			return or_unknown(plain[i].value);
+	room[0] = '\0';
+	if (strncmp(word, "wait", len) == 0)
+		snprintf(room, size, "%lld", (long long)(wait_ms + 999) / 1000);
+	else if (strncmp(word, "oid", len) == 0 && s != NULL && s->object_id != NULL)
+		snprintf(room, size, " (this app's is %s)", s->object_id);
+	else if (strncmp(word, "finding", len) == 0 && s != NULL && s->token_finding != NULL)
+		snprintf(room, size, " %s", s->token_finding);
+	return room;
+}
+
+static void fill_hint(struct failure *f, const char *pattern, const struct failure_subject *subject)
+{
+	char room[256];
+	size_t at = 0;
+
+	while (*pattern != '\0' && at + 1 < sizeof(f->hint)) {
+		const char *end = *pattern == '{' ? strchr(pattern, '}') : NULL;
+
+		if (end == NULL) {
+			f->hint[at++] = *pattern++;
+			continue;
+		}
+		const char *value = value_of(pattern + 1, (size_t)(end - pattern - 1), subject, f->asked_wait_ms, room, sizeof(room));
+		size_t len = strlen(value), left = sizeof(f->hint) - 1 - at;
+
+		if (len > left)
+			len = left;
+		memcpy(f->hint + at, value, len);
+		at += len;
+		pattern = end + 1;
+	}
+	f->hint[at] = '\0';
+}
+
+static void from_row(struct failure *f, const struct row *row, msec_t asked_wait_ms, const struct failure_subject *subject)
+{
+	f->fail = row->fail;
+	f->schedule = row->schedule;
+	f->name = row->name;
+	f->asked_wait_ms = asked_wait_ms > 0 ? asked_wait_ms : row->asked_wait_ms;
+	fill_hint(f, row->hint, subject);
+}
+
+/* "Suggested Backoff Time: 299910 milliseconds" (exchange-online 5.6) */
+static msec_t suggested_wait_ms(const char *text)
+{
+	static const char before[] = "Backoff Time:";
+	uint64_t ms = 0;
+
+	while (*text != '\0' && strncasecmp(text, before, sizeof(before) - 1) != 0)
+		text++;
+	if (*text == '\0')
+		return 0;
+	for (text += sizeof(before) - 1; *text == ' '; text++)
+		;
+	for (; isdigit((unsigned char)*text) && ms < 1000000000; text++)
+		ms = ms * 10 + (uint64_t)(*text - '0');
+	return (msec_t)ms;
+}
+
+void failure_from_imap(struct failure *ret, enum failure_phase phase, enum failure_answer answer, const char *code, const char *text,
+    const struct failure_subject *subject)
+{
+	static const char *const answers[] = { [ANSWER_NO] = "NO ", [ANSWER_BAD] = "BAD ", [ANSWER_BYE] = "BYE ", [ANSWER_STRAY] = "" };
+	struct seen seen = { .source = IMAP, .phase = phase, .answer = answer, .code = code, .text = text };
+	const struct row *row = find_row(&seen);
+	char shown[160];
+
+	*ret = (struct failure){ .name = "" };
+	if (row == NULL)			/* a stray line that says nothing we know */
+		return;
+	from_row(ret, row, suggested_wait_ms(text), subject);
+	if (ret->schedule == SCHEDULE_NO_ACCESS && subject != NULL && subject->worked_before) {
+		ret->fail = FAIL_WAIT;		/* exchange-online 5.1: transient for one that worked before */
+		ret->schedule = SCHEDULE_LOST_ACCESS;
+	}
+	printable(shown, sizeof(shown), text, strlen(text));
+	snprintf(ret->text, sizeof(ret->text), "%s: %s%s%.40s%s%s", failure_phase_name(phase), answers[answer], code != NULL ? "[" : "",
+	    code != NULL ? code : "", code != NULL ? "] " : "", shown);
+}
+
+void failure_from_network(struct failure *ret, enum failure_phase phase, bool is_certificate, const char *what,
+    const struct failure_subject *subject)
+{
+	struct seen seen = { .source = NETWORK, .phase = phase, .certificate = is_certificate };
+
+	*ret = (struct failure){ .name = "" };
+	from_row(ret, find_row(&seen), 0, subject);
+	snprintf(ret->text, sizeof(ret->text), "%s: ", failure_phase_name(phase));
+	printable(ret->text + strlen(ret->text), sizeof(ret->text) - strlen(ret->text), what, strlen(what));
+}
+
+/* --- the token endpoint's answer --- */
+
+static void add_code(char *codes, size_t size, const char *word, size_t len)
+{
+	size_t at = strlen(codes);
+
+	if (len > 0 && at + len + 2 < size && memchr(word, ' ', len) == NULL)
+		snprintf(codes + at, size - at, "%s%.*s", at > 0 ? " " : "", (int)len, word);
+}
+
+/* "AADSTS7000215: ..." */
+static void add_described_code(char *codes, size_t size, const char *description)
+{
+	if (strncmp(description, "AADSTS", 6) == 0)
+		add_code(codes, size, description + 6, strspn(description + 6, "0123456789"));
+}
+
+/* The person is told the sentence; support is told the IDs (exchange-online 3.1). */
+static void describe(char *ret_text, size_t size, long status, const char *error, const char *description, const char *trace_id)
+{
+	const char *end = description;
+	char shown[160], shown_error[41];
+
+	printable(shown_error, sizeof(shown_error), error, strlen(error));
+	while (*end != '\0' && *end != '\r' && *end != '\n' && strncmp(end, "Trace ID", 8) != 0)
+		end++;
+	while (end > description && end[-1] == ' ')
+		end--;
+	printable(shown, sizeof(shown), description, (size_t)(end - description));
+	snprintf(ret_text, size, "token endpoint: HTTP %ld%s%s%s%s", status, shown_error[0] != '\0' ? " " : "", shown_error,
+	    shown[0] != '\0' ? ": " : "", shown);
+	if (trace_id[0] != '\0' && strlen(ret_text) + 60 < size) {
+		printable(shown, 48, trace_id, strlen(trace_id));
+		snprintf(ret_text + strlen(ret_text), size - strlen(ret_text), " (trace ID %s)", shown);
+	}
+}
+
+void failure_from_token_answer(struct failure *ret, long http_status, const char *body, size_t body_len, unsigned retry_after_s,
+    const struct failure_subject *subject)
+{
+	struct seen seen = { .source = TOKEN, .status = http_status };
+	json_t *root = body_len <= BODY_MAX ? json_loadb(body, body_len, 0, NULL) : NULL, *numbers;
+	const char *error = json_string_value(json_object_get(root, "error"));
+	const char *description = json_string_value(json_object_get(root, "error_description"));
+	const char *trace_id = json_string_value(json_object_get(root, "trace_id"));
+	char codes[256] = "", one[24];
+	const struct row *row;
+
+	if (description != NULL)
+		add_described_code(codes, sizeof(codes), description);
+	numbers = json_object_get(root, "error_codes");
+	for (size_t i = 0; i < json_array_size(numbers); i++) {
+		snprintf(one, sizeof(one), "%lld", (long long)json_integer_value(json_array_get(numbers, i)));
+		add_code(codes, sizeof(codes), one, strlen(one));
+	}
+	if (error != NULL)
+		add_code(codes, sizeof(codes), error, strlen(error));
+	seen.codes = codes;
+	*ret = (struct failure){ .name = "" };
+	row = find_row(&seen);
+	if (row != NULL)
+		from_row(ret, row, (msec_t)retry_after_s * 1000, subject);
+	else
+		failure_set(ret, FAIL_WAIT, SCHEDULE_TOKEN, "token-answer", NULL, "token endpoint");
+	describe(ret->text, sizeof(ret->text), http_status, error != NULL ? error : "", description != NULL ? description : "",
+	    trace_id != NULL ? trace_id : "");
+	json_decref(root);
+}
+
+/* --- the rest --- */
+
+void failure_set(struct failure *ret, enum fail fail, enum schedule schedule, const char *name, const char *hint, const char *fmt, ...)
+{
+	va_list args;
+
+	*ret = (struct failure){ .fail = fail, .schedule = schedule, .name = name };
+	snprintf(ret->hint, sizeof(ret->hint), "%s", hint != NULL ? hint : "");
+	va_start(args, fmt);
+	vsnprintf(ret->text, sizeof(ret->text), fmt, args);
+	va_end(args);
+}
+
+const char *failure_phase_name(enum failure_phase phase)
+{
+	static const char *const names[] = {
+		[PHASE_RESOLVE] = "resolving", [PHASE_CONNECT] = "connecting", [PHASE_TLS] = "negotiating TLS",
+		[PHASE_GREETING] = "greeting", [PHASE_CAPABILITY] = "asking capabilities", [PHASE_AUTHENTICATE] = "authenticating",
+		[PHASE_OPEN] = "opening", [PHASE_FETCH] = "fetching", [PHASE_OTHER] = "in a command", [PHASE_IDLE] = "idling",
+		[PHASE_LOGOUT] = "logging out",
+	};
+
+	return names[phase];
+}
+
+bool failure_row(size_t i, const char **ret_name, const char **ret_match, enum fail *ret_fail, const char **ret_hint)
+{
+	if (i >= ARRAY_LEN(rows))
+		return false;
+	*ret_name = rows[i].name;
+	*ret_match = rows[i].text != NULL ? rows[i].text : rows[i].codes != NULL ? rows[i].codes : "";
+	*ret_fail = rows[i].fail;
+	*ret_hint = rows[i].hint;
+	return true;
+}

@@ -1,0 +1,62 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include "backoff.h"
+#include "util.h"
+
+static void expect_steps(enum schedule schedule, const unsigned *seconds, size_t n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(backoff_wait_ms(schedule, i + 1, 0, UINT32_MAX), seconds[i] * 1000);
+		assert_int_equal(backoff_wait_ms(schedule, i + 1, 0, 0), seconds[i] * 100);	/* never under a tenth */
+	}
+	assert_int_equal(backoff_wait_ms(schedule, (unsigned)n + 50, 0, UINT32_MAX), seconds[n - 1] * 1000);
+	assert_int_equal(backoff_wait_ms(schedule, 0, 0, UINT32_MAX), seconds[0] * 1000);
+}
+
+#define EXPECT_STEPS(schedule, ...) \
+	expect_steps(schedule, (const unsigned[]){ __VA_ARGS__ }, sizeof((const unsigned[]){ __VA_ARGS__ }) / sizeof(unsigned))
+
+static void test_schedules(void **state)
+{
+	(void)state;
+	EXPECT_STEPS(SCHEDULE_NETWORK, 2, 4, 8, 16, 32, 64, 128, 256, 300);
+	EXPECT_STEPS(SCHEDULE_UNAVAILABLE, 5, 15, 60, 300);		/* exchange-online 5.4 */
+	EXPECT_STEPS(SCHEDULE_REFUSED, 60, 300, 900, 1800);		/* 5.2 */
+	EXPECT_STEPS(SCHEDULE_NO_ACCESS, 300, 900, 1800);		/* 5.1 */
+	EXPECT_STEPS(SCHEDULE_LOST_ACCESS, 60, 120, 300, 900);		/* 5.1 */
+	EXPECT_STEPS(SCHEDULE_TOKEN, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300);	/* 3.3 */
+	EXPECT_STEPS(SCHEDULE_TOKEN_ADMIN, 900, 1800);			/* 3.2 */
+	EXPECT_STEPS(SCHEDULE_SINK, 5, 10, 20, 40, 80, 160, 300);
+}
+
+static void test_what_was_asked(void **state)
+{
+	(void)state;
+	/* never less than asked, up to a tenth more */
+	assert_int_equal(backoff_wait_ms(SCHEDULE_NETWORK, 1, 30000, 0), 30000);
+	assert_int_equal(backoff_wait_ms(SCHEDULE_NETWORK, 1, 30000, UINT32_MAX), 33000);
+	assert_int_equal(backoff_wait_ms(SCHEDULE_NETWORK, 9, 30000, UINT32_MAX), 300000);
+	/* clamped to 1 s .. 1 h (exchange-online 5.6) */
+	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 1, 1, 0), 1000);
+	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 1, INT64_MAX, 0), 3600000);
+}
+
+static void test_throttled(void **state)
+{
+	(void)state;
+	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 1, 92415, 0), 92415);
+	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 7, 92415, UINT32_MAX), 92415 + 9241);
+	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 1, 0, 0), 300000);	/* not said how long */
+	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 1, 0, UINT32_MAX), 330000);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_schedules), cmocka_unit_test(test_what_was_asked), cmocka_unit_test(test_throttled),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,244 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+#include "failure.h"
+
+static const struct failure_subject subject = {
+	.mailbox = "invoices@contoso.example", .folder = "INBOX", .client_id = "APP", .tenant = "TENANT",
+	.token_host = "login.example", .object_id = "OID", .token_finding = "FINDING.", .host = "imap.example",
+};
+
+static struct failure imap(enum failure_phase phase, enum failure_answer answer, const char *code, const char *text)
+{
+	struct failure f;
+
+	failure_from_imap(&f, phase, answer, code, text, &subject);
+	return f;
+}
+
+static void expect(const struct failure *f, const char *name, enum fail fail, enum schedule schedule)
+{
+	assert_string_equal(f->name, name);
+	assert_int_equal(f->fail, fail);
+	assert_int_equal(f->schedule, schedule);
+	assert_null(strchr(f->hint, '{'));
+}
+
+static void expect_hint(const struct failure *f, const char *part)
+{
+	if (strstr(f->hint, part) == NULL)
+		fail_msg("hint \"%s\" has no \"%s\"", f->hint, part);
+}
+
+static void test_no_access(void **state)
+{
+	struct failure_subject worked = subject;
+	struct failure f = imap(PHASE_OPEN, ANSWER_BAD, NULL, "User is authenticated but not connected.");
+
+	(void)state;
+	/* exchange-online 5.1 */
+	expect(&f, "no-access", FAIL_ADMIN, SCHEDULE_NO_ACCESS);
+	expect_hint(&f, "Add-MailboxPermission invoices@contoso.example");
+	expect_hint(&f, "Set-CASMailbox invoices@contoso.example -ImapEnabled $true");
+	assert_string_equal(f.text, "opening: BAD User is authenticated but not connected.");
+	worked.worked_before = true;
+	failure_from_imap(&f, PHASE_OPEN, ANSWER_BAD, NULL, "User is authenticated but not connected.", &worked);
+	expect(&f, "no-access", FAIL_WAIT, SCHEDULE_LOST_ACCESS);
+}
+
+static void test_sign_in(void **state)
+{
+	struct failure f = imap(PHASE_AUTHENTICATE, ANSWER_NO, NULL, "AUTHENTICATE failed.");
+
+	(void)state;
+	/* exchange-online 5.2 */
+	expect(&f, "sign-in-refused", FAIL_TOKEN, SCHEDULE_REFUSED);
+	expect_hint(&f, "(this app's is OID)");
+	expect_hint(&f, "FINDING.");
+	f = imap(PHASE_AUTHENTICATE, ANSWER_NO, "UNAVAILABLE", "later");
+	expect(&f, "unavailable", FAIL_WAIT, SCHEDULE_UNAVAILABLE);
+	f = imap(PHASE_AUTHENTICATE, ANSWER_BYE, NULL, "Connection is closed.");
+	expect(&f, "sign-in-closed", FAIL_WAIT, SCHEDULE_REFUSED);
+}
+
+static void test_ends(void **state)
+{
+	struct failure f = imap(PHASE_IDLE, ANSWER_BYE, NULL, "Session invalidated - AccessTokenExpired");
+
+	(void)state;
+	/* exchange-online 5.3 */
+	expect(&f, "token-expired", FAIL_EXPECTED, SCHEDULE_NETWORK);
+	f = imap(PHASE_FETCH, ANSWER_BYE, NULL, "Session invalidated - AccessTokenExpired");
+	expect(&f, "token-expired", FAIL_EXPECTED, SCHEDULE_NETWORK);
+	f = imap(PHASE_IDLE, ANSWER_BYE, NULL, "Connection closed.");
+	expect(&f, "closed-while-idle", FAIL_EXPECTED, SCHEDULE_NETWORK);
+	/* 5.5: at least 30 s */
+	f = imap(PHASE_OTHER, ANSWER_BYE, NULL, "Connection closed. 14");
+	expect(&f, "closed-14", FAIL_WAIT, SCHEDULE_NETWORK);
+	assert_int_equal(f.asked_wait_ms, 30000);
+}
+
+static void test_unavailable(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	/* exchange-online 5.4: as an answer, and as a line with neither tag nor star */
+	f = imap(PHASE_OPEN, ANSWER_NO, NULL, "Server Unavailable. 15");
+	expect(&f, "unavailable", FAIL_WAIT, SCHEDULE_UNAVAILABLE);
+	f = imap(PHASE_IDLE, ANSWER_STRAY, NULL, "Server Unavailable. 15");
+	expect(&f, "unavailable", FAIL_WAIT, SCHEDULE_UNAVAILABLE);
+	f = imap(PHASE_OTHER, ANSWER_STRAY, NULL, "[COPYUID 55 31 6]");
+	assert_int_equal(f.fail, FAIL_NONE);
+}
+
+static void test_throttled(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	/* exchange-online 5.6 */
+	f = imap(PHASE_FETCH, ANSWER_NO, NULL, "Request is throttled. Suggested Backoff Time: 299910 milliseconds");
+	expect(&f, "throttled", FAIL_WAIT, SCHEDULE_THROTTLED);
+	assert_int_equal(f.asked_wait_ms, 299910);
+	expect_hint(&f, "for 300 seconds");
+	f = imap(PHASE_AUTHENTICATE, ANSWER_BAD, NULL, "Request is throttled. Suggested Backoff Time: 99999999999999999999 milliseconds");
+	expect(&f, "throttled", FAIL_WAIT, SCHEDULE_THROTTLED);
+	assert_true(f.asked_wait_ms >= 1000000000);
+	f = imap(PHASE_FETCH, ANSWER_BYE, NULL, "Request is throttled.");
+	assert_int_equal(f.asked_wait_ms, 300000);
+}
+
+static void test_opening_and_other_answers(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	f = imap(PHASE_OPEN, ANSWER_NO, NULL, "SELECT failed.");
+	expect(&f, "folder-refused", FAIL_ADMIN, SCHEDULE_LOST_ACCESS);
+	expect_hint(&f, "Folder INBOX of invoices@contoso.example");
+	f = imap(PHASE_OPEN, ANSWER_NO, "NONEXISTENT", "gone");
+	expect(&f, "no-folder", FAIL_ADMIN, SCHEDULE_NO_ACCESS);
+	f = imap(PHASE_OTHER, ANSWER_NO, "TRYCREATE", "no such folder");
+	expect(&f, "no-target", FAIL_ADMIN, SCHEDULE_LOST_ACCESS);
+	/* exchange-online 5.7 */
+	f = imap(PHASE_OTHER, ANSWER_BAD, NULL, "Command Error. 10");
+	expect(&f, "command-refused", FAIL_WAIT, SCHEDULE_REFUSED);
+	f = imap(PHASE_OTHER, ANSWER_BAD, NULL, "Command Argument Error. 11");
+	expect(&f, "argument-refused", FAIL_WAIT, SCHEDULE_REFUSED);
+	f = imap(PHASE_OTHER, ANSWER_NO, "\x01odd", "line \x02 with\tcontrols");
+	assert_null(strpbrk(f.text, "\x02\t"));
+}
+
+static void test_network(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	failure_from_network(&f, PHASE_CONNECT, false, "connection refused", &subject);
+	expect(&f, "connect", FAIL_WAIT, SCHEDULE_NETWORK);
+	assert_string_equal(f.text, "connecting: connection refused");
+	expect_hint(&f, "Cannot reach imap.example");
+	failure_from_network(&f, PHASE_TLS, true, "self-signed certificate", &subject);
+	expect(&f, "certificate", FAIL_ADMIN, SCHEDULE_UNAVAILABLE);
+	failure_from_network(&f, PHASE_RESOLVE, false, "not found", NULL);
+	expect(&f, "resolve", FAIL_WAIT, SCHEDULE_NETWORK);
+	failure_from_network(&f, PHASE_IDLE, false, "timed out", &subject);
+	expect(&f, "network", FAIL_WAIT, SCHEDULE_NETWORK);
+}
+
+static struct failure token(long status, const char *body, unsigned retry_after_s)
+{
+	struct failure f;
+
+	failure_from_token_answer(&f, status, body, strlen(body), retry_after_s, &subject);
+	return f;
+}
+
+static void test_token_answers(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	/* exchange-online 3.1, 3.2 */
+	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: Invalid client secret provided. Ensure it.\\r\\n"
+	    "Trace ID: 0000aaaa\\r\\nTimestamp: 2026\",\"error_codes\":[7000215],\"trace_id\":\"0000aaaa-11bb\"}", 0);
+	expect(&f, "secret-wrong", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	expect_hint(&f, "Entra rejected the client secret: create a new secret for app APP and copy its Value column");
+	assert_string_equal(f.text, "token endpoint: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret provided. Ensure it. "
+	    "(trace ID 0000aaaa-11bb)");
+	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: expired Trace ID: x\"}", 0);
+	expect(&f, "secret-expired", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	assert_null(strstr(f.text, "Trace ID"));
+	f = token(400, "{\"error\":\"unauthorized_client\",\"error_codes\":[700016]}", 0);
+	expect(&f, "app-unknown", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	f = token(401, "{\"error\":\"invalid_client\"}", 0);
+	expect(&f, "client-refused", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	f = token(400, "{\"error\":\"invalid_grant\",\"error_codes\":[1]}", 0);
+	expect(&f, "token-refused", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	f = token(400, "{\"error\":\"temporarily_unavailable\"}", 0);
+	expect(&f, "token-unavailable", FAIL_WAIT, SCHEDULE_TOKEN);
+}
+
+static void test_token_status(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	/* exchange-online 3.3: the status class counts first, the body may be anything */
+	f = token(429, "", 60);
+	expect(&f, "token-throttled", FAIL_WAIT, SCHEDULE_TOKEN);
+	assert_int_equal(f.asked_wait_ms, 60000);
+	f = token(503, "<html>Service Unavailable</html>", 0);
+	expect(&f, "token-unavailable", FAIL_WAIT, SCHEDULE_TOKEN);
+	f = token(500, "{\"error\":\"invalid_client\",\"error_codes\":[7000215]}", 0);
+	expect(&f, "token-unavailable", FAIL_WAIT, SCHEDULE_TOKEN);
+	f = token(302, "", 0);
+	expect(&f, "token-url", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	f = token(404, "not found", 0);
+	expect(&f, "token-url", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
+	f = token(204, "", 0);
+	expect(&f, "token-answer", FAIL_WAIT, SCHEDULE_TOKEN);
+	f = token(7, "{\"error\":5,\"error_codes\":\"x\",\"error_description\":[]}", 0);
+	expect(&f, "token-answer", FAIL_WAIT, SCHEDULE_TOKEN);
+}
+
+static void test_rows(void **state)
+{
+	const char *name, *match, *hint;
+	enum fail fail;
+	size_t n = 0;
+
+	(void)state;
+	for (; failure_row(n, &name, &match, &fail, &hint); n++) {
+		assert_true(strlen(name) > 0);
+		if (fail == FAIL_ADMIN || fail == FAIL_TOKEN)	/* who is to act is told what to do */
+			assert_true(strlen(hint) > 0);
+	}
+	assert_true(n > 40);
+}
+
+static void test_set(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	failure_set(&f, FAIL_WAIT, SCHEDULE_SINK, "disk", NULL, "%s is %d", "x", 5);
+	expect(&f, "disk", FAIL_WAIT, SCHEDULE_SINK);
+	assert_string_equal(f.text, "x is 5");
+	assert_string_equal(f.hint, "");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_no_access), cmocka_unit_test(test_sign_in), cmocka_unit_test(test_ends), cmocka_unit_test(test_unavailable),
+		cmocka_unit_test(test_throttled), cmocka_unit_test(test_opening_and_other_answers), cmocka_unit_test(test_network),
+		cmocka_unit_test(test_token_answers), cmocka_unit_test(test_token_status), cmocka_unit_test(test_rows), cmocka_unit_test(test_set),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
