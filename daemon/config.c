@@ -1,0 +1,701 @@
+/* The schema, from the top level down to one mailbox, and its precedence: mailbox, `defaults` of its file, global
+ * `defaults`, the credential's cloud. */
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "config_private.h"
+
+#define ADDRESS_MAX 254			/* RFC 5321 4.5.3.1.3, without the angle brackets */
+#define FOLDERS_MAX 100
+#define INTERVAL_IDLE_MS (9 * 60000)
+#define INTERVAL_POLL_MS (5 * 60000)
+
+static const struct { const char *name, *authority, *scope, *imap_host; } clouds[] = {	/* exchange-online 1 */
+	{ "worldwide", "login.microsoftonline.com", "https://outlook.office365.com/.default", "outlook.office365.com" },
+	{ "usgov", "login.microsoftonline.us", "https://outlook.office365.us/.default", "outlook.office365.us" },
+	{ "dod", "login.microsoftonline.us", "https://outlook.office365.us/.default", "outlook-dod.office365.us" },
+	{ "china", "login.partner.microsoftonline.cn", "https://partner.outlook.cn/.default", "partner.outlook.cn" },
+};
+static const char *const cloud_names[] = { "worldwide", "usgov", "dod", "china", NULL };
+
+static const char *const mailbox_keys[] = { "address", "id", "credential", "host", "port", "ca_file", "folders", "watch", "interval", "start",
+	"deliver", "after", NULL };
+static const char *const default_keys[] = { "credential", "host", "port", "ca_file", "folders", "watch", "interval", "start", "deliver",
+	"after", NULL };
+
+/* --- credentials --- */
+
+static void read_limit(struct loading *l, struct node *n, const char *where, uint32_t *ret)
+{
+	if (n != NULL && n->kind == NODE_SCALAR && strcmp(n->text, "off") == 0)
+		*ret = 0;
+	else
+		read_number(l, n, where, 1, 100000, ret);
+}
+
+static void read_admission(struct loading *l, struct node *n, const char *where, struct admission_conf *a)
+{
+	static const char *const keys[] = { "sessions_per_second", "starting_at_once", "fetching_at_once", NULL };
+
+	*a = (struct admission_conf){ 5, 20, 50 };
+	if (!is_kind(l, n, where, NODE_MAP))
+		return;
+	check_keys(l, n, where, keys, NULL);
+	read_limit(l, node_get(n, "sessions_per_second"), where, &a->sessions_per_second);
+	read_number(l, node_get(n, "starting_at_once"), where, 1, 100000, &a->starting_at_once);
+	read_number(l, node_get(n, "fetching_at_once"), where, 1, 100000, &a->fetching_at_once);
+}
+
+static bool looks_like_guid(const char *s)
+{
+	size_t n = strlen(s);
+
+	for (size_t i = 0; i < n; i++)
+		if (i == 8 || i == 13 || i == 18 || i == 23 ? s[i] != '-' : !isxdigit((unsigned char)s[i]))
+			return false;
+	return n == 36;
+}
+
+static void look_at_secret(struct loading *l, const struct node *n, const char *where, const struct credential_conf *c)
+{
+	char why[256];
+	char *secret = config_read_secret(c->secret_file, why, sizeof(why));
+
+	if (secret == NULL)
+		suspect(l, n, where, "%s", why);
+	else if (looks_like_guid(secret))
+		suspect(l, n, where, "the secret has the form of a GUID: that is the secret's ID; its Value is wanted");
+	secret_free(&secret);
+}
+
+static void read_secret_file(struct loading *l, struct node *n, const char *where, struct credential_conf *c)
+{
+	static const char prefix[] = "credential:";
+	const char *dir = getenv("CREDENTIALS_DIRECTORY");
+
+	if (n->kind != NODE_SCALAR || strncmp(n->text, prefix, sizeof(prefix) - 1) != 0) {
+		read_path(l, n, where, &c->secret_file);
+	} else if (strchr(n->text, '/') != NULL || n->text[sizeof(prefix) - 1] == '\0') {
+		bad(l, n, where, "credential:NAME is a name, not a path");
+	} else {
+		c->secret_file = xasprintf("%s/%s", dir != NULL ? dir : "$CREDENTIALS_DIRECTORY", n->text + sizeof(prefix) - 1);
+	}
+	if (c->secret_file != NULL)
+		look_at_secret(l, n, where, c);
+}
+
+static void read_ca_file(struct loading *l, struct node *n, const char *where, char **ret)
+{
+	read_path(l, n, where, ret);
+	if (*ret != NULL && access(*ret, R_OK) < 0)
+		suspect(l, n, where, "ca_file %s cannot be read", *ret);
+}
+
+/* The cloud gives token URL, scope and IMAP host; `scope` may replace its scope. */
+static void read_cloud(struct loading *l, struct node *map, const char *where, struct credential_conf *c)
+{
+	struct node *tenant = node_get(map, "tenant");
+	int cloud = 0;
+
+	read_word(l, node_get(map, "cloud"), where, cloud_names, &cloud);
+	read_text(l, tenant, where, &c->tenant);
+	if (tenant == NULL)
+		missing(l, map, where, "tenant is missing (the directory's ID or a verified domain); for another OAuth server set token_url");
+	if (c->tenant == NULL)
+		return;
+	if (strcmp(c->tenant, "common") == 0 || strcmp(c->tenant, "organizations") == 0 || strcmp(c->tenant, "consumers") == 0)
+		bad(l, tenant, where, "use the tenant's own ID, not %s", c->tenant);
+	for (const char *p = c->tenant; *p != '\0'; p++)
+		if (!isalnum((unsigned char)*p) && *p != '-' && *p != '.') {
+			bad(l, tenant, where, "tenant is a directory ID or a domain");
+			break;
+		}
+	c->token_url = xasprintf("https://%s/%s/oauth2/v2.0/token", clouds[cloud].authority, c->tenant);
+	c->scope = xstrdup(clouds[cloud].scope);
+	c->imap_host = xstrdup(clouds[cloud].imap_host);
+}
+
+static void read_token_url(struct loading *l, struct node *map, const char *where, struct credential_conf *c)
+{
+	struct node *url = node_get(map, "token_url"), *other = node_get(map, "cloud");
+
+	if (other == NULL)
+		other = node_get(map, "tenant");
+	if (other != NULL)
+		bad(l, other, where, "is of no use beside token_url");
+	read_text(l, url, where, &c->token_url);
+	if (c->token_url != NULL && (strncmp(c->token_url, "https://", 8) != 0 || c->token_url[8] == '\0'))
+		bad(l, url, where, "token_url must begin with https://");
+	if (node_get(map, "scope") == NULL)
+		missing(l, map, where, "scope is missing");
+}
+
+static struct credential_conf *read_credential(struct loading *l, struct node *name, struct node *map)
+{
+	static const char *const keys[] = { "cloud", "tenant", "client_id", "client_secret_file", "token_url", "scope", "ca_file", "admission",
+		NULL };
+	static const char *const later[] = { "certificate_file", "private_key_file", "key_file", "federated_token_file", "token_file",
+		"managed_identity", "service_account_file", "kind", NULL };
+	struct node *inline_secret = node_get(map, "client_secret"), *secret_file = node_get(map, "client_secret_file");
+	struct credential_conf *c = xcalloc(1, sizeof(*c));
+	char where[160], shown[80];
+
+	printable(shown, sizeof(shown), name->text, strlen(name->text));
+	snprintf(where, sizeof(where), "credentials.%s", shown);
+	c->name = xstrdup(name->text);
+	if (!is_kind(l, map, where, NODE_MAP))
+		return c;
+	if (inline_secret != NULL) {		/* its text is told nobody */
+		bad(l, inline_secret, where, "a secret does not belong into the configuration: put it into a file and name it with "
+		    "client_secret_file");
+		node_get(map, "client_secret")->reported = true;
+		for (size_t i = 0; i < map->n_items; i++)
+			map->keys[i]->reported = map->keys[i]->reported || strcmp(map->keys[i]->text, "client_secret") == 0;
+	}
+	check_keys(l, map, where, keys, later);
+	if (node_get(map, "token_url") != NULL)
+		read_token_url(l, map, where, c);
+	else
+		read_cloud(l, map, where, c);
+	read_text(l, node_get(map, "scope"), where, &c->scope);
+	read_text(l, node_get(map, "client_id"), where, &c->client_id);
+	if (node_get(map, "client_id") == NULL)
+		missing(l, map, where, "client_id is missing");
+	if (secret_file != NULL)
+		read_secret_file(l, secret_file, where, c);
+	else if (inline_secret == NULL)
+		missing(l, map, where, "client_secret_file is missing");
+	read_ca_file(l, node_get(map, "ca_file"), where, &c->ca_file);
+	read_admission(l, node_get(map, "admission"), where, &c->admission);
+	return c;
+}
+
+static void read_credentials(struct loading *l, struct node *root)
+{
+	struct node *map = node_get(root, "credentials");
+	struct config *c = l->config;
+
+	if (map == NULL)
+		missing(l, root, "", "credentials is missing");
+	if (!is_kind(l, map, "credentials", NODE_MAP))
+		return;
+	c->credentials = xcalloc(map->n_items + 1, sizeof(*c->credentials));
+	for (size_t i = 0; i < map->n_items; i++)
+		c->credentials[c->n_credentials++] = read_credential(l, map->keys[i], map->items[i]);
+}
+
+static const struct credential_conf *find_credential(const struct config *c, const char *name)
+{
+	for (size_t i = 0; i < c->n_credentials; i++)
+		if (strcmp(c->credentials[i]->name, name) == 0)
+			return c->credentials[i];
+	return NULL;
+}
+
+/* --- one mailbox's values, each from where it stands first --- */
+
+struct scope {
+	struct node *entry, *file_defaults, *defaults;	/* NULL: none */
+	const char *label;		/* "mailboxes[2]" */
+};
+
+static struct node *find(const struct scope *s, const char *key, char *ret_where, size_t size)
+{
+	struct node *maps[] = { s->entry, s->file_defaults, s->defaults };
+
+	snprintf(ret_where, size, "%s.%s", s->label, key);
+	for (size_t i = 0; i < ARRAY_LEN(maps); i++)
+		if (maps[i] != NULL && node_get(maps[i], key) != NULL)
+			return node_get(maps[i], key);
+	return NULL;
+}
+
+static void read_folders(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)
+{
+	if (n == NULL) {
+		m->folders = xcalloc(2, sizeof(*m->folders));
+		m->folders[m->n_folders++] = xstrdup("INBOX");
+		return;
+	}
+	if (!is_kind(l, n, where, NODE_LIST))
+		return;
+	if (n->n_items < 1 || n->n_items > FOLDERS_MAX) {
+		bad(l, n, where, "must name 1 to %d folders", FOLDERS_MAX);
+		return;
+	}
+	m->folders = xcalloc(n->n_items + 1, sizeof(*m->folders));
+	for (size_t i = 0; i < n->n_items; i++) {
+		char *name = NULL;
+
+		read_text(l, n->items[i], where, &name);
+		if (name == NULL)
+			continue;
+		for (size_t j = 0; j < m->n_folders; j++)
+			if (strcmp(m->folders[j], name) == 0)
+				bad(l, n->items[i], where, "%s stands here twice", name);
+		m->folders[m->n_folders++] = name;
+	}
+}
+
+static void read_start(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)
+{
+	struct tm tm = { 0 };
+	const char *end;
+
+	if (!is_kind(l, n, where, NODE_SCALAR))
+		return;
+	if (strcmp(n->text, "all") == 0) {
+		m->start = START_ALL;
+		return;
+	}
+	if (strcmp(n->text, "new") == 0) {
+		m->start = START_NEW;
+		return;
+	}
+	end = strlen(n->text) == 10 ? strptime(n->text, "%Y-%m-%d", &tm) : NULL;
+	struct tm normal = tm;
+	if (end == NULL || *end != '\0' || timegm(&normal) < 0 || normal.tm_mday != tm.tm_mday) {
+		bad(l, n, where, "must be all, new or a date such as 2026-01-31");
+		return;
+	}
+	m->start = START_SINCE;
+	m->start_year = tm.tm_year + 1900;
+	m->start_month = tm.tm_mon + 1;
+	m->start_day = tm.tm_mday;
+}
+
+static void read_after(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)
+{
+	static const char *const words[] = { "keep", "seen", "delete", NULL };	/* in the order of enum after_kind */
+	static const char *const keys[] = { "move", NULL };
+	int after = AFTER_KEEP;
+
+	if (n == NULL || n->reported)
+		return;
+	if (n->kind == NODE_MAP) {
+		check_keys(l, n, where, keys, NULL);
+		read_text(l, node_get(n, "move"), where, &m->after_folder);
+		m->after = AFTER_MOVE;
+		if (node_get(n, "move") == NULL)
+			bad(l, n, where, "must be keep, seen, delete or {move: FOLDER}");
+	} else if (n->kind == NODE_SCALAR && strcmp(n->text, "move") == 0) {
+		bad(l, n, where, "move needs a folder: {move: FOLDER}");
+	} else {
+		read_word(l, n, where, words, &after);
+		m->after = (enum after_kind)after;
+	}
+}
+
+static void read_credential_name(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)
+{
+	char *name = NULL;
+
+	if (n == NULL && l->config->n_credentials == 1)
+		m->credential = l->config->credentials[0];
+	read_text(l, n, where, &name);
+	if (name != NULL && (m->credential = find_credential(l->config, name)) == NULL)
+		bad(l, n, where, "there is no credential %s", name);
+	free(name);
+}
+
+static void read_values(struct loading *l, const struct scope *s, struct mailbox_conf *m)
+{
+	static const char *const watches[] = { "idle", "poll", NULL };	/* in the order of enum watch_kind */
+	char where[128];
+	struct node *n;
+	uint32_t port = 993;
+	int watch = WATCH_IDLE;
+
+	n = find(s, "credential", where, sizeof(where));
+	read_credential_name(l, n, where, m);
+	n = find(s, "host", where, sizeof(where));
+	read_text(l, n, where, &m->host);
+	if (m->host != NULL && (strpbrk(m->host, " /:@") != NULL && strchr(m->host, ':') == strrchr(m->host, ':')))
+		bad(l, n, where, "%s is not a host name", m->host);
+	n = find(s, "port", where, sizeof(where));
+	read_number(l, n, where, 1, 65535, &port);
+	m->port = (uint16_t)port;
+	n = find(s, "ca_file", where, sizeof(where));
+	read_path(l, n, where, &m->ca_file);
+	n = find(s, "folders", where, sizeof(where));
+	read_folders(l, n, where, m);
+	n = find(s, "watch", where, sizeof(where));
+	read_word(l, n, where, watches, &watch);
+	m->watch = (enum watch_kind)watch;
+	m->interval_ms = m->watch == WATCH_IDLE ? INTERVAL_IDLE_MS : INTERVAL_POLL_MS;
+	n = find(s, "interval", where, sizeof(where));
+	read_duration(l, n, where, &m->interval_ms);
+	n = find(s, "start", where, sizeof(where));
+	read_start(l, n, where, m);
+	n = find(s, "deliver", where, sizeof(where));
+	if (n != NULL)
+		m->deliver = read_deliver(l, n, where);
+	n = find(s, "after", where, sizeof(where));
+	read_after(l, n, where, m);
+}
+
+/* --- what must be there, and fit together --- */
+
+static bool same_folder(const char *a, const char *b)
+{
+	return strcmp(a, b) == 0 || (strcasecmp(a, "INBOX") == 0 && strcasecmp(b, "INBOX") == 0);
+}
+
+static void check_whole(struct loading *l, const struct scope *s, struct node *at, struct mailbox_conf *m)
+{
+	char where[128];
+	struct node *after = find(s, "after", where, sizeof(where));
+	const char *why;
+	char *expanded;
+
+	if (m->credential == NULL && find(s, "credential", where, sizeof(where)) == NULL)
+		missing(l, at, s->label, "credential is missing");
+	if (m->host == NULL && m->credential != NULL && m->credential->imap_host != NULL)
+		m->host = xstrdup(m->credential->imap_host);
+	else if (m->host == NULL && m->credential != NULL && find(s, "host", where, sizeof(where)) == NULL && m->credential->token_url != NULL)
+		missing(l, at, s->label, "host is missing: credential %s has no cloud that would give it", m->credential->name);
+	if (m->deliver == NULL && find(s, "deliver", where, sizeof(where)) == NULL)
+		missing(l, at, s->label, "deliver is missing");
+	for (size_t i = 0; m->after == AFTER_MOVE && m->after_folder != NULL && i < m->n_folders; i++)
+		if (same_folder(m->folders[i], m->after_folder))
+			bad(l, after, s->label, "messages are moved to %s, which is also watched", m->after_folder);
+	for (size_t i = 0; m->deliver != NULL && m->deliver->maildir != NULL && i < m->n_folders; i++) {
+		expanded = config_expand(m->deliver->maildir, m, m->folders[i], &why);
+		if (expanded == NULL)
+			bad(l, at, s->label, "%s cannot be filled in: %s", m->deliver->maildir, why);
+		free(expanded);
+	}
+}
+
+static bool is_address(const char *s)
+{
+	const char *at = strrchr(s, '@');
+
+	return at != NULL && at > s && at[1] != '\0' && strlen(s) <= ADDRESS_MAX && strpbrk(s, " <>\"(),;") == NULL;
+}
+
+static void read_address_and_id(struct loading *l, struct node *entry, const char *label, struct mailbox_conf *m)
+{
+	struct node *address = entry->kind == NODE_SCALAR ? entry : node_get(entry, "address");
+	struct node *id = entry->kind == NODE_MAP ? node_get(entry, "id") : NULL;
+
+	if (address == NULL)
+		missing(l, entry, label, "address is missing");
+	read_text(l, address, label, &m->address);
+	if (m->address != NULL && !is_address(m->address))
+		bad(l, address, label, "%.80s is not a mail address", m->address);
+	read_text(l, id, label, &m->id);
+	if (m->id != NULL && strlen(m->id) > ADDRESS_MAX)
+		bad(l, id, label, "id is longer than %d bytes", ADDRESS_MAX);
+	if (m->address == NULL)
+		m->address = xstrdup("");
+	if (m->id == NULL) {
+		m->id = xstrdup(m->address);
+		for (char *c = m->id; *c != '\0'; c++)
+			*c = (char)tolower((unsigned char)*c);
+	}
+}
+
+/* --- the lists --- */
+
+struct named { const char *name; struct node *at; size_t index; };
+
+struct list {			/* all entries of all files */
+	struct named *addresses, *ids;
+	size_t n, room;
+};
+
+static void read_mailbox(struct loading *l, struct list *list, struct node *entry, const struct scope *s)
+{
+	struct config *c = l->config;
+	struct mailbox_conf *m = xcalloc(1, sizeof(*m));
+	struct node *id;
+
+	if ((c->n_mailboxes & (c->n_mailboxes - 1)) == 0)
+		c->mailboxes = xreallocarray(c->mailboxes, c->n_mailboxes == 0 ? 1 : c->n_mailboxes * 2, sizeof(*c->mailboxes));
+	c->mailboxes[c->n_mailboxes++] = m;
+	read_address_and_id(l, entry, s->label, m);
+	read_values(l, s, m);
+	check_whole(l, s, entry, m);
+	if (list->n == list->room) {
+		list->room = list->room * 2 + 16;
+		list->addresses = xreallocarray(list->addresses, list->room, sizeof(*list->addresses));
+		list->ids = xreallocarray(list->ids, list->room, sizeof(*list->ids));
+	}
+	id = entry->kind == NODE_MAP ? node_get(entry, "id") : NULL;
+	list->addresses[list->n] = (struct named){ m->address, entry, list->n };
+	list->ids[list->n] = (struct named){ m->id, id != NULL ? id : entry, list->n };
+	list->n++;
+}
+
+static void read_mailboxes(struct loading *l, struct list *list, struct node *entries, struct node *file_defaults,
+    struct node *defaults)
+{
+	char label[48];
+	struct scope s = { .file_defaults = file_defaults, .defaults = defaults, .label = label };
+
+	if (!is_kind(l, entries, "mailboxes", NODE_LIST))
+		return;
+	for (size_t i = 0; i < entries->n_items; i++) {
+		struct node *entry = entries->items[i];
+
+		snprintf(label, sizeof(label), "mailboxes[%zu]", i);
+		if (entry->kind == NODE_LIST) {
+			bad(l, entry, label, "must be an address or a mapping with address:");
+			continue;
+		}
+		s.entry = entry->kind == NODE_MAP ? entry : NULL;
+		if (entry->kind == NODE_MAP)
+			check_keys(l, entry, label, mailbox_keys, NULL);
+		read_mailbox(l, list, entry, &s);
+	}
+}
+
+/* Says what is wrong in defaults where it stands, once, even when nobody inherits it. */
+static struct node *read_defaults(struct loading *l, struct node *n)
+{
+	struct scope s = { .defaults = n, .label = "defaults" };
+	struct mailbox_conf scratch = { 0 };
+
+	if (!is_kind(l, n, "defaults", NODE_MAP))
+		return NULL;
+	check_keys(l, n, "defaults", default_keys, NULL);
+	read_values(l, &s, &scratch);
+	if (scratch.ca_file != NULL && access(scratch.ca_file, R_OK) < 0)
+		suspect(l, node_get(n, "ca_file"), "defaults.ca_file", "%s cannot be read", scratch.ca_file);
+	free(scratch.host);
+	free(scratch.ca_file);
+	free(scratch.after_folder);
+	for (size_t i = 0; i < scratch.n_folders; i++)
+		free(scratch.folders[i]);
+	free(scratch.folders);
+	return n;
+}
+
+static int compare_named(const void *a, const void *b)
+{
+	const struct named *x = a, *y = b;
+	int order = strcasecmp(x->name, y->name);
+
+	return order != 0 ? order : x->index < y->index ? -1 : 1;
+}
+
+static void check_unique(struct loading *l, struct named *v, size_t n, const char *what)
+{
+	if (n > 0)
+		qsort(v, n, sizeof(*v), compare_named);
+	for (size_t i = 1; i < n; i++)
+		if (v[i].name[0] != '\0' && strcasecmp(v[i - 1].name, v[i].name) == 0)
+			bad(l, v[i].at, "", "%s %.80s is already used at %s:%u:%u", what, v[i].name, v[i - 1].at->file, v[i - 1].at->line,
+			    v[i - 1].at->column);
+}
+
+/* --- files --- */
+
+static struct node *read_root(struct loading *l, const char *path)
+{
+	char *file = xstrdup(path);
+	struct node *root;
+
+	l->files = xreallocarray(l->files, l->n_files + 1, sizeof(*l->files));
+	l->files[l->n_files++] = file;
+	root = node_read_file(file, l->errors);
+	if (root != NULL) {
+		l->roots = xreallocarray(l->roots, l->n_roots + 1, sizeof(*l->roots));
+		l->roots[l->n_roots++] = root;
+	}
+	return root;
+}
+
+static void read_mailbox_file(struct loading *l, struct list *list, const char *path, struct node *defaults)
+{
+	static const char *const keys[] = { "defaults", "mailboxes", NULL };
+	struct node *root = read_root(l, path), *file_defaults;
+
+	if (root == NULL)
+		return;
+	if (root->kind == NODE_MAP) {
+		check_keys(l, root, "", keys, NULL);
+		file_defaults = read_defaults(l, node_get(root, "defaults"));
+		read_mailboxes(l, list, node_get(root, "mailboxes"), file_defaults, defaults);
+	} else {
+		read_mailboxes(l, list, root, NULL, defaults);
+	}
+}
+
+static void read_mailbox_files(struct loading *l, struct list *list, struct node *patterns, struct node *defaults)
+{
+	if (!is_kind(l, patterns, "mailbox_files", NODE_LIST))
+		return;
+	for (size_t i = 0; i < patterns->n_items; i++) {
+		char *pattern = NULL;
+		glob_t found;
+
+		read_path(l, patterns->items[i], "mailbox_files", &pattern);
+		if (pattern == NULL)
+			continue;
+		if (glob(pattern, GLOB_ERR, NULL, &found) == 0) {
+			for (size_t j = 0; j < found.gl_pathc; j++)
+				read_mailbox_file(l, list, found.gl_pathv[j], defaults);
+			globfree(&found);
+		} else if (strpbrk(pattern, "*?[") == NULL) {
+			bad(l, patterns->items[i], "mailbox_files", "there is no file %s", pattern);
+		} else {
+			suspect(l, patterns->items[i], "mailbox_files", "no file matches %s", pattern);
+		}
+		free(pattern);
+	}
+}
+
+/* --- the top level --- */
+
+static void read_listen(struct loading *l, struct node *n, struct config *c)
+{
+	char *text = NULL, *colon, *host;
+	uint32_t port;
+	uint8_t address[16];
+
+	read_text(l, n, "metrics_listen", &text);
+	if (text == NULL)
+		return;
+	colon = strrchr(text, ':');
+	host = text;
+	if (colon != NULL) {
+		*colon = '\0';
+		if (host[0] == '[' && colon > host && colon[-1] == ']') {
+			colon[-1] = '\0';
+			host++;
+		}
+	}
+	if (colon == NULL || parse_u32(colon + 1, &port) < 0 || port == 0 || port > 65535 ||
+	    (inet_pton(AF_INET, host, address) != 1 && inet_pton(AF_INET6, host, address) != 1)) {
+		bad(l, n, "metrics_listen", "must be an address and a port, such as 127.0.0.1:9479 or \"[::1]:9479\"");
+	} else {
+		c->metrics_address = xstrdup(host);
+		c->metrics_port = (uint16_t)port;
+	}
+	free(text);
+}
+
+static void read_audit(struct loading *l, struct node *n, struct config *c)
+{
+	if (!is_kind(l, n, "audit", NODE_SCALAR))
+		return;
+	if (strcmp(n->text, "off") == 0) {
+		c->audit = AUDIT_OFF;
+	} else if (n->text[0] == '/') {
+		c->audit = AUDIT_FILE;
+		read_text(l, n, "audit", &c->audit_path);
+	} else if (strcmp(n->text, "journal") != 0) {
+		bad(l, n, "audit", "must be journal, off or an absolute path");
+	}
+}
+
+static void read_directories(struct loading *l, struct node *root, struct config *c)
+{
+	const char *state = getenv("STATE_DIRECTORY"), *runtime = getenv("RUNTIME_DIRECTORY");
+
+	read_path(l, node_get(root, "state_dir"), "state_dir", &c->state_dir);
+	read_path(l, node_get(root, "control_socket"), "control_socket", &c->control_socket);
+	if (c->state_dir == NULL && state != NULL && state[0] != '\0')
+		c->state_dir = xstrndup(state, strcspn(state, ":"));	/* systemd may name several */
+	if (c->control_socket == NULL && runtime != NULL && runtime[0] != '\0')
+		c->control_socket = xasprintf("%.*s/control", (int)strcspn(runtime, ":"), runtime);
+	if (c->state_dir == NULL && node_get(root, "state_dir") == NULL)
+		missing(l, root, "", "state_dir is missing, and systemd has not set $STATE_DIRECTORY");
+	if (c->control_socket == NULL && node_get(root, "control_socket") == NULL)
+		missing(l, root, "", "control_socket is missing, and systemd has not set $RUNTIME_DIRECTORY");
+}
+
+msec_t config_restart_ms(const struct config *c, const struct credential_conf *credential)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < c->n_mailboxes; i++)
+		n += c->mailboxes[i]->credential == credential;
+	return credential->admission.sessions_per_second == 0 ? 0 : (msec_t)(n * 1000 / credential->admission.sessions_per_second);
+}
+
+/* More sessions wanted than admission lets through? */
+static void check_admission(struct loading *l, struct node *root)
+{
+	struct node *map = node_get(root, "credentials");
+	const struct config *c = l->config;
+
+	for (size_t i = 0; i < c->n_credentials; i++) {
+		const struct credential_conf *credential = c->credentials[i];
+		double per_second = 0;
+
+		for (size_t j = 0; j < c->n_mailboxes; j++)
+			if (c->mailboxes[j]->credential == credential && c->mailboxes[j]->watch == WATCH_POLL)
+				per_second += 1000.0 / (double)c->mailboxes[j]->interval_ms;
+		if (credential->admission.sessions_per_second != 0 && per_second > credential->admission.sessions_per_second)
+			suspect(l, node_get(map, credential->name), "admission", "the mailboxes of %s ask for %.1f sessions per second, %u are allowed: "
+			    "each is polled less often than its interval says; a restart reaches the last one after about %lld s",
+			    credential->name, per_second, credential->admission.sessions_per_second,
+			    (long long)config_restart_ms(c, credential) / 1000);
+	}
+}
+
+static void read_all(struct loading *l, struct node *root)
+{
+	static const char *const keys[] = { "state_dir", "control_socket", "metrics_listen", "log_level", "audit", "spool_limit", "min_free",
+		"credentials", "defaults", "mailboxes", "mailbox_files", NULL };
+	static const char *const levels[] = { "error", "warning", "info", "debug", NULL };	/* in the order of enum log_level */
+	struct config *c = l->config;
+	struct node *defaults;
+	struct list list = { 0 };
+	int level = LOG_LEVEL_INFO;
+
+	if (!is_kind(l, root, "", NODE_MAP))
+		return;
+	check_keys(l, root, "", keys, NULL);
+	read_word(l, node_get(root, "log_level"), "log_level", levels, &level);
+	c->log_level = (enum log_level)level;
+	read_audit(l, node_get(root, "audit"), c);
+	read_listen(l, node_get(root, "metrics_listen"), c);
+	read_size(l, node_get(root, "spool_limit"), "spool_limit", &c->spool_limit_bytes);
+	read_size(l, node_get(root, "min_free"), "min_free", &c->min_free_bytes);
+	read_credentials(l, root);
+	defaults = read_defaults(l, node_get(root, "defaults"));
+	read_mailboxes(l, &list, node_get(root, "mailboxes"), NULL, defaults);
+	read_mailbox_files(l, &list, node_get(root, "mailbox_files"), defaults);
+	check_unique(l, list.addresses, list.n, "address");
+	check_unique(l, list.ids, list.n, "id");
+	read_directories(l, root, c);
+	if (l->errors->n == 0 && c->n_mailboxes == 0)
+		suspect(l, root, "", "there is no mailbox");
+	if (l->errors->n == 0)
+		check_admission(l, root);
+	free(list.addresses);
+	free(list.ids);
+}
+
+struct config *config_load(const char *path, struct config_messages *ret_errors, struct config_messages *ret_warnings)
+{
+	struct config *c = xcalloc(1, sizeof(*c));
+	struct loading l = { .config = c, .errors = ret_errors, .warnings = ret_warnings };
+	struct node *root;
+
+	c->path = xstrdup(path);
+	c->log_level = LOG_LEVEL_INFO;
+	c->spool_limit_bytes = 1ULL << 30;
+	c->min_free_bytes = 256ULL << 20;
+	root = read_root(&l, path);
+	if (root != NULL)
+		read_all(&l, root);
+	for (size_t i = 0; i < l.n_roots; i++)
+		node_free(&l.roots[i]);
+	for (size_t i = 0; i < l.n_files; i++)
+		free(l.files[i]);
+	free(l.roots);
+	free(l.files);
+	if (ret_errors->n > 0)
+		config_free(&c);
+	return c;
+}
