@@ -1,0 +1,348 @@
+/* The queue: one transaction runs, what is submitted meanwhile shares the next. SQL is in store_db.c. */
+#include <event2/event.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "backoff.h"
+#include "log.h"
+#include "store_private.h"
+#include "util.h"
+#include "workers.h"
+
+struct ops { struct op *first, **end; };
+
+struct store {
+	struct lane *lane;
+	char *state_dir;
+	struct db *db;			/* the lane's while a job runs */
+	struct ops waiting;
+	struct commit_job *job;		/* NULL: none runs */
+	struct event *retry;
+	bool retry_waits;
+	unsigned attempts;
+	struct failure failure;		/* FAIL_NONE: commits succeed */
+	int64_t last_commit_wall_s;
+	uint64_t commits;
+};
+
+struct commit_job {
+	struct job job;
+	struct store *store;
+	struct db *db;
+	struct ops ops;
+	int result;
+	char error[200];
+	atomic_bool started, finished;
+};
+
+static void ops_init(struct ops *ops)
+{
+	ops->first = NULL;
+	ops->end = &ops->first;
+}
+
+static void ops_append(struct ops *to, struct ops *from)
+{
+	if (from->first == NULL)
+		return;
+	*to->end = from->first;
+	to->end = from->end;
+	ops_init(from);
+}
+
+static void op_free(struct op *op)
+{
+	free(op->id);
+	free(op->name);
+	free(op->sink);
+	free(op->maildir);
+	free(op->tmp_name);
+	free(op->new_name);
+	free(op->owed.why);
+	ranges_done(&op->ranges);
+	store_folder_done(&op->answer);
+	free(op);
+}
+
+static void ops_free(struct ops *ops)
+{
+	struct op *op;
+
+	while ((op = ops->first) != NULL) {
+		ops->first = op->next;
+		op_free(op);
+	}
+	ops_init(ops);
+}
+
+void store_folder_done(struct store_folder *f)
+{
+	ranges_done(&f->settled);
+	ranges_done(&f->after_owed);
+	for (size_t i = 0; i < f->n_owed; i++)
+		free(f->owed[i].why);
+	free(f->owed);
+	*f = (struct store_folder){ 0 };
+}
+
+/* --- transactions --- */
+
+static void commit_next(struct store *s);
+
+static void work_commit(struct job *job)
+{
+	struct commit_job *c = (struct commit_job *)job;
+
+	atomic_store(&c->started, true);
+	c->result = db_apply(c->db, c->ops.first, c->error, sizeof(c->error));
+	atomic_store(&c->finished, true);
+}
+
+static void on_refused(struct store *s, struct commit_job *c)
+{
+	msec_t wait_ms = backoff_wait_ms(SCHEDULE_SINK, ++s->attempts, 0, (uint32_t)clock_random(UINT32_MAX));
+	struct timeval tv = clock_interval(wait_ms < 30000 ? wait_ms : 30000);
+	bool first = s->failure.fail == FAIL_NONE;
+
+	failure_set(&s->failure, FAIL_WAIT, SCHEDULE_SINK, "store", "Make room on the file system of state_dir, or mend it; mailpolld goes on "
+	    "by itself.", "cannot write the state in %s: %s", s->state_dir, c->error);
+	if (first)
+		log_write(LOG_LEVEL_ERROR, EVENT_STORE_FAILED, NULL, NULL, 0, "%s; %s", s->failure.text, s->failure.hint);
+	ops_append(&c->ops, &s->waiting);	/* the order stays */
+	ops_append(&s->waiting, &c->ops);
+	s->retry_waits = true;
+	event_add(s->retry, &tv);
+}
+
+static void on_committed(struct store *s, struct ops *done)
+{
+	struct op *op;
+
+	if (s->failure.fail != FAIL_NONE)
+		log_write(LOG_LEVEL_WARNING, EVENT_STORE_RECOVERED, NULL, NULL, 0, "the state in %s can be written again", s->state_dir);
+	s->failure = (struct failure){ .fail = FAIL_NONE };
+	s->attempts = 0;
+	s->commits++;
+	s->last_commit_wall_s = clock_wall_s();
+	while ((op = done->first) != NULL) {
+		done->first = op->next;
+		if (op->folder_cb != NULL) {
+			op->folder_cb(op->arg, STORE_OK, &op->answer);
+			op->answer = (struct store_folder){ 0 };	/* the callback's now */
+		} else if (op->cb != NULL) {
+			op->cb(op->arg, STORE_OK);
+		}
+		op_free(op);
+	}
+}
+
+static void done_commit(struct job *job)
+{
+	struct commit_job *c = (struct commit_job *)job;
+	struct store *s = c->store;
+
+	s->job = NULL;
+	if (c->result < 0) {
+		on_refused(s, c);
+	} else {
+		commit_next(s);		/* what waits need not wait for the callbacks */
+		on_committed(s, &c->ops);
+	}
+	free(c);
+}
+
+static void commit_next(struct store *s)
+{
+	struct commit_job *c;
+
+	if (s->job != NULL || s->retry_waits || s->waiting.first == NULL)
+		return;
+	c = xcalloc(1, sizeof(*c));
+	c->job.work = work_commit;
+	c->job.done = done_commit;
+	c->store = s;
+	c->db = s->db;
+	ops_init(&c->ops);
+	ops_append(&c->ops, &s->waiting);
+	s->job = c;
+	lane_submit(s->lane, &c->job);
+}
+
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	struct store *s = arg;
+
+	(void)fd, (void)what;
+	s->retry_waits = false;
+	commit_next(s);
+}
+
+/* --- life --- */
+
+struct store *store_open(struct event_base *base, struct workers *workers, const char *state_dir, char *ret_error, size_t size)
+{
+	struct db *db = db_open(state_dir, ret_error, size);
+	struct store *s;
+
+	if (db == NULL)
+		return NULL;
+	s = xcalloc(1, sizeof(*s));
+	s->db = db;
+	s->state_dir = xstrdup(state_dir);
+	s->lane = lane_new(workers, "store", LANE_DISK, 1);
+	s->retry = evtimer_new(base, on_retry, s);
+	ops_init(&s->waiting);
+	return s;
+}
+
+void store_close(struct store **store)
+{
+	struct store *s = *store;
+	struct commit_job *c;
+
+	if (s == NULL)
+		return;
+	*store = NULL;
+	event_free(s->retry);
+	ops_free(&s->waiting);
+	c = s->job;
+	if (c != NULL && atomic_load(&c->started) && !atomic_load(&c->finished))
+		return;			/* stuck on its disk, and still using all this */
+	if (c != NULL) {
+		ops_free(&c->ops);
+		free(c);
+	}
+	db_close(&s->db);
+	free(s->state_dir);
+	free(s);
+}
+
+const char *store_instance(const struct store *s)
+{
+	return db_instance(s->db);
+}
+
+const struct store_found_intent *store_found_intents(const struct store *s, size_t *ret_n)
+{
+	return db_found_intents(s->db, ret_n);
+}
+
+const struct failure *store_failure(const struct store *s)
+{
+	return s->failure.fail != FAIL_NONE ? &s->failure : NULL;
+}
+
+int64_t store_last_commit_wall_s(const struct store *s)
+{
+	return s->last_commit_wall_s;
+}
+
+uint64_t store_commits(const struct store *s)
+{
+	return s->commits;
+}
+
+/* --- what can be asked --- */
+
+static struct op *op_new(enum op_kind kind, folder_ref folder, store_cb *cb, void *arg)
+{
+	struct op *op = xcalloc(1, sizeof(*op));
+
+	op->kind = kind;
+	op->folder = folder;
+	op->cb = cb;
+	op->arg = arg;
+	return op;
+}
+
+static void submit(struct store *s, struct op *op)
+{
+	*s->waiting.end = op;
+	s->waiting.end = &op->next;
+	commit_next(s);
+}
+
+static struct op *folder_op(enum op_kind kind, const char *id, const char *folder, store_folder_cb *cb, void *arg)
+{
+	struct op *op = op_new(kind, 0, NULL, arg);
+
+	op->id = xstrdup(id);
+	op->name = xstrdup(folder);
+	op->folder_cb = cb;
+	return op;
+}
+
+void store_load(struct store *s, const char *id, const char *folder, store_folder_cb *cb, void *arg)
+{
+	submit(s, folder_op(OP_LOAD, id, folder, cb, arg));
+}
+
+void store_begin(struct store *s, const char *id, const char *folder, uint32_t uidvalidity, const struct ranges *settled,
+    store_folder_cb *cb, void *arg)
+{
+	struct op *op = folder_op(OP_BEGIN, id, folder, cb, arg);
+
+	op->uidvalidity = uidvalidity;
+	ranges_copy(&op->ranges, settled);
+	submit(s, op);
+}
+
+void store_add_intent(struct store *s, const struct store_intent *i, store_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_ADD_INTENT, i->folder, cb, arg);
+
+	op->uid = i->uid;
+	op->sink = xstrdup(i->sink);
+	op->maildir = xstrdup(i->maildir);
+	op->tmp_name = xstrdup(i->tmp_name);
+	op->new_name = xstrdup(i->new_name);
+	op->settle_from = i->settle_from;
+	memcpy(op->hash, i->hash, sizeof(op->hash));
+	op->after_owed = i->after_owed;
+	submit(s, op);
+}
+
+void store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, store_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_DROP_INTENT, folder, cb, arg);
+
+	op->uid = uid;
+	op->sink = xstrdup(sink);
+	submit(s, op);
+}
+
+void store_settle(struct store *s, const struct store_settlement *what, store_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_SETTLE, what->folder, cb, arg);
+
+	op->uid = what->uid;
+	op->settle_from = what->settle_from;
+	op->sink = xstrdup(what->sink);
+	memcpy(op->hash, what->hash, sizeof(op->hash));
+	op->delivered = what->delivered;
+	op->after_owed = what->after_owed;
+	submit(s, op);
+}
+
+void store_owe(struct store *s, folder_ref folder, const struct store_owed *owed, store_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_OWE, folder, cb, arg);
+
+	op->owed = *owed;
+	op->owed.why = xstrdup(owed->why);
+	submit(s, op);
+}
+
+void store_after_done(struct store *s, folder_ref folder, const struct ranges *uids, store_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_AFTER_DONE, folder, cb, arg);
+
+	ranges_copy(&op->ranges, uids);
+	submit(s, op);
+}
+
+void store_complete(struct store *s, folder_ref folder, store_cb *cb, void *arg)
+{
+	submit(s, op_new(OP_COMPLETE, folder, cb, arg));
+}

@@ -1,0 +1,81 @@
+/* store.h - the state: SQLite in state_dir, the only SQL in the program.
+ *
+ * One writer on a lane of its own; what is submitted while a transaction runs shares the next one. A callback means
+ * the change is on disk. The store never gives up a change: when the disk refuses it, it tries again with back-off,
+ * store_failure() says why, and callbacks come when it is mended. Per folder, operations keep their order. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "failure.h"
+#include "ranges.h"
+
+struct event_base; struct workers;
+struct store;
+
+#define STORE_HASH_BYTES 16
+typedef int64_t folder_ref;		/* a row of `folder`; 0: none */
+
+enum store_result { STORE_OK, STORE_NOT_OWNER /* another machine owns the mailbox: stop it, no sink, no `after` */ };
+typedef void store_cb(void *arg, enum store_result);
+
+/* Blocking, before the loop turns. -1: ret_error says which file and what to do (exit 71). instance: 8 hex digits
+ * that name this state_dir, for temporary file names. */
+struct store *store_open(struct event_base *, struct workers *, const char *state_dir, char *ret_error, size_t size);
+const char *store_instance(const struct store *);
+/* After workers_free(), which waits for the transaction that runs. Callbacks do not come any more. */
+void store_close(struct store **);
+
+struct store_owed { uint32_t uid; uint32_t attempts; int64_t first_wall_s, next_wall_s; char *why; };	/* next 0: given up */
+struct store_folder {			/* a folder's checkpoint, as last committed */
+	folder_ref ref;			/* 0: never seen */
+	uint32_t uidvalidity;
+	bool complete;			/* the first sync has been finished once */
+	struct ranges settled, after_owed;
+	struct store_owed *owed; size_t n_owed;
+	uint64_t delivered; int64_t last_delivery_wall_s, last_success_wall_s;
+};
+void store_folder_done(struct store_folder *);
+typedef void store_folder_cb(void *arg, enum store_result, struct store_folder *);	/* the callback takes its members over */
+
+/* Every call below answers later, from the loop, exactly once; cb may be NULL. Arguments are copied. No cancel: arg must
+ * live until the answer. */
+void store_load(struct store *, const char *id, const char *folder, store_folder_cb *cb, void *arg);
+/* First contact, or a new UIDVALIDITY: makes or replaces the checkpoint, then answers it. */
+void store_begin(struct store *, const char *id, const char *folder, uint32_t uidvalidity,
+    const struct ranges *settled, store_folder_cb *cb, void *arg);
+
+struct store_intent {			/* a rename about to be made */
+	folder_ref folder; uint32_t uid; const char *sink;
+	const char *maildir, *tmp_name, *new_name;	/* tmp/tmp_name becomes new/new_name */
+	uint32_t settle_from;		/* as in store_settlement */
+	uint8_t hash[STORE_HASH_BYTES]; bool after_owed;
+};
+void store_add_intent(struct store *, const struct store_intent *, store_cb *cb, void *arg);
+void store_drop_intent(struct store *, folder_ref, uint32_t uid, const char *sink, store_cb *cb, void *arg);
+
+struct store_settlement {
+	folder_ref folder; uint32_t uid;
+	uint32_t settle_from;		/* settles settle_from..uid: the server lists no other UID in between */
+	const char *sink;		/* its intent, if any, goes with it */
+	uint8_t hash[STORE_HASH_BYTES];	/* of Message-ID and INTERNALDATE; all 0: none kept */
+	bool delivered;			/* counts as delivery (not: refused, skipped) */
+	bool after_owed;		/* `after` is now owed for it */
+};
+void store_settle(struct store *, const struct store_settlement *, store_cb *cb, void *arg);
+/* A UID that could not be had: kept owed with its schedule; attempts 0 removes it from the list. */
+void store_owe(struct store *, folder_ref, const struct store_owed *, store_cb *cb, void *arg);
+void store_after_done(struct store *, folder_ref, const struct ranges *uids, store_cb *cb, void *arg);
+void store_complete(struct store *, folder_ref, store_cb *cb, void *arg);	/* first sync finished */
+
+/* Intents found at store_open(), to be resolved before mailboxes start. */
+struct store_found_intent {
+	folder_ref folder; uint32_t uid; char *sink;
+	char *maildir, *tmp_name, *new_name; uint32_t settle_from; uint8_t hash[STORE_HASH_BYTES]; bool after_owed;
+	bool this_boot;			/* written since the machine last started */
+};
+const struct store_found_intent *store_found_intents(const struct store *, size_t *ret_n);
+
+const struct failure *store_failure(const struct store *);	/* NULL: commits succeed */
+int64_t store_last_commit_wall_s(const struct store *);
+uint64_t store_commits(const struct store *);

@@ -1,0 +1,624 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include "clock.h"
+#include "store_private.h"
+#include "util.h"
+
+#define APPLICATION_ID 0x6d706c64	/* "mpld" */
+#define HASHES_KEPT 5000		/* of a folder */
+#define HASHES_KEPT_S (30 * 86400)
+#define PRUNE_EVERY 64			/* deliveries */
+
+static const char *const schema_steps[] = {
+	"CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+	"CREATE TABLE folder (ref INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL, uidvalidity INTEGER NOT NULL,"
+	" complete INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, last_delivery INTEGER NOT NULL DEFAULT 0,"
+	" last_success INTEGER NOT NULL DEFAULT 0, UNIQUE (id, name));"
+	/* disjoint, not adjacent: a mailbox of a million settled UIDs is one row */
+	"CREATE TABLE settled (folder INTEGER NOT NULL, lo INTEGER NOT NULL, hi INTEGER NOT NULL, PRIMARY KEY (folder, lo)) WITHOUT ROWID;"
+	"CREATE TABLE owed (folder INTEGER NOT NULL, uid INTEGER NOT NULL, attempts INTEGER NOT NULL, first INTEGER NOT NULL,"
+	" next INTEGER NOT NULL, why TEXT NOT NULL, PRIMARY KEY (folder, uid)) WITHOUT ROWID;"
+	"CREATE TABLE after_owed (folder INTEGER NOT NULL, uid INTEGER NOT NULL, PRIMARY KEY (folder, uid)) WITHOUT ROWID;"
+	"CREATE TABLE intent (folder INTEGER NOT NULL, uid INTEGER NOT NULL, sink TEXT NOT NULL, maildir TEXT NOT NULL,"
+	" tmp_name TEXT NOT NULL, new_name TEXT NOT NULL, settle_from INTEGER NOT NULL, hash BLOB NOT NULL, after_owed INTEGER NOT NULL,"
+	" boot TEXT NOT NULL, PRIMARY KEY (folder, uid, sink)) WITHOUT ROWID;"
+	"CREATE TABLE delivered (seq INTEGER PRIMARY KEY, folder INTEGER NOT NULL, hash BLOB NOT NULL, at INTEGER NOT NULL,"
+	" UNIQUE (folder, hash));"
+	"CREATE INDEX delivered_age ON delivered (folder, seq);",
+};
+#define SCHEMA ((int)ARRAY_LEN(schema_steps))
+
+enum statement {
+	S_FIND_FOLDER, S_ADD_FOLDER, S_RESET_FOLDER, S_COUNT, S_COMPLETE,
+	S_SETTLED_BELOW, S_SETTLED_DELETE, S_SETTLED_ADD, S_SETTLED_ALL, S_SETTLED_CLEAR,
+	S_OWED_PUT, S_OWED_DELETE, S_OWED_ALL, S_OWED_CLEAR,
+	S_AFTER_ADD, S_AFTER_DELETE, S_AFTER_ALL, S_AFTER_CLEAR,
+	S_INTENT_PUT, S_INTENT_DELETE, S_INTENT_CLEAR,
+	S_HASH_ADD, S_HASH_PRUNE,
+	S_N
+};
+static const char *const sql[S_N] = {
+	[S_FIND_FOLDER] = "SELECT ref, uidvalidity, complete, delivered, last_delivery, last_success FROM folder WHERE id = ?1 AND name = ?2",
+	[S_ADD_FOLDER] = "INSERT INTO folder (id, name, uidvalidity) VALUES (?1, ?2, ?3)",
+	[S_RESET_FOLDER] = "UPDATE folder SET uidvalidity = ?2 WHERE ref = ?1",
+	[S_COUNT] = "UPDATE folder SET delivered = delivered + ?2, last_delivery = CASE WHEN ?2 THEN ?3 ELSE last_delivery END,"
+	            " last_success = ?3 WHERE ref = ?1",
+	[S_COMPLETE] = "UPDATE folder SET complete = 1 WHERE ref = ?1",
+	[S_SETTLED_BELOW] = "SELECT lo, hi FROM settled WHERE folder = ?1 AND lo <= ?2 ORDER BY lo DESC LIMIT 1",
+	[S_SETTLED_DELETE] = "DELETE FROM settled WHERE folder = ?1 AND lo = ?2",
+	[S_SETTLED_ADD] = "INSERT INTO settled (folder, lo, hi) VALUES (?1, ?2, ?3)",
+	[S_SETTLED_ALL] = "SELECT lo, hi FROM settled WHERE folder = ?1 ORDER BY lo",
+	[S_SETTLED_CLEAR] = "DELETE FROM settled WHERE folder = ?1",
+	[S_OWED_PUT] = "INSERT OR REPLACE INTO owed (folder, uid, attempts, first, next, why) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+	[S_OWED_DELETE] = "DELETE FROM owed WHERE folder = ?1 AND uid = ?2",
+	[S_OWED_ALL] = "SELECT uid, attempts, first, next, why FROM owed WHERE folder = ?1 ORDER BY uid",
+	[S_OWED_CLEAR] = "DELETE FROM owed WHERE folder = ?1",
+	[S_AFTER_ADD] = "INSERT OR IGNORE INTO after_owed (folder, uid) VALUES (?1, ?2)",
+	[S_AFTER_DELETE] = "DELETE FROM after_owed WHERE folder = ?1 AND uid BETWEEN ?2 AND ?3",
+	[S_AFTER_ALL] = "SELECT uid, uid FROM after_owed WHERE folder = ?1 ORDER BY uid",
+	[S_AFTER_CLEAR] = "DELETE FROM after_owed WHERE folder = ?1",
+	[S_INTENT_PUT] = "INSERT OR REPLACE INTO intent (folder, uid, sink, maildir, tmp_name, new_name, settle_from, hash, after_owed, boot)"
+	                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+	[S_INTENT_DELETE] = "DELETE FROM intent WHERE folder = ?1 AND uid = ?2 AND sink = ?3",
+	[S_INTENT_CLEAR] = "DELETE FROM intent WHERE folder = ?1",
+	[S_HASH_ADD] = "INSERT OR REPLACE INTO delivered (folder, hash, at) VALUES (?1, ?2, ?3)",
+	[S_HASH_PRUNE] = "DELETE FROM delivered WHERE folder = ?1 AND (at < ?2 OR seq <="
+	                 " (SELECT seq FROM delivered WHERE folder = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?3))",
+};
+
+struct db {
+	sqlite3 *sqlite;
+	int lock_fd;
+	sqlite3_stmt *statements[S_N];	/* made when first used */
+	char instance[9], boot[64];
+	struct store_found_intent *found;
+	size_t n_found;
+	unsigned since_pruned;
+	int error;			/* SQLite's, of the transaction under way; 0: none */
+};
+
+/* --- statements: an error stays in db->error, and what follows it does nothing --- */
+
+static sqlite3_stmt *statement(struct db *db, enum statement which)
+{
+	sqlite3_stmt **s = &db->statements[which];
+
+	if (*s == NULL && db->error == 0)
+		db->error = sqlite3_prepare_v3(db->sqlite, sql[which], -1, SQLITE_PREPARE_PERSISTENT, s, NULL);
+	return *s;
+}
+
+static void bind_text(sqlite3_stmt *s, int at, const char *text)
+{
+	sqlite3_bind_text(s, at, text, -1, SQLITE_STATIC);
+}
+
+static bool step(struct db *db, sqlite3_stmt *s)	/* true: a row */
+{
+	int rc = db->error == 0 ? sqlite3_step(s) : SQLITE_DONE;
+
+	if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+		db->error = rc;
+	return rc == SQLITE_ROW;
+}
+
+static void run(struct db *db, sqlite3_stmt *s)
+{
+	if (s == NULL)
+		return;
+	while (step(db, s))
+		;
+	sqlite3_reset(s);
+	sqlite3_clear_bindings(s);
+}
+
+/* For those whose parameters are numbers. */
+static void run_numbers(struct db *db, enum statement which, const int64_t *numbers, int n)
+{
+	sqlite3_stmt *s = statement(db, which);
+
+	if (s == NULL)
+		return;
+	for (int i = 0; i < n; i++)
+		sqlite3_bind_int64(s, i + 1, numbers[i]);
+	run(db, s);
+}
+
+#define RUN(db, which, ...) \
+	run_numbers(db, which, (const int64_t[]){ __VA_ARGS__ }, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)))
+
+/* --- the changes --- */
+
+/* The highest stored range that begins at or below lo; false: none. */
+static bool settled_below(struct db *db, folder_ref folder, int64_t lo, int64_t *ret_lo, int64_t *ret_hi)
+{
+	sqlite3_stmt *s = statement(db, S_SETTLED_BELOW);
+	bool found;
+
+	if (s == NULL)
+		return false;
+	sqlite3_bind_int64(s, 1, folder);
+	sqlite3_bind_int64(s, 2, lo);
+	if ((found = step(db, s))) {
+		*ret_lo = sqlite3_column_int64(s, 0);
+		*ret_hi = sqlite3_column_int64(s, 1);
+	}
+	sqlite3_reset(s);
+	return found;
+}
+
+static void settle_range(struct db *db, folder_ref folder, int64_t lo, int64_t hi)
+{
+	int64_t there_lo, there_hi;
+
+	while (settled_below(db, folder, hi + 1, &there_lo, &there_hi) && there_hi + 1 >= lo) {
+		if (there_lo <= lo && there_hi >= hi)
+			return;
+		lo = there_lo < lo ? there_lo : lo;
+		hi = there_hi > hi ? there_hi : hi;
+		RUN(db, S_SETTLED_DELETE, folder, there_lo);
+	}
+	RUN(db, S_SETTLED_ADD, folder, lo, hi);
+}
+
+static void add_hash(struct db *db, const struct op *op, int64_t now_wall_s)
+{
+	static const uint8_t none[STORE_HASH_BYTES];
+	sqlite3_stmt *s;
+
+	if (memcmp(op->hash, none, sizeof(none)) == 0 || (s = statement(db, S_HASH_ADD)) == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, op->folder);
+	sqlite3_bind_blob(s, 2, op->hash, sizeof(op->hash), SQLITE_STATIC);
+	sqlite3_bind_int64(s, 3, now_wall_s);
+	run(db, s);
+	if (++db->since_pruned < PRUNE_EVERY)
+		return;
+	db->since_pruned = 0;
+	RUN(db, S_HASH_PRUNE, op->folder, now_wall_s - HASHES_KEPT_S, HASHES_KEPT);
+}
+
+static void drop_intent(struct db *db, const struct op *op)
+{
+	sqlite3_stmt *s = statement(db, S_INTENT_DELETE);
+
+	if (s == NULL || op->sink == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, op->folder);
+	sqlite3_bind_int64(s, 2, op->uid);
+	bind_text(s, 3, op->sink);
+	run(db, s);
+}
+
+static void add_intent(struct db *db, const struct op *op)
+{
+	sqlite3_stmt *s = statement(db, S_INTENT_PUT);
+
+	if (s == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, op->folder);
+	sqlite3_bind_int64(s, 2, op->uid);
+	bind_text(s, 3, op->sink);
+	bind_text(s, 4, op->maildir);
+	bind_text(s, 5, op->tmp_name);
+	bind_text(s, 6, op->new_name);
+	sqlite3_bind_int64(s, 7, op->settle_from);
+	sqlite3_bind_blob(s, 8, op->hash, sizeof(op->hash), SQLITE_STATIC);
+	sqlite3_bind_int(s, 9, op->after_owed);
+	bind_text(s, 10, db->boot);
+	run(db, s);
+}
+
+static void settle(struct db *db, const struct op *op)
+{
+	int64_t now_wall_s = clock_wall_s();
+
+	settle_range(db, op->folder, op->settle_from, op->uid);
+	RUN(db, S_OWED_DELETE, op->folder, op->uid);
+	drop_intent(db, op);
+	if (op->after_owed)
+		RUN(db, S_AFTER_ADD, op->folder, op->uid);
+	if (op->delivered)
+		add_hash(db, op, now_wall_s);
+	RUN(db, S_COUNT, op->folder, op->delivered, now_wall_s);
+}
+
+static void owe(struct db *db, const struct op *op)
+{
+	sqlite3_stmt *s;
+
+	if (op->owed.attempts == 0) {
+		RUN(db, S_OWED_DELETE, op->folder, op->owed.uid);
+		return;
+	}
+	if ((s = statement(db, S_OWED_PUT)) == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, op->folder);
+	sqlite3_bind_int64(s, 2, op->owed.uid);
+	sqlite3_bind_int64(s, 3, op->owed.attempts);
+	sqlite3_bind_int64(s, 4, op->owed.first_wall_s);
+	sqlite3_bind_int64(s, 5, op->owed.next_wall_s);
+	bind_text(s, 6, op->owed.why != NULL ? op->owed.why : "");
+	run(db, s);
+}
+
+/* --- a folder's checkpoint --- */
+
+static bool find_folder(struct db *db, const struct op *op, struct store_folder *ret)
+{
+	sqlite3_stmt *s = statement(db, S_FIND_FOLDER);
+	bool found;
+
+	if (s == NULL)
+		return false;
+	bind_text(s, 1, op->id);
+	bind_text(s, 2, op->name);
+	if ((found = step(db, s))) {
+		ret->ref = sqlite3_column_int64(s, 0);
+		ret->uidvalidity = (uint32_t)sqlite3_column_int64(s, 1);
+		ret->complete = sqlite3_column_int(s, 2) != 0;
+		ret->delivered = (uint64_t)sqlite3_column_int64(s, 3);
+		ret->last_delivery_wall_s = sqlite3_column_int64(s, 4);
+		ret->last_success_wall_s = sqlite3_column_int64(s, 5);
+	}
+	sqlite3_reset(s);
+	sqlite3_clear_bindings(s);
+	return found;
+}
+
+static void read_ranges(struct db *db, enum statement which, folder_ref folder, struct ranges *ret)
+{
+	sqlite3_stmt *s = statement(db, which);
+
+	if (s == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, folder);
+	while (step(db, s))
+		ranges_add(ret, (uint32_t)sqlite3_column_int64(s, 0), (uint32_t)sqlite3_column_int64(s, 1));
+	sqlite3_reset(s);
+}
+
+static void read_owed(struct db *db, folder_ref folder, struct store_folder *ret)
+{
+	sqlite3_stmt *s = statement(db, S_OWED_ALL);
+
+	if (s == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, folder);
+	while (step(db, s)) {
+		ret->owed = xreallocarray(ret->owed, ret->n_owed + 1, sizeof(*ret->owed));
+		ret->owed[ret->n_owed++] = (struct store_owed){ .uid = (uint32_t)sqlite3_column_int64(s, 0),
+			.attempts = (uint32_t)sqlite3_column_int64(s, 1), .first_wall_s = sqlite3_column_int64(s, 2),
+			.next_wall_s = sqlite3_column_int64(s, 3), .why = xstrdup((const char *)sqlite3_column_text(s, 4)) };
+	}
+	sqlite3_reset(s);
+}
+
+static void load(struct db *db, struct op *op)
+{
+	if (!find_folder(db, op, &op->answer))
+		return;
+	read_ranges(db, S_SETTLED_ALL, op->answer.ref, &op->answer.settled);
+	read_ranges(db, S_AFTER_ALL, op->answer.ref, &op->answer.after_owed);
+	read_owed(db, op->answer.ref, &op->answer);
+}
+
+static void begin(struct db *db, struct op *op)
+{
+	struct store_folder there = { 0 };
+	sqlite3_stmt *s;
+
+	if (!find_folder(db, op, &there)) {
+		if ((s = statement(db, S_ADD_FOLDER)) == NULL)
+			return;
+		bind_text(s, 1, op->id);
+		bind_text(s, 2, op->name);
+		sqlite3_bind_int64(s, 3, op->uidvalidity);
+		run(db, s);
+		there.ref = sqlite3_last_insert_rowid(db->sqlite);
+	} else {
+		RUN(db, S_RESET_FOLDER, there.ref, op->uidvalidity);
+		RUN(db, S_SETTLED_CLEAR, there.ref);
+		RUN(db, S_OWED_CLEAR, there.ref);
+		RUN(db, S_AFTER_CLEAR, there.ref);
+		RUN(db, S_INTENT_CLEAR, there.ref);
+	}
+	for (size_t i = 0; i < op->ranges.n; i++)
+		RUN(db, S_SETTLED_ADD, there.ref, op->ranges.v[i].lo, op->ranges.v[i].hi);
+	load(db, op);
+}
+
+static void apply_one(struct db *db, struct op *op)
+{
+	switch (op->kind) {
+	case OP_LOAD:
+		load(db, op);
+		break;
+	case OP_BEGIN:
+		begin(db, op);
+		break;
+	case OP_ADD_INTENT:
+		add_intent(db, op);
+		break;
+	case OP_DROP_INTENT:
+		drop_intent(db, op);
+		break;
+	case OP_SETTLE:
+		settle(db, op);
+		break;
+	case OP_OWE:
+		owe(db, op);
+		break;
+	case OP_AFTER_DONE:
+		for (size_t i = 0; i < op->ranges.n; i++)
+			RUN(db, S_AFTER_DELETE, op->folder, op->ranges.v[i].lo, op->ranges.v[i].hi);
+		break;
+	case OP_COMPLETE:
+		RUN(db, S_COMPLETE, op->folder);
+		break;
+	}
+}
+
+static int exec(struct db *db, const char *text)
+{
+	return sqlite3_exec(db->sqlite, text, NULL, NULL, NULL);
+}
+
+int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
+{
+	db->error = exec(db, "BEGIN");
+	for (struct op *op = ops; op != NULL && db->error == 0; op = op->next) {
+		store_folder_done(&op->answer);		/* of an attempt before */
+		apply_one(db, op);
+	}
+	if (db->error == 0)
+		db->error = exec(db, "COMMIT");
+	if (db->error == 0)
+		return 0;
+	snprintf(ret_error, size, "%s (%s)", sqlite3_errstr(db->error), sqlite3_errmsg(db->sqlite));
+	if (!sqlite3_get_autocommit(db->sqlite))
+		exec(db, "ROLLBACK");
+	return -1;
+}
+
+/* --- opening --- */
+
+static int64_t pragma_number(sqlite3 *sqlite, const char *pragma)
+{
+	sqlite3_stmt *s = NULL;
+	int64_t n = -1;
+
+	if (sqlite3_prepare_v2(sqlite, pragma, -1, &s, NULL) == SQLITE_OK && sqlite3_step(s) == SQLITE_ROW)
+		n = sqlite3_column_int64(s, 0);
+	sqlite3_finalize(s);
+	return n;
+}
+
+static char *pragma_text(sqlite3 *sqlite, const char *pragma)
+{
+	sqlite3_stmt *s = NULL;
+	char *text = NULL;
+
+	if (sqlite3_prepare_v2(sqlite, pragma, -1, &s, NULL) == SQLITE_OK && sqlite3_step(s) == SQLITE_ROW)
+		text = xstrdup((const char *)sqlite3_column_text(s, 0));
+	sqlite3_finalize(s);
+	return text;
+}
+
+static int keep_copy(sqlite3 *sqlite, const char *path, int64_t version, char *ret_error, size_t size)
+{
+	char *copy = xasprintf("%s.schema-%lld", path, (long long)version);
+	char *statement_text = sqlite3_mprintf("VACUUM INTO %Q", copy);
+	int rc;
+
+	unlink(copy);			/* of a migration that was cut short */
+	rc = sqlite3_exec(sqlite, statement_text, NULL, NULL, NULL);
+	if (rc != SQLITE_OK)
+		snprintf(ret_error, size, "cannot keep a copy of the state as %s: %s", copy, sqlite3_errmsg(sqlite));
+	sqlite3_free(statement_text);
+	free(copy);
+	return rc == SQLITE_OK ? 0 : -1;
+}
+
+int db_migrate(sqlite3 *sqlite, const char *path, const char *const *steps, int n_steps, char *ret_error, size_t size)
+{
+	int64_t version = pragma_number(sqlite, "PRAGMA user_version");
+	char number[48];
+	int rc;
+
+	if (version == n_steps)
+		return 0;
+	if (version < 0 || version > n_steps) {
+		char *copy = xasprintf("%s.schema-%d", path, n_steps);
+
+		snprintf(ret_error, size, "%s was written by a newer mailpolld (schema %lld, this one knows %d): run that one, or put back the "
+		    "copy %s%s", path, (long long)version, n_steps, copy, access(copy, F_OK) == 0 ? "" : " (which is not there)");
+		free(copy);
+		return -1;
+	}
+	if (version > 0 && keep_copy(sqlite, path, version, ret_error, size) < 0)
+		return -1;
+	rc = sqlite3_exec(sqlite, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+	for (int64_t i = version; i < n_steps && rc == SQLITE_OK; i++)
+		rc = sqlite3_exec(sqlite, steps[i], NULL, NULL, NULL);
+	snprintf(number, sizeof(number), "PRAGMA user_version = %d", n_steps);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sqlite, number, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sqlite, "COMMIT", NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		return 0;
+	snprintf(ret_error, size, "cannot bring %s from schema %lld to %d: %s", path, (long long)version, n_steps, sqlite3_errmsg(sqlite));
+	sqlite3_exec(sqlite, "ROLLBACK", NULL, NULL, NULL);
+	return -1;
+}
+
+static int take_lock(struct db *db, const char *state_dir, char *ret_error, size_t size)
+{
+	char *path = xasprintf("%s/lock", state_dir);
+	int error = 0;
+
+	db->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (db->lock_fd < 0 || flock(db->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		error = errno;
+	if (error == EWOULDBLOCK)
+		snprintf(ret_error, size, "another mailpolld is running with state_dir %s: stop that one, or give this one its own", state_dir);
+	else if (error != 0)
+		snprintf(ret_error, size, "cannot lock %s: %s", path, strerror(error));
+	free(path);
+	return error == 0 ? 0 : -1;
+}
+
+/* Damaged, somebody else's, or not to be written: -1. */
+static int check_file(struct db *db, const char *path, char *ret_error, size_t size)
+{
+	char *mode = pragma_text(db->sqlite, "PRAGMA journal_mode = WAL"), *sound = NULL;
+	int64_t id = pragma_number(db->sqlite, "PRAGMA application_id"), version = pragma_number(db->sqlite, "PRAGMA user_version");
+	int64_t tables = pragma_number(db->sqlite, "SELECT count(*) FROM sqlite_schema");
+	int result = -1;
+
+	if (tables > 0 && mode != NULL)
+		sound = pragma_text(db->sqlite, "PRAGMA quick_check(1)");
+	if (id < 0 || version < 0 || tables < 0 || mode == NULL || (tables > 0 && (sound == NULL || strcmp(sound, "ok") != 0)))
+		snprintf(ret_error, size, "the state %s cannot be read (%s): it is not replaced; put back a copy, or move it away to begin anew",
+		    path, sound != NULL ? sound : sqlite3_errmsg(db->sqlite));
+	else if (tables > 0 && id != APPLICATION_ID)
+		snprintf(ret_error, size, "%s is not a state of mailpolld: move it away", path);
+	else if (strcmp(mode, "wal") != 0)
+		snprintf(ret_error, size, "%s cannot use a write-ahead log (%s): state_dir must be on a local file system", path, mode);
+	else
+		result = 0;
+	free(mode);
+	free(sound);
+	return result;
+}
+
+static int prepare_file(struct db *db, const char *path, char *ret_error, size_t size)
+{
+	char *made;
+
+	if (check_file(db, path, ret_error, size) < 0)
+		return -1;
+	made = xasprintf("PRAGMA synchronous = FULL; PRAGMA cache_size = -2048; PRAGMA temp_store = MEMORY;"
+	    "PRAGMA journal_size_limit = 8388608; PRAGMA application_id = %d;", APPLICATION_ID);
+	if (exec(db, made) != SQLITE_OK) {
+		snprintf(ret_error, size, "cannot write %s: %s", path, sqlite3_errmsg(db->sqlite));
+		free(made);
+		return -1;
+	}
+	free(made);
+	return db_migrate(db->sqlite, path, schema_steps, SCHEMA, ret_error, size);
+}
+
+static void read_boot_id(char *ret_id, size_t size)
+{
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+	ret_id[0] = '\0';
+	if (f == NULL)
+		return;
+	if (fgets(ret_id, (int)size, f) != NULL)
+		ret_id[strcspn(ret_id, "\n")] = '\0';
+	fclose(f);
+}
+
+static int read_instance(struct db *db)
+{
+	char *text = pragma_text(db->sqlite, "INSERT OR IGNORE INTO meta VALUES ('instance', lower(hex(randomblob(4))))");
+
+	free(text);
+	text = pragma_text(db->sqlite, "SELECT value FROM meta WHERE name = 'instance'");
+	snprintf(db->instance, sizeof(db->instance), "%s", text != NULL ? text : "");
+	free(text);
+	return strlen(db->instance) == 8 ? 0 : -1;
+}
+
+static char *column_copy(sqlite3_stmt *s, int i)
+{
+	return xstrdup((const char *)sqlite3_column_text(s, i));
+}
+
+static int read_intents(struct db *db)
+{
+	sqlite3_stmt *s = NULL;
+	int rc = sqlite3_prepare_v2(db->sqlite, "SELECT folder, uid, sink, maildir, tmp_name, new_name, settle_from, after_owed, boot, hash"
+	    " FROM intent ORDER BY folder, uid", -1, &s, NULL);
+
+	while (rc == SQLITE_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+		struct store_found_intent *i;
+
+		rc = SQLITE_OK;
+		db->found = xreallocarray(db->found, db->n_found + 1, sizeof(*i));
+		i = &db->found[db->n_found++];
+		*i = (struct store_found_intent){ .folder = sqlite3_column_int64(s, 0), .uid = (uint32_t)sqlite3_column_int64(s, 1),
+			.sink = column_copy(s, 2), .maildir = column_copy(s, 3), .tmp_name = column_copy(s, 4), .new_name = column_copy(s, 5),
+			.settle_from = (uint32_t)sqlite3_column_int64(s, 6), .after_owed = sqlite3_column_int(s, 7) != 0,
+			.this_boot = db->boot[0] != '\0' && strcmp(db->boot, (const char *)sqlite3_column_text(s, 8)) == 0 };
+		if (sqlite3_column_bytes(s, 9) == STORE_HASH_BYTES)
+			memcpy(i->hash, sqlite3_column_blob(s, 9), STORE_HASH_BYTES);
+	}
+	sqlite3_finalize(s);
+	return rc == SQLITE_DONE ? 0 : -1;
+}
+
+struct db *db_open(const char *state_dir, char *ret_error, size_t size)
+{
+	struct db *db = xcalloc(1, sizeof(*db));
+	char *path = xasprintf("%s/state.db", state_dir);
+	bool good = false;
+
+	db->lock_fd = -1;
+	read_boot_id(db->boot, sizeof(db->boot));
+	if (take_lock(db, state_dir, ret_error, size) < 0) {
+		good = false;
+	} else if (sqlite3_open_v2(path, &db->sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
+		snprintf(ret_error, size, "cannot open the state %s: %s", path, sqlite3_errmsg(db->sqlite));
+	} else if (prepare_file(db, path, ret_error, size) == 0) {
+		good = read_instance(db) == 0 && read_intents(db) == 0;
+		if (!good)
+			snprintf(ret_error, size, "cannot read the state %s: %s", path, sqlite3_errmsg(db->sqlite));
+	}
+	free(path);
+	if (!good)
+		db_close(&db);
+	return db;
+}
+
+void db_close(struct db **database)
+{
+	struct db *db = *database;
+
+	if (db == NULL)
+		return;
+	for (size_t i = 0; i < S_N; i++)
+		sqlite3_finalize(db->statements[i]);
+	sqlite3_close(db->sqlite);
+	if (db->lock_fd >= 0)
+		close(db->lock_fd);
+	for (size_t i = 0; i < db->n_found; i++) {
+		free(db->found[i].sink);
+		free(db->found[i].maildir);
+		free(db->found[i].tmp_name);
+		free(db->found[i].new_name);
+	}
+	free(db->found);
+	free(db);
+	*database = NULL;
+}
+
+const char *db_instance(const struct db *db)
+{
+	return db->instance;
+}
+
+const struct store_found_intent *db_found_intents(const struct db *db, size_t *ret_n)
+{
+	*ret_n = db->n_found;
+	return db->found;
+}

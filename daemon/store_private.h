@@ -1,0 +1,36 @@
+/* store_private.h - what the files of the store share: store.c (the queue, on the loop) and store_db.c (all SQL, on the
+ * writer's thread). Nobody else includes it, but for the store's own test. */
+#pragma once
+#include "store.h"
+
+struct sqlite3;
+struct db;
+
+enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE };
+struct op {				/* one change or question, with copies of all it needs */
+	struct op *next;
+	enum op_kind kind;
+	folder_ref folder;
+	uint32_t uid, settle_from, uidvalidity;
+	char *id, *name, *sink, *maildir, *tmp_name, *new_name;
+	uint8_t hash[STORE_HASH_BYTES];
+	bool delivered, after_owed;
+	struct ranges ranges;
+	struct store_owed owed;
+	struct store_folder answer;	/* LOAD, BEGIN */
+	store_cb *cb;
+	store_folder_cb *folder_cb;
+	void *arg;
+};
+
+/* All three block. db_open() takes the lock, checks, makes or migrates; NULL: ret_error says why not. */
+struct db *db_open(const char *state_dir, char *ret_error, size_t size);
+void db_close(struct db **);
+/* Does the ops in one transaction: all or, when the disk refuses, none (-1, ret_error). */
+int db_apply(struct db *, struct op *ops, char *ret_error, size_t size);
+const char *db_instance(const struct db *);
+const struct store_found_intent *db_found_intents(const struct db *, size_t *ret_n);
+
+/* The migration seam: steps[i] brings schema i to i + 1; steps[0] makes it. Before a migration of an older state its copy
+ * is kept as PATH.schema-N. -1: ret_error; the state is as it was. */
+int db_migrate(struct sqlite3 *, const char *path, const char *const *steps, int n_steps, char *ret_error, size_t size);
