@@ -1,0 +1,181 @@
+#include <arpa/inet.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "tls.h"
+#include "util.h"
+
+struct context {
+	struct context *next;
+	char *ca_file;			/* NULL: the system's */
+	SSL_CTX *ctx;			/* owned; its sessions hold references of their own */
+};
+struct tls {
+	struct context *contexts;
+};
+
+static int ticket_slot = -1;
+
+static void free_ticket(void *parent, void *ticket, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
+{
+	(void)parent, (void)data, (void)index, (void)argl, (void)argp;
+	SSL_SESSION_free(ticket);
+}
+
+/* The server's latest ticket replaces the one before it: a ticket is good for one connection. */
+static int on_ticket(SSL *ssl, SSL_SESSION *ticket)
+{
+	SSL_SESSION_free(SSL_get_ex_data(ssl, ticket_slot));
+	SSL_set_ex_data(ssl, ticket_slot, ticket);
+	return 1;			/* the reference is ours now */
+}
+
+struct tls *tls_new(void)
+{
+	if (ticket_slot < 0)
+		ticket_slot = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_ticket);
+	return xcalloc(1, sizeof(struct tls));
+}
+
+void tls_forget(struct tls *tls)
+{
+	while (tls->contexts != NULL) {
+		struct context *c = tls->contexts;
+
+		tls->contexts = c->next;
+		SSL_CTX_free(c->ctx);
+		free(c->ca_file);
+		free(c);
+	}
+}
+
+void tls_free(struct tls **tls)
+{
+	if (*tls == NULL)
+		return;
+	tls_forget(*tls);
+	free(*tls);
+	*tls = NULL;
+}
+
+static void first_error(char *ret_text, size_t size)
+{
+	unsigned long code = ERR_get_error();
+	const char *reason = ERR_reason_error_string(code);
+
+	if (code != 0 && ERR_SYSTEM_ERROR(code))
+		snprintf(ret_text, size, "%s", strerror(ERR_GET_REASON(code)));
+	else
+		snprintf(ret_text, size, "%s", reason != NULL ? reason : "unknown TLS error");
+	ERR_clear_error();
+}
+
+static SSL_CTX *context_new(const char *ca_file, char *ret_error, size_t size)
+{
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+	char why[128];
+
+	if (ctx == NULL) {
+		first_error(ret_error, size);
+		return NULL;
+	}
+	SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
+	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+	/* Exchange closes without close_notify (exchange-online 5.11); IMAP's own framing shows what was cut. */
+	SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
+	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);	/* an idle session holds no record buffers */
+	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+	SSL_CTX_sess_set_new_cb(ctx, on_ticket);
+	if ((ca_file != NULL ? SSL_CTX_load_verify_file(ctx, ca_file) : SSL_CTX_set_default_verify_paths(ctx)) != 1) {
+		first_error(why, sizeof(why));
+		snprintf(ret_error, size, "cannot read CA certificates from %s: %s", ca_file != NULL ? ca_file : "the system's store", why);
+		SSL_CTX_free(ctx);
+		return NULL;
+	}
+	return ctx;
+}
+
+static SSL_CTX *context_get(struct tls *tls, const char *ca_file, char *ret_error, size_t size)
+{
+	struct context *c;
+	SSL_CTX *ctx;
+
+	for (c = tls->contexts; c != NULL; c = c->next)
+		if (str_equal(c->ca_file, ca_file))
+			return c->ctx;
+	if ((ctx = context_new(ca_file, ret_error, size)) == NULL)
+		return NULL;
+	c = xcalloc(1, sizeof(*c));
+	c->ca_file = xstrdup(ca_file);
+	c->ctx = ctx;
+	c->next = tls->contexts;
+	tls->contexts = c;
+	return ctx;
+}
+
+static bool is_ip_address(const char *host)
+{
+	unsigned char buf[16];
+
+	return inet_pton(AF_INET, host, buf) == 1 || inet_pton(AF_INET6, host, buf) == 1;
+}
+
+SSL *tls_client(struct tls *tls, const char *host, const char *ca_file, SSL_SESSION *resume, char *ret_error, size_t size)
+{
+	SSL_CTX *ctx = context_get(tls, ca_file, ret_error, size);
+	SSL *ssl = ctx != NULL ? SSL_new(ctx) : NULL;
+	X509_VERIFY_PARAM *param;
+	bool ok;
+
+	if (ctx == NULL)
+		return NULL;
+	if (ssl == NULL) {
+		first_error(ret_error, size);
+		return NULL;
+	}
+	param = SSL_get0_param(ssl);
+	X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	if (is_ip_address(host))
+		ok = X509_VERIFY_PARAM_set1_ip_asc(param, host) == 1;
+	else
+		ok = X509_VERIFY_PARAM_set1_host(param, host, 0) == 1 && SSL_set_tlsext_host_name(ssl, (char *)(uintptr_t)host) == 1;
+	if (!ok) {
+		first_error(ret_error, size);
+		SSL_free(ssl);
+		return NULL;
+	}
+	if (resume != NULL)
+		SSL_set_session(ssl, resume);
+	return ssl;
+}
+
+SSL_SESSION *tls_take_session(SSL *ssl)
+{
+	SSL_SESSION *ticket = SSL_get_ex_data(ssl, ticket_slot);
+
+	SSL_set_ex_data(ssl, ticket_slot, NULL);
+	if (ticket != NULL && !SSL_SESSION_is_resumable(ticket)) {
+		SSL_SESSION_free(ticket);
+		return NULL;
+	}
+	return ticket;
+}
+
+void tls_explain(SSL *ssl, unsigned long error, bool *ret_is_certificate, char *ret_text, size_t size)
+{
+	long verify = SSL_get_verify_result(ssl);
+	const char *reason = ERR_reason_error_string(error);
+
+	*ret_is_certificate = verify != X509_V_OK;
+	if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
+		snprintf(ret_text, size, "the server's certificate is for another host name");
+	else if (verify != X509_V_OK)
+		snprintf(ret_text, size, "the server's certificate is not trusted: %s", X509_verify_cert_error_string(verify));
+	else if (error != 0)
+		snprintf(ret_text, size, "%s", reason != NULL ? reason : "unknown TLS error");
+	else
+		snprintf(ret_text, size, "connection closed");
+}

@@ -1,0 +1,21 @@
+/* tls.h - verified TLS for clients: TLS 1.2 or newer, SNI, the host's name checked. No switch turns that off. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+
+struct ssl_st; struct ssl_session_st;	/* SSL and SSL_SESSION of OpenSSL */
+struct tls;				/* contexts, one per CA file, made when first asked for */
+
+struct tls *tls_new(void);
+void tls_free(struct tls **);
+/* Forgets the contexts, so that changed CA files are read again (reload). Sessions keep theirs. */
+void tls_forget(struct tls *);
+/* A client handle for host (a name or an IP address), its CAs from ca_file (NULL: the system's). NULL: why not in
+ * ret_error. resume may be NULL: a session to resume. */
+struct ssl_st *tls_client(struct tls *, const char *host, const char *ca_file, struct ssl_session_st *resume, char *ret_error,
+    size_t size);
+/* The latest ticket of a connection, or NULL. Caller frees with SSL_SESSION_free(). */
+struct ssl_session_st *tls_take_session(struct ssl_st *);
+/* Why a handshake failed, in one line: the certificate (ret_is_certificate) or errors: the OpenSSL error queue's
+ * codes as bufferevent_get_openssl_error() gives them, 0 when none. */
+void tls_explain(struct ssl_st *, unsigned long error, bool *ret_is_certificate, char *ret_text, size_t size);

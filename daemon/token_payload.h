@@ -1,0 +1,11 @@
+/* token_payload.h - what an access token's payload shows, to make a message better and for nothing else: to its client a
+ * token is opaque (exchange-online 2.6). Whatever cannot be read is passed over in silence. Pure. */
+#pragma once
+
+struct token_payload {
+	char *object_id;		/* `oid`: the enterprise application's Object ID; NULL: not read */
+	const char *finding;		/* a static sentence: what is wrong with it for IMAP; NULL: nothing seen */
+};
+
+void token_payload_read(const char *token, struct token_payload *ret_payload);
+void token_payload_done(struct token_payload *);
