@@ -1,0 +1,816 @@
+/* The phases are one table, phase_def: what entering sends, what an untagged line, a `+` and the tagged reply mean
+ * there, how long it may last. session_enter() is the only writer of s->phase. */
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
+#include <event2/event.h>
+#include <openssl/evp.h>
+#include <openssl/ssl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "dial.h"
+#include "imap_session.h"
+#include "log.h"
+#include "tls.h"
+
+#define IDLE_END_MS 30000
+#define CAPABILITY_MAX 2048
+
+enum phase {
+	P_DIAL, P_TLS, P_GREETING, P_CAPABILITY, P_AUTH, P_AUTH_REFUSED, P_CAPABILITY_AFTER, P_READY,
+	P_COMMAND, P_IDLE_ASKED, P_IDLE, P_IDLE_END, P_LOGOUT, P_ENDED
+};
+
+struct imap_session {
+	struct event_base *base;		/* lent */
+	struct dialer *dialer;			/* lent */
+	struct imap_session_conf conf;		/* token and resume are NULL */
+	const struct imap_session_ops *ops;
+	void *arg;
+	enum phase phase;
+	msec_t phase_since_ms;
+	char *initial_response;			/* SASL's, base64; NULL once sent */
+	struct dial *dial;			/* NULL unless P_DIAL */
+	SSL *ssl;				/* the bufferevent's once it exists */
+	struct bufferevent *bev;		/* NULL before P_TLS */
+	struct imap_parser *parser;
+	bool parser_has_more;			/* an event was given; the parser may have another without new bytes */
+	bool paused;
+	bool idle_end_asked;			/* leave IDLE as soon as its `+` has come */
+	char *capabilities;			/* of the present state; NULL: not told */
+	unsigned tag;				/* number of the command under way */
+	enum imap_command command;
+	enum failure_phase where;		/* for failures of the command under way */
+	msec_t idle_ms;
+	struct imap_done done;			/* what its untagged lines have told */
+	struct event *timer, *resume_ev, *end_ev;
+	struct failure failure;			/* why it ended */
+};
+
+struct phase_def {
+	const char *name;
+	void (*enter)(struct imap_session *);
+	void (*untagged)(struct imap_session *, const struct imap_response *);
+	void (*plus)(struct imap_session *, const struct imap_response *);	/* NULL: not expected, ignored */
+	void (*tagged)(struct imap_session *, const struct imap_response *);	/* NULL: not expected, ends the session */
+	void (*timeout)(struct imap_session *);		/* NULL: ends the session */
+	unsigned seconds;			/* 0: no deadline */
+	enum failure_phase where;
+};
+static const struct phase_def phases[];
+
+static void end_with(struct imap_session *s, const struct failure *why);
+
+static void set_timer(struct imap_session *s, msec_t ms)
+{
+	struct timeval tv = clock_interval(ms);
+
+	if (ms == 0 || s->paused)
+		event_del(s->timer);
+	else
+		event_add(s->timer, &tv);
+}
+
+static msec_t phase_limit_ms(const struct imap_session *s)
+{
+	return s->phase == P_IDLE ? s->idle_ms : (msec_t)phases[s->phase].seconds * 1000;
+}
+
+static void session_enter(struct imap_session *s, enum phase next)	/* the only writer of s->phase */
+{
+	log_debug(s->conf.log, "session: %s -> %s", phases[s->phase].name, phases[next].name);
+	s->phase = next;
+	s->phase_since_ms = clock_now_ms();
+	set_timer(s, phase_limit_ms(s));
+	if (phases[next].enter != NULL)
+		phases[next].enter(s);
+}
+
+static enum failure_phase where(const struct imap_session *s)
+{
+	return s->phase == P_COMMAND ? s->where : phases[s->phase].where;
+}
+
+/* Safe anywhere, once: the owner hears of it from the loop. */
+static void end_with(struct imap_session *s, const struct failure *why)
+{
+	if (s->phase == P_ENDED)
+		return;
+	s->failure = *why;
+	if (s->bev != NULL)
+		bufferevent_disable(s->bev, EV_READ | EV_WRITE);
+	dial_cancel(&s->dial);
+	session_enter(s, P_ENDED);
+	event_active(s->end_ev, 0, 0);
+}
+
+static void end_by_network(struct imap_session *s, bool is_certificate, const char *what)
+{
+	struct failure why;
+
+	failure_from_network(&why, where(s), is_certificate, what, s->conf.subject);
+	end_with(s, &why);
+}
+
+static void end_by_answer(struct imap_session *s, enum failure_answer answer, const struct imap_response *r)
+{
+	struct failure why;
+
+	failure_from_imap(&why, where(s), answer, r->code, r->text, s->conf.subject);
+	end_with(s, &why);
+}
+
+static void end_by_protocol(struct imap_session *s, const char *what, const char *text)
+{
+	struct failure why;
+	char shown[81];
+
+	printable(shown, sizeof(shown), text, strlen(text));
+	failure_set(&why, FAIL_WAIT, SCHEDULE_NETWORK, "protocol", NULL, "%s while %s: %s", what, phases[s->phase].name, shown);
+	end_with(s, &why);
+}
+
+/* --- sending --- */
+
+static void send_line(struct imap_session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void send_line(struct imap_session *s, const char *fmt, ...)
+{
+	struct evbuffer *out = bufferevent_get_output(s->bev);
+	va_list args;
+
+	va_start(args, fmt);
+	evbuffer_add_vprintf(out, fmt, args);
+	va_end(args);
+	evbuffer_add(out, "\r\n", 2);
+}
+
+static void wipe_sent(const void *data, size_t len, void *arg)
+{
+	(void)data;
+	explicit_bzero(arg, len);
+	free(arg);
+}
+
+/* The secret's only copy outside TLS is this buffer, wiped when it has been written. */
+static void send_secret(struct imap_session *s, const char *prefix)
+{
+	size_t len = strlen(prefix) + strlen(s->initial_response) + 2;
+	char *line = xmalloc(len + 1);
+
+	snprintf(line, len + 1, "%s%s\r\n", prefix, s->initial_response);
+	secret_free(&s->initial_response);
+	evbuffer_add_reference(bufferevent_get_output(s->bev), line, len, wipe_sent, line);
+}
+
+static void begin_command(struct imap_session *s, enum imap_command command, enum failure_phase phase)
+{
+	s->tag++;
+	s->command = command;
+	s->where = phase;
+	s->done = (struct imap_done){ .command = command };
+}
+
+static void command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...) PRINTF_LIKE(4, 5);
+static void command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...)
+{
+	struct evbuffer *out = bufferevent_get_output(s->bev);
+	va_list args;
+
+	begin_command(s, kind, phase);
+	session_enter(s, P_COMMAND);
+	evbuffer_add_printf(out, "A%u ", s->tag);
+	va_start(args, fmt);
+	evbuffer_add_vprintf(out, fmt, args);
+	va_end(args);
+	evbuffer_add(out, "\r\n", 2);
+}
+
+/* --- signing in --- */
+
+static char *make_initial_response(const char *address, const char *token)
+{
+	char *plain = xasprintf("user=%s\001auth=Bearer %s\001\001", address, token);
+	size_t len = strlen(plain);
+	char *base64 = xmalloc((len + 2) / 3 * 4 + 1);
+
+	EVP_EncodeBlock((unsigned char *)base64, (const unsigned char *)plain, (int)len);
+	secret_free(&plain);
+	return base64;
+}
+
+static void enter_capability(struct imap_session *s)
+{
+	s->tag++;
+	send_line(s, "A%u CAPABILITY", s->tag);
+}
+
+static void keep_capabilities(struct imap_session *s, const char *list)
+{
+	free(s->capabilities);
+	s->capabilities = xstrndup(list, CAPABILITY_MAX);
+}
+
+static void on_greeting(struct imap_session *s, const struct imap_response *r)
+{
+	if (r->kind != IMAP_STATUS_LINE)
+		return;
+	if (r->status != IMAP_OK) {
+		end_by_protocol(s, "unexpected greeting", r->text);
+		return;
+	}
+	log_debug(s->conf.log, "greeting: %.200s", r->text);	/* names the front end (exchange-online 4.1) */
+	session_enter(s, P_CAPABILITY);
+}
+
+static void on_capability(struct imap_session *s, const struct imap_response *r)
+{
+	if (r->kind == IMAP_CAPABILITY)
+		keep_capabilities(s, r->text);
+	else if (r->code != NULL && strcmp(r->code, "CAPABILITY") == 0)
+		keep_capabilities(s, r->code_args);
+}
+
+static void on_capability_done(struct imap_session *s, const struct imap_response *r)
+{
+	struct failure why;
+
+	if (r->status != IMAP_OK || s->capabilities == NULL) {
+		end_by_answer(s, r->status == IMAP_BAD ? ANSWER_BAD : ANSWER_NO, r);
+	} else if (s->phase == P_CAPABILITY_AFTER) {
+		session_enter(s, P_READY);
+		s->ops->on_ready(s->arg);
+	} else if (!imap_capability_has(s->capabilities, "AUTH=XOAUTH2")) {
+		failure_set(&why, FAIL_ADMIN, SCHEDULE_REFUSED, "no-xoauth2", "The server does not offer XOAUTH2: check host and port.",
+		    "server offers no AUTH=XOAUTH2");
+		end_with(s, &why);
+	} else {
+		s->ops->on_authenticating(s->arg);
+		session_enter(s, P_AUTH);
+	}
+}
+
+static void enter_auth(struct imap_session *s)
+{
+	char prefix[48];
+
+	s->tag++;
+	if (imap_capability_has(s->capabilities, "SASL-IR")) {
+		snprintf(prefix, sizeof(prefix), "A%u AUTHENTICATE XOAUTH2 ", s->tag);
+		send_secret(s, prefix);
+	} else {
+		send_line(s, "A%u AUTHENTICATE XOAUTH2", s->tag);
+	}
+}
+
+/* A `+` asks for the response in the two-step form; after it was sent it is a failure that the mechanism wants
+ * answered with an empty line (exchange-online 4.2). */
+static void on_auth_plus(struct imap_session *s, const struct imap_response *r)
+{
+	char reason[1024] = "", shown[sizeof(reason)];
+	size_t len = strlen(r->text);
+	int n;
+
+	if (s->initial_response != NULL) {
+		send_secret(s, "");
+		return;
+	}
+	if (len <= sizeof(reason) && (n = EVP_DecodeBlock((unsigned char *)reason, (const unsigned char *)r->text, (int)len)) > 0) {
+		printable(shown, sizeof(shown), reason, (size_t)n < sizeof(reason) ? (size_t)n : sizeof(reason) - 1);
+		log_info(s->conf.log, "the server says of the refused sign-in: %s", shown);
+	}
+	send_line(s, "%s", "");
+	session_enter(s, P_AUTH_REFUSED);
+}
+
+static void on_auth_done(struct imap_session *s, const struct imap_response *r)
+{
+	if (r->status != IMAP_OK || s->phase == P_AUTH_REFUSED) {
+		end_by_answer(s, r->status == IMAP_BAD ? ANSWER_BAD : ANSWER_NO, r);
+		return;
+	}
+	free(s->capabilities);		/* those of before the login do not count any more */
+	s->capabilities = NULL;
+	if (r->code != NULL && strcmp(r->code, "CAPABILITY") == 0) {
+		keep_capabilities(s, r->code_args);
+		session_enter(s, P_READY);
+		s->ops->on_ready(s->arg);
+	} else {
+		session_enter(s, P_CAPABILITY_AFTER);
+	}
+}
+
+/* --- commands --- */
+
+static void on_command_line(struct imap_session *s, const struct imap_response *r)
+{
+	switch (r->kind) {
+	case IMAP_STATUS_LINE:
+		if (s->command != COMMAND_SELECT || r->code == NULL || !r->has_code_number)
+			break;
+		if (strcmp(r->code, "UIDVALIDITY") == 0)
+			s->done.uidvalidity = r->code_number;
+		else if (strcmp(r->code, "UIDNEXT") == 0)
+			s->done.uidnext = r->code_number;
+		break;
+	case IMAP_EXISTS:
+		s->done.exists = r->number;
+		s->ops->on_exists(s->arg, r->number);
+		break;
+	case IMAP_MAILBOX_STATUS:
+		s->done.status = r->mailbox;
+		break;
+	case IMAP_FETCH:
+		s->ops->on_fetched(s->arg, &r->fetch);
+		break;
+	default:
+		break;
+	}
+}
+
+static void on_command_done(struct imap_session *s, const struct imap_response *r)
+{
+	struct failure why;
+	struct imap_done done;
+
+	if (r->status == IMAP_BAD) {		/* the connection's state is doubtful: no more commands (exchange-online 0.3) */
+		end_by_answer(s, ANSWER_BAD, r);
+		return;
+	}
+	if (r->status == IMAP_NO) {
+		failure_from_imap(&why, s->where, ANSWER_NO, r->code, r->text, s->conf.subject);
+		s->done.failure = &why;
+	}
+	s->done.ok = r->status == IMAP_OK;
+	done = s->done;
+	session_enter(s, P_READY);
+	s->ops->on_done(s->arg, &done);
+}
+
+static void on_idle_plus(struct imap_session *s, const struct imap_response *r)
+{
+	(void)r;
+	session_enter(s, P_IDLE);
+	if (s->idle_end_asked)
+		session_enter(s, P_IDLE_END);
+}
+
+static void on_idle_timeout(struct imap_session *s)
+{
+	session_enter(s, P_IDLE_END);
+}
+
+static void enter_idle_end(struct imap_session *s)
+{
+	send_line(s, "DONE");
+}
+
+static void enter_logout(struct imap_session *s)
+{
+	s->tag++;
+	send_line(s, "A%u LOGOUT", s->tag);
+}
+
+static void on_logout_done(struct imap_session *s, const struct imap_response *r)
+{
+	(void)r;
+	imap_session_abandon(s);
+}
+
+static void on_logout_timeout(struct imap_session *s)
+{
+	on_logout_done(s, NULL);
+}
+
+static const struct phase_def phases[] = {
+	/* name, on entry, untagged line, `+`, tagged reply, on timeout, seconds, where (for failures) */
+	[P_DIAL]             = { "connecting", NULL, NULL, NULL, NULL, NULL, 60, PHASE_CONNECT },
+	[P_TLS]              = { "negotiating TLS", NULL, NULL, NULL, NULL, NULL, 30, PHASE_TLS },
+	[P_GREETING]         = { "awaiting the greeting", NULL, on_greeting, NULL, NULL, NULL, 30, PHASE_GREETING },
+	[P_CAPABILITY]       = { "asking capabilities", enter_capability, on_capability, NULL, on_capability_done, NULL, 30, PHASE_CAPABILITY },
+	[P_AUTH]             = { "authenticating", enter_auth, on_capability, on_auth_plus, on_auth_done, NULL, 60, PHASE_AUTHENTICATE },
+	[P_AUTH_REFUSED]     = { "hearing the refusal", NULL, NULL, NULL, on_auth_done, NULL, 60, PHASE_AUTHENTICATE },
+	[P_CAPABILITY_AFTER] = { "asking capabilities again", enter_capability, on_capability, NULL, on_capability_done, NULL, 60, PHASE_OPEN },
+	[P_READY]            = { "between commands", NULL, on_command_line, NULL, NULL, NULL, 0, PHASE_OTHER },
+	[P_COMMAND]          = { "in a command", NULL, on_command_line, NULL, on_command_done, NULL, 120, PHASE_OTHER },
+	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_IDLE },
+	[P_IDLE]             = { "idling", NULL, on_command_line, NULL, on_command_done, on_idle_timeout, 0, PHASE_IDLE },
+	[P_IDLE_END]         = { "leaving IDLE", enter_idle_end, on_command_line, NULL, on_command_done, NULL, IDLE_END_MS / 1000, PHASE_IDLE },
+	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 5, PHASE_LOGOUT },
+	[P_ENDED]            = { "ended", NULL, NULL, NULL, NULL, NULL, 0, PHASE_OTHER },
+};
+
+/* --- receiving --- */
+
+static void on_stray(struct imap_session *s, const struct imap_response *r)
+{
+	struct failure why;
+
+	/* An unstarred "Server Unavailable. 15" is an answer (exchange-online 5.4); other stray lines are noise (4.7). */
+	failure_from_imap(&why, where(s), ANSWER_STRAY, NULL, r->text, s->conf.subject);
+	if (why.fail != FAIL_NONE)
+		end_with(s, &why);
+}
+
+static void on_response(struct imap_session *s, const struct imap_response *r)
+{
+	const struct phase_def *phase = &phases[s->phase];
+	char expected[16];
+
+	switch (r->kind) {
+	case IMAP_TAGGED:
+		snprintf(expected, sizeof(expected), "A%u", s->tag);
+		if (phase->tagged == NULL || strcmp(r->tag, expected) != 0)
+			end_by_protocol(s, "a tagged reply that nothing asked for", r->tag);
+		else
+			phase->tagged(s, r);
+		break;
+	case IMAP_CONTINUE:
+		if (phase->plus != NULL)
+			phase->plus(s, r);
+		break;
+	case IMAP_STRAY:
+		on_stray(s, r);
+		break;
+	case IMAP_STATUS_LINE:
+		if (r->status == IMAP_BYE && s->phase != P_LOGOUT) {
+			end_by_answer(s, ANSWER_BYE, r);
+			break;
+		}
+		/* fall through */
+	default:
+		if (phase->untagged != NULL)
+			phase->untagged(s, r);
+	}
+}
+
+static bool fetching(const struct imap_session *s)
+{
+	return s->phase == P_COMMAND && s->command == COMMAND_FETCH;
+}
+
+static void on_body_bytes(struct imap_session *s, struct evbuffer *in, const struct imap_event *ev, size_t used)
+{
+	struct evbuffer *copy;
+
+	if (!fetching(s)) {
+		evbuffer_drain(in, used);
+	} else if (ev->body_in_place) {
+		s->ops->on_body(s->arg, in, used);
+	} else {			/* a quoted string: bounded by the parser's line */
+		evbuffer_drain(in, used);
+		copy = evbuffer_new();
+		evbuffer_add(copy, ev->body, ev->body_len);
+		s->ops->on_body(s->arg, copy, ev->body_len);
+		evbuffer_free(copy);
+	}
+}
+
+/* Hands one push to the parser; false when all there is has been taken. */
+static bool read_some(struct imap_session *s, struct evbuffer *in)
+{
+	struct evbuffer_iovec chunk = { NULL, 0 };
+	struct imap_event ev;
+	size_t used;
+
+	if (evbuffer_peek(in, -1, NULL, &chunk, 1) < 1 && !s->parser_has_more)
+		return false;
+	used = imap_parser_push(s->parser, chunk.iov_base, chunk.iov_len, &ev);
+	s->parser_has_more = ev.what != IMAP_MORE;
+	if (ev.what == IMAP_BODY) {
+		on_body_bytes(s, in, &ev, used);
+		return true;
+	}
+	evbuffer_drain(in, used);
+	switch (ev.what) {
+	case IMAP_RESPONSE:
+		on_response(s, ev.response);
+		break;
+	case IMAP_NUMBERS:
+		if (s->phase == P_COMMAND && s->command == COMMAND_SEARCH)
+			s->ops->on_uids(s->arg, ev.lo, ev.hi);
+		break;
+	case IMAP_BODY_START:
+		if (fetching(s))
+			s->ops->on_body_start(s->arg, ev.section, ev.uid, ev.size_bytes);
+		break;
+	case IMAP_BROKEN:
+		end_by_protocol(s, "the server's answer cannot be read", ev.error);
+		break;
+	default:
+		break;
+	}
+	return true;
+}
+
+static void read_all(struct imap_session *s)
+{
+	struct evbuffer *in = bufferevent_get_input(s->bev);
+
+	if (s->phase == P_COMMAND)
+		set_timer(s, phase_limit_ms(s));	/* the peer lives: the deadline is for silence */
+	while (s->phase != P_ENDED && !s->paused && read_some(s, in))
+		;
+}
+
+static void on_readable(struct bufferevent *bev, void *arg)
+{
+	(void)bev;
+	read_all(arg);
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+	struct imap_session *s = arg;
+
+	(void)fd, (void)what;
+	if (s->phase != P_ENDED && !s->paused)
+		read_all(s);
+}
+
+static void on_bev_event(struct bufferevent *bev, short what, void *arg)
+{
+	struct imap_session *s = arg;
+	int error = errno;
+	unsigned long tls_error = bufferevent_get_openssl_error(bev);
+	bool is_certificate = false;
+	char text[160];
+
+	if (what & BEV_EVENT_CONNECTED) {
+		session_enter(s, P_GREETING);
+		return;
+	}
+	if (what & BEV_EVENT_EOF)
+		read_all(s);			/* what came before it counts, a BYE above all */
+	if (s->phase == P_LOGOUT)
+		on_logout_done(s, NULL);
+	else if (s->phase == P_TLS || tls_error != 0)
+		tls_explain(s->ssl, tls_error, &is_certificate, text, sizeof(text));
+	else if ((what & BEV_EVENT_ERROR) && error != 0)
+		snprintf(text, sizeof(text), "%s", strerror(error));
+	else
+		snprintf(text, sizeof(text), "connection closed by the server");
+	if (s->phase != P_ENDED)
+		end_by_network(s, is_certificate, text);
+}
+
+static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *error)
+{
+	struct imap_session *s = arg;
+	struct failure why;
+
+	s->dial = NULL;
+	if (fd < 0) {
+		failure_from_network(&why, phase, false, error, s->conf.subject);
+		end_with(s, &why);
+		return;
+	}
+	s->bev = bufferevent_openssl_socket_new(s->base, fd, s->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
+	bufferevent_openssl_set_allow_dirty_shutdown(s->bev, 1);
+	bufferevent_setcb(s->bev, on_readable, NULL, on_bev_event, s);
+	bufferevent_enable(s->bev, EV_READ | EV_WRITE);
+	session_enter(s, P_TLS);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct imap_session *s = arg;
+	char text[96];
+
+	(void)fd, (void)what;
+	if (phases[s->phase].timeout != NULL) {
+		phases[s->phase].timeout(s);
+		return;
+	}
+	snprintf(text, sizeof(text), "timed out while %s", phases[s->phase].name);
+	end_by_network(s, false, text);
+}
+
+static void on_end_event(evutil_socket_t fd, short what, void *arg)
+{
+	struct imap_session *s = arg;
+
+	(void)fd, (void)what;
+	s->ops->on_end(s->arg, &s->failure);
+}
+
+/* --- life --- */
+
+struct imap_session *imap_session_new(struct event_base *base, struct dialer *dialer, struct tls *tls,
+    const struct imap_session_conf *conf, const struct imap_session_ops *ops, void *arg)
+{
+	struct imap_session *s = xcalloc(1, sizeof(*s));
+	struct failure why;
+	char error[160];
+
+	s->base = base;
+	s->dialer = dialer;
+	s->conf = *conf;
+	s->conf.token = NULL;
+	s->conf.resume = NULL;
+	s->ops = ops;
+	s->arg = arg;
+	s->initial_response = make_initial_response(conf->address, conf->token);
+	s->parser = imap_parser_new();
+	s->timer = evtimer_new(base, on_timer, s);
+	s->resume_ev = event_new(base, -1, 0, on_resume, s);
+	s->end_ev = event_new(base, -1, 0, on_end_event, s);
+	s->ssl = tls_client(tls, conf->host, conf->ca_file, conf->resume, error, sizeof(error));
+	session_enter(s, P_DIAL);
+	if (s->ssl != NULL) {
+		s->dial = dial_start(dialer, conf->host, conf->port, on_dialed, s);
+	} else {
+		failure_set(&why, FAIL_ADMIN, SCHEDULE_REFUSED, "ca-file", "Correct ca_file in the configuration.", "%s", error);
+		end_with(s, &why);
+	}
+	return s;
+}
+
+void imap_session_free(struct imap_session **session, struct ssl_session_st **ret_resume)
+{
+	struct imap_session *s = *session;
+
+	if (ret_resume != NULL)
+		*ret_resume = NULL;
+	if (s == NULL)
+		return;
+	dial_cancel(&s->dial);
+	if (s->bev != NULL) {
+		if (SSL_is_init_finished(s->ssl)) {
+			SSL_shutdown(s->ssl);	/* close_notify: without it the session could not be resumed */
+			if (ret_resume != NULL)
+				*ret_resume = tls_take_session(s->ssl);
+		}
+		bufferevent_free(s->bev);	/* frees ssl */
+	} else {
+		SSL_free(s->ssl);
+	}
+	imap_parser_free(&s->parser);
+	event_free(s->timer);
+	event_free(s->resume_ev);
+	event_free(s->end_ev);
+	secret_free(&s->initial_response);
+	free(s->capabilities);
+	free(s);
+	*session = NULL;
+}
+
+void imap_session_abandon(struct imap_session *s)
+{
+	static const struct failure none;
+
+	end_with(s, &none);
+}
+
+bool imap_session_can(const struct imap_session *s, const char *capability)
+{
+	return s->capabilities != NULL && imap_capability_has(s->capabilities, capability);
+}
+
+bool imap_session_is_ready(const struct imap_session *s)
+{
+	return s->phase == P_READY;
+}
+
+bool imap_session_is_idling(const struct imap_session *s)
+{
+	return s->phase == P_IDLE_ASKED || s->phase == P_IDLE;
+}
+
+msec_t imap_session_since_ms(const struct imap_session *s)
+{
+	return s->phase_since_ms;
+}
+
+void imap_session_pause(struct imap_session *s)
+{
+	if (s->paused || s->bev == NULL || s->phase == P_ENDED)
+		return;
+	s->paused = true;
+	event_del(s->timer);
+	bufferevent_disable(s->bev, EV_READ);
+}
+
+void imap_session_resume(struct imap_session *s)
+{
+	if (!s->paused || s->phase == P_ENDED)
+		return;
+	s->paused = false;
+	set_timer(s, phase_limit_ms(s));
+	bufferevent_enable(s->bev, EV_READ);
+	event_active(s->resume_ev, 0, 0);	/* what was read before the pause waits in the buffer */
+}
+
+/* --- the commands --- */
+
+static void command_on_folder(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *before,
+    const char *folder, const char *after)
+{
+	char *quoted = imap_quote_mailbox(folder);	/* valid: the configuration checked it */
+
+	command(s, kind, phase, "%s %s%s", before, quoted != NULL ? quoted : "\"\"", after);
+	free(quoted);
+}
+
+static void command_on_uids(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *before,
+    const struct ranges *uids, const char *after)
+{
+	char set[IMAP_SET_MAX + 1];
+
+	ranges_format(uids, set, sizeof(set));
+	command(s, kind, phase, "%s %s%s", before, set, after);
+}
+
+void imap_session_select(struct imap_session *s, const char *folder)
+{
+	command_on_folder(s, COMMAND_SELECT, PHASE_OPEN, "SELECT", folder, "");
+}
+
+void imap_session_status(struct imap_session *s, const char *folder)
+{
+	command_on_folder(s, COMMAND_STATUS, PHASE_OPEN, "STATUS", folder, " (MESSAGES UIDNEXT UIDVALIDITY)");
+}
+
+void imap_session_search_from(struct imap_session *s, uint32_t uid)
+{
+	command(s, COMMAND_SEARCH, PHASE_OTHER, "UID SEARCH UID %u:*", uid);
+}
+
+void imap_session_search_since(struct imap_session *s, int year, int month, int day)
+{
+	static const char *const months[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
+
+	command(s, COMMAND_SEARCH, PHASE_OTHER, "UID SEARCH SINCE %d-%s-%d", day, months[(month - 1) % 12], year);
+}
+
+void imap_session_fetch_sizes(struct imap_session *s, const struct ranges *uids)
+{
+	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID RFC822.SIZE)");
+}
+
+void imap_session_fetch(struct imap_session *s, const struct ranges *uids)
+{
+	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])");
+}
+
+void imap_session_add_flag(struct imap_session *s, const struct ranges *uids, const char *flag)
+{
+	char after[48];
+
+	/* not +FLAGS.SILENT, which Exchange has refused (exchange-online 4.7) */
+	snprintf(after, sizeof(after), " +FLAGS (%s)", flag);
+	command_on_uids(s, COMMAND_STORE, PHASE_OTHER, "UID STORE", uids, after);
+}
+
+static void command_to_folder(struct imap_session *s, enum imap_command kind, const char *verb, const struct ranges *uids,
+    const char *folder)
+{
+	char *quoted = imap_quote_mailbox(folder), *after = xasprintf(" %s", quoted != NULL ? quoted : "\"\"");
+
+	command_on_uids(s, kind, PHASE_OTHER, verb, uids, after);
+	free(after);
+	free(quoted);
+}
+
+void imap_session_copy(struct imap_session *s, const struct ranges *uids, const char *folder)
+{
+	command_to_folder(s, COMMAND_COPY, "UID COPY", uids, folder);
+}
+
+void imap_session_move(struct imap_session *s, const struct ranges *uids, const char *folder)
+{
+	command_to_folder(s, COMMAND_MOVE, "UID MOVE", uids, folder);
+}
+
+void imap_session_expunge(struct imap_session *s, const struct ranges *uids)
+{
+	command_on_uids(s, COMMAND_EXPUNGE, PHASE_OTHER, "UID EXPUNGE", uids, "");
+}
+
+void imap_session_idle(struct imap_session *s, msec_t at_most_ms)
+{
+	begin_command(s, COMMAND_IDLE, PHASE_IDLE);
+	s->idle_ms = at_most_ms > 0 ? at_most_ms : 1;
+	s->idle_end_asked = false;
+	session_enter(s, P_IDLE_ASKED);
+	send_line(s, "A%u IDLE", s->tag);
+}
+
+void imap_session_leave_idle(struct imap_session *s)
+{
+	if (s->phase == P_IDLE)
+		session_enter(s, P_IDLE_END);
+	else if (s->phase == P_IDLE_ASKED)
+		s->idle_end_asked = true;	/* DONE before the `+` would be BAD (exchange-online 4.8) */
+}
+
+void imap_session_unselect(struct imap_session *s)
+{
+	command(s, COMMAND_UNSELECT, PHASE_OTHER, "UNSELECT");
+}
+
+void imap_session_logout(struct imap_session *s)
+{
+	session_enter(s, P_LOGOUT);
+}
