@@ -1,0 +1,118 @@
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "message.h"
+#include "util.h"
+
+#define HEADER_MAX (256 * 1024)
+
+static const char wanted[] = "message-id:";
+
+static void value_add(struct header_scan *h, char c)
+{
+	if (c == '\r' || c == '\n' || (h->value_len == 0 && (c == ' ' || c == '\t')) || h->value_len == MESSAGE_ID_MAX)
+		return;
+	if (h->value_len == h->value_room) {
+		h->value_room = h->value_room == 0 ? 80 : 2 * h->value_room;
+		h->value = xreallocarray(h->value, h->value_room, 1);
+	}
+	h->value[h->value_len++] = c;
+}
+
+/* The first character of a line tells whether the field goes on (folded), the header ends, or a field begins. */
+static void scan_line_start(struct header_scan *h, char c)
+{
+	if (c == ' ' || c == '\t')
+		return;
+	if (h->at == SCAN_VALUE || c == '\r' || c == '\n')
+		h->at = SCAN_OVER;
+	else
+		h->at = SCAN_NAME;
+	h->name_len = 0;
+}
+
+static void scan_name(struct header_scan *h, char c)
+{
+	char lower = c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c;
+
+	if (lower == wanted[h->name_len])
+		h->name_len++;
+	else if (!((c == ' ' || c == '\t') && wanted[h->name_len] == ':'))	/* obsolete form: blanks before the colon */
+		h->at = SCAN_OTHER;
+	if (wanted[h->name_len] == '\0')
+		h->at = SCAN_VALUE;
+}
+
+void header_scan(struct header_scan *h, const uint8_t *data, size_t len)
+{
+	if (h->seen_bytes == 0)
+		h->line_start = true;
+	for (size_t i = 0; i < len && h->at != SCAN_OVER; i++) {
+		char c = (char)data[i];
+
+		if (++h->seen_bytes > HEADER_MAX) {
+			h->at = SCAN_OVER;
+			break;
+		}
+		if (h->line_start)
+			scan_line_start(h, c);
+		h->line_start = c == '\n';
+		if (h->at == SCAN_NAME)
+			scan_name(h, c);
+		else if (h->at == SCAN_VALUE)
+			value_add(h, c);
+	}
+}
+
+void header_scan_done(struct header_scan *h)
+{
+	free(h->value);
+	*h = (struct header_scan){ 0 };
+}
+
+char *message_key(const char *id, const char *folder, uint32_t uidvalidity, uint32_t uid)
+{
+	char *plain = xasprintf("%s/%s/%u/%u", id, folder, uidvalidity, uid), *key = percent_encode(plain, "");
+
+	free(plain);
+	return key;
+}
+
+void message_key_digest(const char *key, char ret_hex[static KEY_DIGEST_HEX + 1])
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+
+	EVP_Digest(key, strlen(key), digest, NULL, EVP_sha256(), NULL);
+	hex_encode(digest, KEY_DIGEST_HEX / 2, ret_hex);
+}
+
+void message_hash(const char *message_id, size_t len, int64_t internaldate_s, uint8_t ret_hash[static STORE_HASH_BYTES])
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	char text[MESSAGE_ID_MAX + 32];
+	int n;
+
+	while (len > 0 && (message_id[len - 1] == ' ' || message_id[len - 1] == '\t'))
+		len--;
+	memset(ret_hash, 0, STORE_HASH_BYTES);
+	if (len == 0 || len > MESSAGE_ID_MAX)
+		return;
+	n = snprintf(text, 32, "%lld\n", (long long)internaldate_s);
+	memcpy(text + n, message_id, len);
+	EVP_Digest(text, (size_t)n + len, digest, NULL, EVP_sha256(), NULL);
+	memcpy(ret_hash, digest, STORE_HASH_BYTES);
+}
+
+void message_free(struct message **message)
+{
+	struct message *m = *message;
+
+	if (m == NULL)
+		return;
+	free(m->key);
+	free(m->path);
+	free(m);
+	*message = NULL;
+}

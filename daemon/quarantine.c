@@ -1,0 +1,212 @@
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "config.h"
+#include "log.h"
+#include "quarantine.h"
+#include "util.h"
+#include "volume.h"
+#include "workers.h"
+
+#define NAME_BYTES_MAX 240		/* of a file's name without its suffix; a longer KEY is cut and named by its digest */
+
+/* KEY without the UIDVALIDITY and UID: what a folder's messages have in common. */
+struct count { struct count *next; uint64_t n; char folder_key[]; };
+struct quarantine_counts { struct count *list; };
+
+struct quarantine_job {
+	struct job job;
+	struct quarantine_counts *counts;	/* for done() only */
+	quarantine_cb *cb;
+	void *arg;
+	char *dir, *from, *name, *json, *key;
+	int error;
+};
+
+static int write_durably(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), error = 0;
+	size_t len = strlen(text), done = 0;
+
+	if (fd < 0)
+		return errno;
+	while (done < len && error == 0) {
+		ssize_t n = write(fd, text + done, len - done);
+
+		if (n >= 0)
+			done += (size_t)n;
+		else if (errno != EINTR)
+			error = errno;
+	}
+	if (error == 0 && fsync(fd) < 0)
+		error = errno;
+	close(fd);
+	return error;
+}
+
+static int flush(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), error;
+
+	if (fd < 0)
+		return errno;
+	error = fsync(fd) < 0 ? errno : 0;
+	close(fd);
+	return error;
+}
+
+/* The JSON first: an .eml that stands there has its reason beside it. */
+static void work_quarantine(struct job *job)
+{
+	struct quarantine_job *q = (struct quarantine_job *)job;
+	char *eml = xasprintf("%s/%s.eml", q->dir, q->name), *json = xasprintf("%s/%s.json", q->dir, q->name);
+
+	if ((q->error = write_durably(json, q->json)) == 0 && (q->error = flush(q->from)) == 0) {
+		if (rename(q->from, eml) < 0)
+			q->error = errno;
+		else if ((q->error = flush(q->dir)) != 0 && rename(eml, q->from) < 0)
+			log_error(NULL, "%s could not be moved back: %s", eml, strerror(errno));
+	}
+	free(eml);
+	free(json);
+}
+
+static struct count *count_of(struct quarantine_counts *counts, const char *folder_key)
+{
+	struct count *c;
+
+	for (c = counts->list; c != NULL && strcmp(c->folder_key, folder_key) != 0; c = c->next)
+		;
+	if (c == NULL) {
+		c = xcalloc(1, sizeof(*c) + strlen(folder_key) + 1);
+		strcpy(c->folder_key, folder_key);
+		c->next = counts->list;
+		counts->list = c;
+	}
+	return c;
+}
+
+/* Counts a KEY, of which two parts are cut off; "%2F" is how a KEY writes its slashes. */
+static void count_key(struct quarantine_counts *counts, const char *key)
+{
+	char *folder_key = xstrdup(key), *cut = NULL;
+
+	for (int part = 0; part < 2; part++) {
+		cut = NULL;
+		for (char *p = strstr(folder_key, "%2F"); p != NULL; p = strstr(p + 1, "%2F"))
+			cut = p;
+		if (cut != NULL)
+			*cut = '\0';
+	}
+	if (cut != NULL)
+		count_of(counts, folder_key)->n++;
+	free(folder_key);
+}
+
+static void done_quarantine(struct job *job)
+{
+	struct quarantine_job *q = (struct quarantine_job *)job;
+
+	if (q->error == 0)
+		count_key(q->counts, q->key);
+	q->cb(q->arg, q->error);
+	free(q->dir);
+	free(q->from);
+	free(q->name);
+	free(q->key);
+	free(q->json);
+	free(q);
+}
+
+static char *describe(const struct message *m, const char *sink, const char *reason)
+{
+	char now[RFC3339_SIZE], received[RFC3339_SIZE];
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s*, s:s, s:I}", "key", m->key, "id", m->mailbox->id,
+	    "address", m->mailbox->address, "folder", m->folder, "uidvalidity", (json_int_t)m->uidvalidity, "uid", (json_int_t)m->uid,
+	    "size", (json_int_t)m->size_bytes, "internaldate", rfc3339(m->internaldate_s, received), "sink", sink, "reason", reason,
+	    "quarantined_at", rfc3339(clock_wall_s(), now), "attempts", (json_int_t)m->attempts);
+	char *text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
+
+	json_decref(o);
+	return text != NULL ? text : xstrdup("{}");
+}
+
+void quarantine_add(const struct sink_env *env, const struct message *m, const char *sink, const char *reason, quarantine_cb *cb, void *arg)
+{
+	struct quarantine_job *q = xcalloc(1, sizeof(*q));
+	char digest[KEY_DIGEST_HEX + 1];
+
+	q->job.work = work_quarantine;
+	q->job.done = done_quarantine;
+	q->counts = env->quarantined;
+	q->cb = cb;
+	q->arg = arg;
+	q->dir = xasprintf("%s/quarantine", env->state_dir);
+	q->from = xstrdup(m->path);
+	q->key = xstrdup(m->key);
+	if (strlen(m->key) <= NAME_BYTES_MAX) {
+		q->name = xstrdup(m->key);
+	} else {
+		message_key_digest(m->key, digest);
+		q->name = xasprintf("%.200s~%s", m->key, digest);
+	}
+	q->json = describe(m, sink, reason);
+	lane_submit(volume_lane(m->volume), &q->job);
+}
+
+struct quarantine_counts *quarantine_scan(const char *state_dir)
+{
+	struct quarantine_counts *counts = xcalloc(1, sizeof(*counts));
+	char *path = xasprintf("%s/quarantine", state_dir);
+	struct dirent *entry;
+	DIR *dir;
+
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		log_error(NULL, "cannot make %s: %s", path, strerror(errno));
+	dir = opendir(path);
+	while (dir != NULL && (entry = readdir(dir)) != NULL) {
+		if (!str_ends_with(entry->d_name, ".eml"))
+			continue;
+		entry->d_name[strlen(entry->d_name) - 4] = '\0';
+		count_key(counts, entry->d_name);
+	}
+	if (dir != NULL)
+		closedir(dir);
+	free(path);
+	return counts;
+}
+
+void quarantine_counts_free(struct quarantine_counts **counts)
+{
+	struct count *c;
+
+	while (*counts != NULL && (c = (*counts)->list) != NULL) {
+		(*counts)->list = c->next;
+		free(c);
+	}
+	free(*counts);
+	*counts = NULL;
+}
+
+uint64_t quarantine_count(const struct quarantine_counts *counts, const char *id, const char *folder)
+{
+	uint64_t n = 0;
+	char *plain, *folder_key;
+
+	if (counts->list == NULL)
+		return 0;
+	plain = xasprintf("%s/%s", id, folder);
+	folder_key = percent_encode(plain, "");
+	for (const struct count *c = counts->list; c != NULL; c = c->next)
+		if (strcmp(c->folder_key, folder_key) == 0)
+			n = c->n;
+	free(plain);
+	free(folder_key);
+	return n;
+}

@@ -1,0 +1,364 @@
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include "config.h"
+#include "sink_command.h"
+#include "util.h"
+
+#define KILL_AFTER_MS 5000		/* SIGTERM, then SIGKILL */
+#define SAID_MAX 512			/* of what it printed, kept for the failure's text */
+
+struct child;
+struct sink_command {
+	const struct sink_env *env;
+	const struct sink_conf *conf;	/* lent */
+	char *spool_dir;
+	struct child *waiting, **waiting_end;	/* in the order of arrival */
+	struct child *running;
+	unsigned n_running;
+};
+struct child {				/* one attempt; freed with its answer */
+	struct child *next;
+	struct sink_command *sink;
+	struct message *message;
+	sink_done_cb *cb;
+	void *arg;
+	pid_t pid;
+	int pidfd, said_fd;		/* -1: none */
+	struct event *exit_ev, *said_ev, *timer;
+	bool timed_out, killed;
+	int spawn_error;		/* errno; then pidfd is -1 */
+	char said[SAID_MAX];
+	size_t said_len;
+};
+
+static void *command_open(const struct sink_env *env, const struct sink_conf *conf)
+{
+	struct sink_command *s = xcalloc(1, sizeof(*s));
+
+	s->env = env;
+	s->conf = conf;
+	s->spool_dir = xasprintf("%s/spool", env->state_dir);
+	s->waiting_end = &s->waiting;
+	return s;
+}
+
+static void command_close(void *self)
+{
+	struct sink_command *s = self;
+
+	free(s->spool_dir);
+	free(s);
+}
+
+struct place_answer { struct sink_command *sink; sink_place_cb *cb; void *arg; };
+
+static void on_place(evutil_socket_t fd, short what, void *arg)
+{
+	struct place_answer *a = arg;
+	struct spool_place place = { .dir = a->sink->spool_dir, .volume = a->sink->env->state_volume, .mode = 0600, .gid = (gid_t)-1 };
+
+	(void)fd, (void)what;
+	a->cb(a->arg, &place, NULL);
+	free(a);
+}
+
+static void command_prepare(void *self, const struct mailbox_conf *mailbox, const char *folder, sink_place_cb *cb, void *arg)
+{
+	struct place_answer *a = xcalloc(1, sizeof(*a));
+	struct timeval now = { 0, 0 };
+
+	(void)mailbox, (void)folder;
+	*a = (struct place_answer){ .sink = self, .cb = cb, .arg = arg };
+	event_base_once(a->sink->env->base, -1, EV_TIMEOUT, on_place, a, &now);
+}
+
+/* --- one child --- */
+
+static void start_waiting(struct sink_command *s);
+
+static void child_free(struct child *c)
+{
+	if (c->exit_ev != NULL)
+		event_free(c->exit_ev);
+	if (c->said_ev != NULL)
+		event_free(c->said_ev);
+	if (c->timer != NULL)
+		event_free(c->timer);
+	if (c->pidfd >= 0)
+		close(c->pidfd);
+	if (c->said_fd >= 0)
+		close(c->said_fd);
+	free(c);
+}
+
+static void answer(struct child *c, enum sink_outcome outcome, const struct failure *why)
+{
+	struct sink_command *s = c->sink;
+
+	for (struct child **p = &s->running; *p != NULL; p = &(*p)->next) {
+		if (*p == c) {
+			*p = c->next;
+			s->n_running--;
+			break;
+		}
+	}
+	c->cb(c->arg, c->message, outcome, why);
+	child_free(c);
+	start_waiting(s);
+}
+
+static void read_said(struct child *c)
+{
+	char rest[1024];
+	ssize_t n;
+
+	while (c->said_fd >= 0 && (n = read(c->said_fd, rest, sizeof(rest))) > 0) {
+		size_t room = sizeof(c->said) - 1 - c->said_len, take = (size_t)n < room ? (size_t)n : room;
+
+		memcpy(c->said + c->said_len, rest, take);	/* what is over the bound is read and dropped */
+		c->said_len += take;
+	}
+}
+
+static void on_said(evutil_socket_t fd, short what, void *arg)
+{
+	struct child *c = arg;
+	char byte;
+
+	(void)what;
+	read_said(c);
+	if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)	/* its last writer is gone */
+		event_del(c->said_ev);
+}
+
+static void set_timer(struct child *c, msec_t ms)
+{
+	struct timeval tv = clock_interval(ms);
+
+	event_add(c->timer, &tv);
+}
+
+static void on_child_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct child *c = arg;
+
+	(void)fd, (void)what;
+	kill(-c->pid, c->killed ? SIGKILL : SIGTERM);
+	c->timed_out = true;
+	c->killed = true;
+	set_timer(c, KILL_AFTER_MS);
+}
+
+static void describe(const struct child *c, const siginfo_t *info, struct failure *why)
+{
+	char said[200], what[64], hint[200];
+	size_t len = c->said_len;
+
+	while (len > 0 && (c->said[len - 1] == '\n' || c->said[len - 1] == '\r'))
+		len--;
+	printable(said, sizeof(said), c->said, len);
+	if (c->timed_out)
+		snprintf(what, sizeof(what), "time limit of %lld s passed", (long long)(c->sink->conf->timeout_ms / 1000));
+	else if (info->si_code == CLD_EXITED)
+		snprintf(what, sizeof(what), "exit status %d", info->si_status);
+	else
+		snprintf(what, sizeof(what), "ended by signal %d", info->si_status);
+	snprintf(hint, sizeof(hint), "See why %s fails; it is tried again with the same message.", c->sink->conf->command[0]);
+	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "command", hint, "%s: %s%s%s", c->sink->conf->command[0], what,
+	    said[0] != '\0' ? ": " : "", said);
+}
+
+static void on_exit_event(evutil_socket_t fd, short what, void *arg)
+{
+	struct child *c = arg;
+	siginfo_t info = { 0 };
+	struct failure why;
+
+	(void)fd, (void)what;
+	if (waitid(P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+		return;
+	read_said(c);
+	if (info.si_code == CLD_EXITED && info.si_status == 0 && !c->timed_out) {
+		answer(c, SINK_DELIVERED, NULL);
+		return;
+	}
+	describe(c, &info, &why);
+	answer(c, info.si_code == CLD_EXITED && info.si_status == EX_DATAERR && !c->timed_out ? SINK_REFUSED : SINK_TEMPORARY, &why);
+}
+
+/* --- its birth --- */
+
+#define N_ENV 10
+
+static void make_environment(const struct message *m, char **env)
+{
+	const char *path = getenv("PATH"), *lang = getenv("LANG");
+	char date[RFC3339_SIZE];
+
+	env[0] = xasprintf("PATH=%s", path != NULL ? path : "/usr/local/bin:/usr/bin:/bin");
+	env[1] = xasprintf("LANG=%s", lang != NULL ? lang : "C.UTF-8");
+	env[2] = xasprintf("MAILPOLLD_ADDRESS=%s", m->mailbox->address);
+	env[3] = xasprintf("MAILPOLLD_ID=%s", m->mailbox->id);
+	env[4] = xasprintf("MAILPOLLD_FOLDER=%s", m->folder);
+	env[5] = xasprintf("MAILPOLLD_UID=%u", m->uid);
+	env[6] = xasprintf("MAILPOLLD_UIDVALIDITY=%u", m->uidvalidity);
+	env[7] = xasprintf("MAILPOLLD_KEY=%s", m->key);
+	env[8] = xasprintf("MAILPOLLD_SIZE=%llu", (unsigned long long)m->size_bytes);
+	env[9] = xasprintf("MAILPOLLD_INTERNALDATE=%s", rfc3339(m->internaldate_s, date));
+	env[N_ENV] = NULL;
+}
+
+static char **make_arguments(const struct sink_conf *conf, const struct message *m)
+{
+	size_t n = 0;
+	char **argv;
+	const char *why;
+
+	while (conf->command[n] != NULL)
+		n++;
+	argv = xcalloc(n + 1, sizeof(*argv));
+	argv[0] = xstrdup(conf->command[0]);
+	for (size_t i = 1; i < n; i++) {
+		argv[i] = config_expand(conf->command[i], m->mailbox, m->folder, &why);
+		if (argv[i] == NULL)	/* the configuration was checked; never a shorter command than written */
+			argv[i] = xstrdup("");
+	}
+	return argv;
+}
+
+static int spawn(struct child *c, int said_fd, char **argv, char **env)
+{
+	posix_spawn_file_actions_t files;
+	posix_spawnattr_t attr;
+	sigset_t none, all;
+	int error;
+
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addopen(&files, STDIN_FILENO, c->message->path, O_RDONLY, 0);
+	posix_spawn_file_actions_adddup2(&files, said_fd, STDOUT_FILENO);
+	posix_spawn_file_actions_adddup2(&files, said_fd, STDERR_FILENO);
+	posix_spawn_file_actions_addclosefrom_np(&files, 3);	/* also what a library opened without O_CLOEXEC */
+	posix_spawn_file_actions_addchdir_np(&files, "/");
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setpgroup(&attr, 0);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	error = posix_spawn(&c->pid, argv[0], &files, &attr, argv, env);
+	posix_spawnattr_destroy(&attr);
+	posix_spawn_file_actions_destroy(&files);
+	return error;
+}
+
+static int child_spawn(struct child *c)
+{
+	char *env[N_ENV + 1], **argv;
+	int said[2], error;
+
+	/* a socket pair rather than a pipe: its end can be told without reading */
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, said) < 0)
+		return errno;
+	make_environment(c->message, env);
+	argv = make_arguments(c->sink->conf, c->message);
+	error = spawn(c, said[1], argv, env);
+	close(said[1]);
+	c->said_fd = said[0];
+	fcntl(c->said_fd, F_SETFL, O_NONBLOCK);
+	if (error == 0 && (c->pidfd = pidfd_open(c->pid, 0)) < 0) {
+		error = errno;
+		kill(-c->pid, SIGKILL);
+		waitpid(c->pid, NULL, 0);
+	}
+	for (size_t i = 0; i < N_ENV; i++)
+		free(env[i]);
+	for (size_t i = 0; argv[i] != NULL; i++)
+		free(argv[i]);
+	free(argv);
+	return error;
+}
+
+static void on_spawn_failed(evutil_socket_t fd, short what, void *arg)
+{
+	struct child *c = arg;
+	struct failure why;
+	char hint[200];
+
+	(void)fd, (void)what;
+	snprintf(hint, sizeof(hint), "Check that %s exists and the daemon's user may run it.", c->sink->conf->command[0]);
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "command", hint, "cannot run %s: %s", c->sink->conf->command[0], strerror(c->spawn_error));
+	answer(c, SINK_TEMPORARY, &why);
+}
+
+static void child_start(struct child *c)
+{
+	struct event_base *base = c->sink->env->base;
+
+	if ((c->spawn_error = child_spawn(c)) != 0) {
+		c->timer = evtimer_new(base, on_spawn_failed, c);
+		set_timer(c, 0);
+		return;
+	}
+	c->exit_ev = event_new(base, c->pidfd, EV_READ | EV_PERSIST, on_exit_event, c);
+	c->said_ev = event_new(base, c->said_fd, EV_READ | EV_PERSIST, on_said, c);
+	c->timer = evtimer_new(base, on_child_timer, c);
+	event_add(c->exit_ev, NULL);
+	event_add(c->said_ev, NULL);
+	set_timer(c, c->sink->conf->timeout_ms);
+}
+
+static void start_waiting(struct sink_command *s)
+{
+	while (s->waiting != NULL && s->n_running < s->conf->at_once) {
+		struct child *c = s->waiting;
+
+		s->waiting = c->next;
+		if (s->waiting == NULL)
+			s->waiting_end = &s->waiting;
+		c->next = s->running;
+		s->running = c;
+		s->n_running++;
+		child_start(c);
+	}
+}
+
+static void command_deliver(void *self, struct message *m, sink_done_cb *cb, void *arg)
+{
+	struct sink_command *s = self;
+	struct child *c = xcalloc(1, sizeof(*c));
+
+	*c = (struct child){ .sink = s, .message = m, .cb = cb, .arg = arg, .pidfd = -1, .said_fd = -1 };
+	*s->waiting_end = c;
+	s->waiting_end = &c->next;
+	start_waiting(s);
+}
+
+static void command_hurry(void *self)
+{
+	struct sink_command *s = self;
+
+	for (struct child *c = s->running; c != NULL; c = c->next)
+		if (c->pidfd >= 0 && !c->timed_out)
+			set_timer(c, 0);
+}
+
+const struct sink_driver sink_command_driver = {
+	.name = "command",
+	.many_at_once = false,
+	.open = command_open,
+	.close = command_close,
+	.prepare = command_prepare,
+	.deliver = command_deliver,
+	.hurry = command_hurry,
+};

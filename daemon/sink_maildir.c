@@ -1,0 +1,446 @@
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include "config.h"
+#include "log.h"
+#include "sink_maildir.h"
+#include "store.h"
+#include "util.h"
+#include "volume.h"
+#include "workers.h"
+
+struct sink_maildir {
+	const struct sink_env *env;
+	const struct sink_conf *conf;	/* lent */
+};
+
+static void *maildir_open(const struct sink_env *env, const struct sink_conf *conf)
+{
+	struct sink_maildir *s = xcalloc(1, sizeof(*s));
+
+	s->env = env;
+	s->conf = conf;
+	return s;
+}
+
+static void maildir_close(void *self)
+{
+	free(self);
+}
+
+/* --- intents of the last run --- */
+
+struct sink_recovery {
+	const struct store_found_intent *found;	/* the store's; it does not change while we run */
+	size_t n_found;
+	_Atomic int *fates;		/* enum fate; two mailboxes that share a Maildir may look at once, and see the same */
+};
+enum fate { FATE_UNKNOWN, FATE_DELIVERED, FATE_FETCH_AGAIN, FATE_SETTLED };
+
+/* A reader has renamed it to cur/NAME:2,FLAGS. */
+static bool stands_in_cur(const char *maildir, const char *name)
+{
+	char *path = xasprintf("%s/cur", maildir);
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	size_t len = strlen(name);
+	bool found = false;
+
+	free(path);
+	while (dir != NULL && !found && (entry = readdir(dir)) != NULL)
+		found = strncmp(entry->d_name, name, len) == 0 && (entry->d_name[len] == '\0' || entry->d_name[len] == ':');
+	if (dir != NULL)
+		closedir(dir);
+	return found;
+}
+
+static int flush_dir(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), error;
+
+	if (fd < 0)
+		return errno;
+	error = fsync(fd) < 0 ? errno : 0;
+	close(fd);
+	return error;
+}
+
+static enum fate resolve(const struct store_found_intent *i)
+{
+	char *tmp = xasprintf("%s/tmp/%s", i->maildir, i->tmp_name), *dir = xasprintf("%s/new", i->maildir);
+	char *path = xasprintf("%s/%s", dir, i->new_name);
+	enum fate fate;
+
+	if (access(dir, W_OK | X_OK) < 0)	/* not mounted, perhaps: nothing can be told */
+		fate = FATE_UNKNOWN;
+	else if (rename(tmp, path) == 0)		/* its content was flushed before the intent was written */
+		fate = flush_dir(dir) == 0 ? FATE_DELIVERED : FATE_UNKNOWN;
+	else if (errno != ENOENT)	/* of tmp/NAME, since new/ is there */
+		fate = FATE_UNKNOWN;
+	else if (i->this_boot)
+		fate = FATE_DELIVERED;
+	else if (access(path, F_OK) == 0 || stands_in_cur(i->maildir, i->new_name))
+		fate = FATE_DELIVERED;
+	else
+		fate = FATE_FETCH_AGAIN;
+	free(tmp);
+	free(dir);
+	free(path);
+	return fate;
+}
+
+/* Looks into what is not settled yet of one Maildir (NULL: of all). Off the loop; false: something stays unknown. */
+static bool recover_maildir(struct sink_recovery *r, const char *maildir)
+{
+	bool all = true;
+
+	for (size_t i = 0; r != NULL && i < r->n_found; i++) {
+		if (r->fates[i] == FATE_SETTLED || (maildir != NULL && strcmp(maildir, r->found[i].maildir) != 0))
+			continue;
+		if (r->fates[i] == FATE_UNKNOWN)
+			r->fates[i] = (int)resolve(&r->found[i]);
+		all = all && r->fates[i] != FATE_UNKNOWN;
+	}
+	return all;
+}
+
+/* Tells the store what was found, on the loop. Its order keeps: a later store_load() sees it. */
+static void settle_recovered(const struct sink_env *env, const char *maildir)
+{
+	struct sink_recovery *r = env->recovery;
+
+	for (size_t i = 0; r != NULL && i < r->n_found; i++) {
+		const struct store_found_intent *f = &r->found[i];
+		struct store_settlement s = { .folder = f->folder, .uid = f->uid, .settle_from = f->settle_from, .sink = f->sink,
+		    .delivered = true, .after_owed = f->after_owed };
+
+		if (maildir != NULL && strcmp(maildir, f->maildir) != 0)
+			continue;
+		memcpy(s.hash, f->hash, sizeof(s.hash));
+		if (r->fates[i] == FATE_DELIVERED)
+			store_settle(env->store, &s, NULL, NULL);
+		else if (r->fates[i] == FATE_FETCH_AGAIN)
+			store_drop_intent(env->store, f->folder, f->uid, f->sink, NULL, NULL);
+		if (r->fates[i] != FATE_UNKNOWN)
+			r->fates[i] = FATE_SETTLED;
+	}
+}
+
+struct recover_job {
+	struct job job;
+	struct sink_env *env;
+	void (*done)(void *arg);
+	void *arg;
+};
+
+static void work_recover(struct job *job)
+{
+	recover_maildir(((struct recover_job *)job)->env->recovery, NULL);
+}
+
+static void done_recover(struct job *job)
+{
+	struct recover_job *r = (struct recover_job *)job;
+
+	settle_recovered(r->env, NULL);
+	if (r->env->recovery->n_found > 0)
+		log_info(NULL, "looked into %zu deliveries that the last run had under way", r->env->recovery->n_found);
+	r->done(r->arg);
+	free(r);
+}
+
+void sink_maildir_recover(struct sink_env *env, void (*done)(void *arg), void *arg)
+{
+	struct recover_job *r = xcalloc(1, sizeof(*r));
+
+	env->recovery = xcalloc(1, sizeof(*env->recovery));
+	env->recovery->found = store_found_intents(env->store, &env->recovery->n_found);
+	env->recovery->fates = xcalloc(env->recovery->n_found, sizeof(*env->recovery->fates));
+	r->job.work = work_recover;
+	r->job.done = done_recover;
+	r->env = env;
+	r->done = done;
+	r->arg = arg;
+	lane_submit(env->lane, &r->job);
+}
+
+void sink_maildir_recovery_free(struct sink_env *env)
+{
+	if (env->recovery != NULL)
+		free(env->recovery->fates);
+	free(env->recovery);
+	env->recovery = NULL;
+}
+
+/* --- the directories, on a lane --- */
+
+struct prepare_job {
+	struct job job;
+	struct sink_maildir *sink;	/* for done(), and its env's recovery */
+	sink_place_cb *cb;
+	void *arg;
+	char *maildir;
+	char ours[32], this_run[48];	/* prefixes of temporary names */
+	mode_t file_mode, dir_mode;
+	gid_t gid;
+	int error;
+	const char *what;		/* that failed; static */
+	dev_t dev;
+	uint64_t free_bytes;
+};
+
+/* mkdir -p; what exists is left as it is. Only the Maildir and its parts get mode and group. */
+static int make_parents(const char *path)
+{
+	char copy[PATH_MAX];
+
+	if (strlen(path) >= sizeof(copy))
+		return ENAMETOOLONG;
+	strcpy(copy, path);
+	for (char *slash = strchr(copy + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+			return errno;
+		*slash = '/';
+	}
+	return 0;
+}
+
+static int make_dir(const char *path, mode_t mode, gid_t gid)
+{
+	if (mkdir(path, 0700) < 0)
+		return errno == EEXIST ? 0 : errno;
+	if ((gid != (gid_t)-1 && chown(path, (uid_t)-1, gid) < 0) || chmod(path, mode) < 0) {
+		int error = errno;
+		rmdir(path);
+		return error;
+	}
+	return 0;
+}
+
+/* Left-overs of earlier runs: their messages are fetched again, or an intent has dealt with them. */
+static void clean_tmp(const struct prepare_job *p, const char *tmp)
+{
+	DIR *dir = opendir(tmp);
+	struct dirent *entry;
+
+	if (dir == NULL)
+		return;
+	while ((entry = readdir(dir)) != NULL)
+		if (strncmp(entry->d_name, p->ours, strlen(p->ours)) == 0 &&
+		    strncmp(entry->d_name, p->this_run, strlen(p->this_run)) != 0)
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	closedir(dir);
+}
+
+static void work_prepare(struct job *job)
+{
+	struct prepare_job *p = (struct prepare_job *)job;
+	char sub[PATH_MAX];
+	struct statvfs vfs;
+	struct stat st;
+
+	p->what = "making";
+	if ((p->error = make_parents(p->maildir)) != 0 || (p->error = make_dir(p->maildir, p->dir_mode, p->gid)) != 0)
+		return;
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(sub, sizeof(sub), "%s/%s", p->maildir, i == 0 ? "cur" : i == 1 ? "new" : "tmp");
+		if ((p->error = make_dir(sub, p->dir_mode, p->gid)) != 0)
+			return;
+		p->what = "writing into";
+		if (access(sub, W_OK | X_OK) < 0) {
+			p->error = errno;
+			return;
+		}
+	}
+	if (!recover_maildir(p->sink->env->recovery, p->maildir)) {
+		p->what = "looking for earlier deliveries in";
+		p->error = EIO;
+		return;
+	}
+	clean_tmp(p, sub);
+	if (stat(sub, &st) < 0 || statvfs(sub, &vfs) < 0) {
+		p->error = errno;
+		return;
+	}
+	p->dev = st.st_dev;
+	p->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+}
+
+static void disk_failure(struct failure *why, const char *what, const char *path, int error)
+{
+	char hint[256];
+
+	snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", path);
+	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", hint, "%s %s: %s", what, path, strerror(error));
+}
+
+static void done_prepare(struct job *job)
+{
+	struct prepare_job *p = (struct prepare_job *)job;
+	struct spool_place place = { 0 };
+	struct failure why;
+	char *tmp = xasprintf("%s/tmp", p->maildir);
+
+	settle_recovered(p->sink->env, p->maildir);
+	if (p->error != 0) {
+		disk_failure(&why, p->what, p->maildir, p->error);
+		p->cb(p->arg, NULL, &why);
+	} else {
+		place.dir = tmp;
+		place.volume = volume_get(p->sink->env->volumes, p->dev, tmp);
+		place.mode = p->file_mode;
+		place.gid = p->gid;
+		volume_note_free(place.volume, p->free_bytes);
+		p->cb(p->arg, &place, NULL);
+	}
+	free(tmp);
+	free(p->maildir);
+	free(p);
+}
+
+static mode_t directory_mode(mode_t file_mode, bool has_group)
+{
+	mode_t mode = file_mode | 0700;
+
+	mode |= (mode & 0040) ? 0010 : 0;
+	mode |= (mode & 0004) ? 0001 : 0;
+	/* a group that reads mail also moves and deletes it: Maildir readers rename new/ to cur/ */
+	if (has_group && (mode & 0040))
+		mode |= 02070;
+	return mode & 02777;
+}
+
+static void maildir_prepare(void *self, const struct mailbox_conf *mailbox, const char *folder, sink_place_cb *cb, void *arg)
+{
+	struct sink_maildir *s = self;
+	struct prepare_job *p = xcalloc(1, sizeof(*p));
+	const char *why;
+
+	p->job.work = work_prepare;
+	p->job.done = done_prepare;
+	p->sink = s;
+	p->cb = cb;
+	p->arg = arg;
+	/* the configuration was refused unless this expands */
+	p->maildir = config_expand(s->conf->maildir, mailbox, folder, &why);
+	if (p->maildir == NULL)
+		p->maildir = xstrdup("/nonexistent");
+	snprintf(p->ours, sizeof(p->ours), "mailpolld.%s.", store_instance(s->env->store));
+	snprintf(p->this_run, sizeof(p->this_run), "%s%s.", p->ours, s->env->run);
+	p->file_mode = s->conf->mode;
+	p->gid = s->conf->gid;
+	p->dir_mode = directory_mode(s->conf->mode, s->conf->group != NULL);
+	lane_submit(s->env->lane, &p->job);
+}
+
+/* --- one delivery --- */
+
+struct delivery {			/* one message's way; freed with its answer */
+	struct sink_maildir *sink;
+	struct message *message;
+	sink_done_cb *cb;
+	void *arg;
+	char *maildir;			/* owned; message->path is maildir/tmp/NAME */
+	char *new_name, *new_path;
+};
+
+static void answer(struct delivery *d, enum sink_outcome outcome, const struct failure *why)
+{
+	d->cb(d->arg, d->message, outcome, why);
+	free(d->maildir);
+	free(d->new_name);
+	free(d->new_path);
+	free(d);
+}
+
+/* After a flush error the file may be anything: it goes, and the message is fetched again. */
+static void answer_lost(struct delivery *d, const char *what, int error)
+{
+	struct failure why;
+
+	spool_remove(d->message->volume, d->message->path);
+	disk_failure(&why, what, d->maildir, error);
+	answer(d, SINK_LOST, &why);
+}
+
+static void on_renamed(void *arg, int error)
+{
+	struct delivery *d = arg;
+
+	if (error != 0) {
+		store_drop_intent(d->sink->env->store, d->message->ref, d->message->uid, d->sink->conf->name, NULL, NULL);
+		answer_lost(d, "renaming within", error);
+		return;
+	}
+	free(d->message->path);
+	d->message->path = xstrdup(d->new_path);
+	answer(d, SINK_DELIVERED, NULL);
+}
+
+static void on_intent(void *arg, enum store_result result)
+{
+	struct delivery *d = arg;
+	struct failure why;
+
+	if (result != STORE_OK) {
+		failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "not-owner", NULL, "another machine owns this mailbox");
+		spool_remove(d->message->volume, d->message->path);
+		answer(d, SINK_LOST, &why);
+		return;
+	}
+	volume_rename(d->message->volume, d->message->path, d->new_path, on_renamed, d);
+}
+
+static void on_flushed(void *arg, int error)
+{
+	struct delivery *d = arg;
+	const struct message *m = d->message;
+	struct store_intent intent = { .folder = m->ref, .uid = m->uid, .sink = d->sink->conf->name, .maildir = d->maildir,
+	    .tmp_name = strrchr(m->path, '/') + 1, .new_name = d->new_name, .settle_from = m->settle_from,
+	    .after_owed = m->after_owed };
+
+	if (error != 0) {
+		answer_lost(d, "flushing a file of", error);
+		return;
+	}
+	memcpy(intent.hash, m->hash, sizeof(intent.hash));
+	store_add_intent(d->sink->env->store, &intent, on_intent, d);
+}
+
+static void maildir_deliver(void *self, struct message *m, sink_done_cb *cb, void *arg)
+{
+	struct delivery *d = xcalloc(1, sizeof(*d));
+	const char *tmp = strstr(m->path, "/tmp/mailpolld.");
+	char digest[KEY_DIGEST_HEX + 1];
+
+	for (const char *next = tmp; next != NULL; next = strstr(next + 1, "/tmp/mailpolld."))
+		tmp = next;
+	d->sink = self;
+	d->message = m;
+	d->cb = cb;
+	d->arg = arg;
+	d->maildir = xstrndup(m->path, (size_t)(tmp - m->path));
+	message_key_digest(m->key, digest);
+	d->new_name = xasprintf("%lld.%s.mailpolld,S=%llu", (long long)m->internaldate_s, digest, (unsigned long long)m->size_bytes);
+	d->new_path = xasprintf("%s/new/%s", d->maildir, d->new_name);
+	volume_flush(m->volume, m->path, on_flushed, d);
+}
+
+const struct sink_driver sink_maildir_driver = {
+	.name = "maildir",
+	.many_at_once = true,
+	.keeps_file = true,
+	.open = maildir_open,
+	.close = maildir_close,
+	.prepare = maildir_prepare,
+	.deliver = maildir_deliver,
+};
+
