@@ -1,0 +1,32 @@
+/* delivery.h - one mailbox's spooled messages on their way through its sink: order, patience, settling. A message is
+ * settled in the store only after the sink confirmed it or it is durable in quarantine. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "clock.h"
+#include "failure.h"
+
+struct event_base; struct message; struct sink; struct spool; struct store;
+struct delivery;
+
+struct delivery_ops {			/* from the loop; messages are lent */
+	void (*on_settled)(void *arg, const struct message *, bool delivered);	/* on disk; false: quarantined */
+	void (*on_lost)(void *arg, const struct message *);	/* its file is gone: fetch it again when not held */
+	void (*on_change)(void *arg);		/* held, not held any more, or empty */
+};
+
+struct delivery *delivery_new(struct event_base *, struct sink *, struct spool *, struct store *, const struct delivery_ops *, void *arg);
+void delivery_free(struct delivery **);	/* only when nothing is under way; waiting messages lose their files */
+void delivery_add(struct delivery *, struct message *);	/* takes it; messages come in UID order */
+/* A failure before a message could be added (its file could not be written) holds like one of the sink. */
+void delivery_hold(struct delivery *, const struct failure *);
+void delivery_retry(struct delivery *);	/* now, whatever the wait */
+void delivery_stop(struct delivery *);	/* begins nothing new; what waits is dropped */
+
+size_t delivery_count(const struct delivery *);		/* messages not settled yet */
+uint64_t delivery_bytes(const struct delivery *);
+size_t delivery_under_way(const struct delivery *);	/* of these: at the sink or being settled */
+/* The sink or the disk takes nothing now. NULL: it does, as far as we know. */
+const struct failure *delivery_held(const struct delivery *, int64_t *ret_retry_wall_s);
+bool delivery_is_doubtful(const struct delivery *);	/* failed last time: try with one message */

@@ -1,0 +1,236 @@
+#include <stdlib.h>
+#include <string.h>
+#include "folder.h"
+#include "util.h"
+
+static const unsigned owed_waits_s[] = { 60, 600, 3600 };	/* exchange-online 5.8; after these it is given up */
+
+void folder_init(struct folder *f, const char *name)
+{
+	*f = (struct folder){ .name = xstrdup(name) };
+}
+
+void folder_done(struct folder *f)
+{
+	store_folder_done(&f->at);
+	ranges_done(&f->listed);
+	ranges_done(&f->pending);
+	ranges_done(&f->under_way);
+	ranges_done(&f->unanswered);
+	free(f->sizes);
+	free(f->place_dir);
+	free(f->name);
+}
+
+static void forget_sizes(struct folder *f)
+{
+	free(f->sizes);
+	f->sizes = NULL;
+	f->n_sizes = 0;
+}
+
+void folder_forget_session(struct folder *f)
+{
+	ranges_done(&f->listed);
+	ranges_done(&f->pending);
+	forget_sizes(f);
+	f->exists = 0;
+	f->new_uidvalidity = 0;
+}
+
+static struct store_owed *owed_find(const struct folder *f, uint32_t uid)
+{
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		if (f->at.owed[i].uid == uid)
+			return &f->at.owed[i];
+	return NULL;
+}
+
+uint32_t folder_search_from(const struct folder *f)
+{
+	uint32_t from = ranges_first_missing(&f->at.settled, 1);
+
+	while (from != 0 && owed_find(f, from) != NULL)
+		from = from == UINT32_MAX ? 0 : ranges_first_missing(&f->at.settled, from + 1);
+	return from;
+}
+
+void folder_list(struct folder *f, uint32_t lo, uint32_t hi)
+{
+	ranges_add(&f->listed, lo, hi);
+}
+
+/* The highest number of a set below number; 0: none. */
+static uint32_t last_below(const struct ranges *set, uint32_t number)
+{
+	size_t lo = 0, hi = set->n;
+
+	while (lo < hi) {		/* the first range that does not begin below number */
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (set->v[mid].lo < number)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo == 0)
+		return 0;
+	return set->v[lo - 1].hi < number ? set->v[lo - 1].hi : number - 1;
+}
+
+/* UIDs in [from, top] that are neither settled nor owed nor listed nor under way have ceased to exist. */
+static void find_gone(struct folder *f, uint32_t from, struct ranges *ret_gone)
+{
+	uint32_t top = ranges_last(&f->at.settled);
+
+	ranges_done(ret_gone);
+	if (from == 0 || top <= from)
+		return;
+	ranges_add(ret_gone, from, top);
+	ranges_remove_all(ret_gone, &f->at.settled);
+	ranges_remove_all(ret_gone, &f->listed);
+	ranges_remove_all(ret_gone, &f->under_way);
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		ranges_remove(ret_gone, f->at.owed[i].uid, f->at.owed[i].uid);
+}
+
+uint64_t folder_look_done(struct folder *f, uint32_t from, struct ranges *ret_gone)
+{
+	if (from > 1)			/* n:* answers the last message even when it is below n (exchange-online 4.6) */
+		ranges_remove(&f->listed, 1, from - 1);
+	find_gone(f, from, ret_gone);
+	ranges_remove_all(&f->listed, &f->at.settled);
+	ranges_remove_all(&f->listed, &f->under_way);
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		ranges_remove(&f->listed, f->at.owed[i].uid, f->at.owed[i].uid);
+	ranges_done(&f->pending);
+	f->pending = f->listed;		/* moved */
+	f->listed = (struct ranges){ 0 };
+	forget_sizes(f);
+	return ranges_count(&f->pending);
+}
+
+void folder_note_size(struct folder *f, uint32_t uid, uint64_t bytes)
+{
+	if (f->sizes == NULL)
+		f->sizes = xcalloc(FOLDER_SIZES_MAX, sizeof(*f->sizes));
+	if (f->n_sizes == FOLDER_SIZES_MAX)
+		return;
+	f->sizes[f->n_sizes].uid = uid;
+	f->sizes[f->n_sizes++].bytes = bytes;
+}
+
+static uint64_t size_of(const struct folder *f, uint32_t uid)
+{
+	for (size_t i = 0; i < f->n_sizes; i++)
+		if (f->sizes[i].uid == uid)
+			return f->sizes[i].bytes;
+	return 0;
+}
+
+/* How many of the lowest pending UIDs make a batch. */
+static uint64_t batch_size(const struct folder *f, uint64_t max_messages, uint64_t max_bytes)
+{
+	uint64_t n = 0, bytes = 0;
+
+	for (size_t i = 0; i < f->pending.n; i++) {
+		for (uint64_t uid = f->pending.v[i].lo; uid <= f->pending.v[i].hi; uid++) {
+			bytes += size_of(f, (uint32_t)uid);
+			if (n > 0 && (n >= max_messages || bytes > max_bytes || uid == f->suspect))
+				return n;
+			n++;
+			if (uid == f->suspect)
+				return n;
+		}
+	}
+	return n;
+}
+
+void folder_pick(struct folder *f, uint64_t max_messages, uint64_t max_bytes, struct ranges *ret_batch)
+{
+	ranges_take(&f->pending, batch_size(f, max_messages, max_bytes), ret_batch);
+	for (size_t i = 0; i < ret_batch->n; i++)
+		ranges_add(&f->under_way, ret_batch->v[i].lo, ret_batch->v[i].hi);
+	if (f->n_sizes > 0 && ranges_first(&f->pending) > f->sizes[f->n_sizes - 1].uid)
+		forget_sizes(f);	/* used up: ask for the next ones */
+}
+
+uint32_t folder_settle_from(const struct folder *f, uint32_t uid)
+{
+	uint32_t below = last_below(&f->at.settled, uid), other = last_below(&f->under_way, uid);
+
+	if (other > below)
+		below = other;
+	if ((other = last_below(&f->pending, uid)) > below)
+		below = other;
+	if ((other = last_below(&f->unanswered, uid)) > below)
+		below = other;
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		if (f->at.owed[i].uid < uid && f->at.owed[i].uid > below)
+			below = f->at.owed[i].uid;
+	return below + 1;
+}
+
+void folder_settled(struct folder *f, uint32_t from, uint32_t uid)
+{
+	ranges_add(&f->at.settled, from, uid);
+	ranges_remove(&f->under_way, uid, uid);
+	ranges_remove(&f->unanswered, uid, uid);
+	folder_owed_over(f, uid);
+}
+
+void folder_put_back(struct folder *f, const struct ranges *uids)
+{
+	for (size_t i = 0; i < uids->n; i++) {
+		ranges_remove(&f->under_way, uids->v[i].lo, uids->v[i].hi);
+		ranges_add(&f->pending, uids->v[i].lo, uids->v[i].hi);
+	}
+	forget_sizes(f);
+}
+
+struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, int64_t now_wall_s)
+{
+	struct store_owed *o = owed_find(f, uid);
+
+	if (o == NULL) {
+		f->at.owed = xreallocarray(f->at.owed, f->at.n_owed + 1, sizeof(*o));
+		o = &f->at.owed[f->at.n_owed++];
+		*o = (struct store_owed){ .uid = uid, .first_wall_s = now_wall_s };
+	}
+	free(o->why);
+	o->why = xstrdup(why);
+	o->next_wall_s = o->attempts < ARRAY_LEN(owed_waits_s) ? now_wall_s + owed_waits_s[o->attempts] : 0;
+	o->attempts++;
+	ranges_remove(&f->under_way, uid, uid);
+	ranges_remove(&f->pending, uid, uid);
+	ranges_remove(&f->unanswered, uid, uid);
+	return *o;
+}
+
+uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s)
+{
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		if (f->at.owed[i].next_wall_s != 0 && f->at.owed[i].next_wall_s <= now_wall_s && !ranges_has(&f->under_way, f->at.owed[i].uid))
+			return f->at.owed[i].uid;
+	return 0;
+}
+
+void folder_owed_over(struct folder *f, uint32_t uid)
+{
+	struct store_owed *o = owed_find(f, uid);
+
+	if (o == NULL)
+		return;
+	free(o->why);
+	*o = f->at.owed[--f->at.n_owed];
+}
+
+int64_t folder_next_owed_wall_s(const struct folder *f)
+{
+	int64_t next = 0;
+
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		if (f->at.owed[i].next_wall_s != 0 && (next == 0 || f->at.owed[i].next_wall_s < next))
+			next = f->at.owed[i].next_wall_s;
+	return next;
+}

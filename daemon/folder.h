@@ -1,0 +1,68 @@
+/* folder.h - one folder's UIDs: what is settled, what the server lists, what is to be fetched, what is owed. Pure: it
+ * decides nothing about connections and writes nothing; the mailbox asks it and tells the store.
+ *
+ * Every UID is at any time in one of: settled (never looked at again), owed (could not be had, has a schedule),
+ * under way (asked for, or on its way through the sink), pending (listed, to be fetched), or unknown. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "clock.h"
+#include "ranges.h"
+#include "spool.h"
+#include "store.h"
+
+#define FOLDER_SIZES_MAX 200		/* as many sizes are asked for ahead of a fetch */
+
+struct folder {
+	char *name;
+	void *owner;			/* whose it is, for callbacks that get the folder */
+	struct store_folder at;		/* the checkpoint, as committed; at.ref 0: no first contact yet */
+	struct ranges listed;		/* while a SEARCH is answered */
+	struct ranges pending, under_way;
+	struct ranges unanswered;	/* a FETCH gave nothing for them: the next look decides (exchange-online 5.8 A) */
+	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
+	uint32_t exists;		/* as last told */
+	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are */
+	uint32_t at_uidnext;		/* at first contact, while its SEARCH runs; 0: not told */
+	struct { uint32_t uid; uint64_t bytes; } *sizes; size_t n_sizes;	/* estimates for the lowest pending; NULL: not asked */
+	char *place_dir; struct volume *volume; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */
+	bool place_stale;		/* prepare it again before the next fetch */
+	bool preparing, beginning;	/* an answer is due: of the sink's prepare; of the store */
+	bool loaded;			/* at is what the store has */
+	bool look_due;
+	bool select_due;		/* STATUS said that there is something: SELECT now */
+	bool exists_rose;		/* EXISTS promised something new that no look has found */
+	uint32_t singly_to;		/* a FETCH of many was refused: one at a time up to this UID; 0: not so */
+	unsigned looks_for_nothing;	/* in a row, after an EXISTS that promised something */
+	msec_t look_again_ms;		/* 0: no need */
+	msec_t looked_ms;		/* the last whole look; 0: never */
+	uint32_t idle_uidnext, idle_messages; unsigned idle_looks;	/* STATUS that looks found nothing behind */
+	msec_t after_retry_ms; unsigned after_failures;	/* `after` failed: not before */
+	bool after_warned;
+};
+
+void folder_init(struct folder *, const char *name);
+void folder_done(struct folder *);
+void folder_forget_session(struct folder *);	/* listed and pending are of a session that has ended */
+
+/* The UID a SEARCH must begin at: below it everything is settled or owed. 0: nothing is left to search. */
+uint32_t folder_search_from(const struct folder *);
+void folder_list(struct folder *, uint32_t lo, uint32_t hi);	/* a SEARCH's number */
+/* The SEARCH is over: pending is what it listed and nobody has dealt with. Returns how many that are. ret_gone gets
+ * UIDs below the settled ones that the server does not list any more: to be settled as not there. */
+uint64_t folder_look_done(struct folder *, uint32_t from, struct ranges *ret_gone);
+/* Moves a batch from pending to under way, the lowest first. At least one UID when there is any. */
+void folder_pick(struct folder *, uint64_t max_messages, uint64_t max_bytes, struct ranges *ret_batch);
+void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);
+/* The lowest UID that may be settled along with uid, since none in between is listed. */
+uint32_t folder_settle_from(const struct folder *, uint32_t uid);
+void folder_settled(struct folder *, uint32_t from, uint32_t uid);
+void folder_put_back(struct folder *, const struct ranges *uids);	/* under way no more, to be fetched again */
+
+/* UIDs that could not be had (exchange-online 5.8): tried again after 1 min, 10 min, 1 h, then given up. Returns the
+ * entry to be stored. */
+struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int64_t now_wall_s);
+uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s);	/* 0: none */
+void folder_owed_over(struct folder *, uint32_t uid);
+int64_t folder_next_owed_wall_s(const struct folder *);			/* 0: none */

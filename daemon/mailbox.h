@@ -1,0 +1,85 @@
+/* mailbox.h - one mailbox: its one connection, the folders looked at through it, its deliveries, and its patience
+ * when one of these fails. A UID is settled in the store only after the sink confirmed the message: a crash may
+ * repeat a step, never skip one. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "clock.h"
+#include "failure.h"
+
+struct event_base; struct dialer; struct tls; struct token_cache; struct store; struct spool; struct sink; struct sinks;
+struct mailbox_conf; struct quarantine_counts;
+struct mailbox;
+
+enum mailbox_state {		/* the words of /status */
+	MAILBOX_QUEUED,		/* not admitted yet */
+	MAILBOX_WAITING_TOKEN,
+	MAILBOX_CONNECTING, MAILBOX_AUTHENTICATING, MAILBOX_SYNCING, MAILBOX_WATCHING,	/* there is a session */
+	MAILBOX_SLEEPING,	/* between two polls */
+	MAILBOX_HELD,		/* the sink or the disk takes nothing now */
+	MAILBOX_BACKING_OFF,	/* until retry_at; the failure says what and what to do */
+	MAILBOX_PAUSED,		/* by the operator */
+	MAILBOX_STATE_N
+};
+const char *mailbox_state_name(enum mailbox_state);	/* "waiting-token" */
+
+/* What it needs of its owner, who answers upcalls from the loop. */
+struct mailbox_ops {
+	/* It wants to start a session: mailbox_admit() when its turn has come; mailbox_started() tells the end of starting. */
+	void (*want_session)(void *arg, struct mailbox *);
+	void (*started)(void *arg, struct mailbox *);		/* signed in, or failed to: the starting slot is free */
+	/* It wants to fetch a batch: mailbox_fetch_admit() when there is room, at once perhaps; then fetch_over() once. */
+	void (*want_fetch)(void *arg, struct mailbox *);
+	void (*fetch_over)(void *arg, struct mailbox *);
+	void (*state_changed)(void *arg, struct mailbox *, enum mailbox_state from, enum mailbox_state to);
+	void (*delivered)(void *arg, struct mailbox *);		/* one message more is settled as handed over */
+	void (*stopped)(void *arg, struct mailbox *);		/* after mailbox_stop(): free it now */
+};
+struct mailbox_env {		/* lent, outlives every mailbox */
+	struct event_base *base;
+	struct dialer *dialer; struct tls *tls; struct token_cache *tokens;
+	struct store *store; struct spool *spool; struct sinks *sinks;
+	const char *run;	/* 8 hex digits, new for each run, for names of temporary files */
+	const struct quarantine_counts *quarantined;
+	bool audit;		/* log each message handed over */
+	const struct mailbox_ops *ops; void *arg;
+};
+
+/* Copies the conf; state QUEUED. owner: whatever mailbox_owner() shall answer. */
+struct mailbox *mailbox_new(const struct mailbox_env *, const struct mailbox_conf *, void *owner);
+void *mailbox_owner(const struct mailbox *);
+void mailbox_start(struct mailbox *);		/* loads its folders, then wants a session */
+/* Ends the session, lets what a sink has begun come to its end, then says stopped. */
+void mailbox_stop(struct mailbox *);
+void mailbox_free(struct mailbox **);		/* only after stopped, or at the very end of the process */
+
+void mailbox_admit(struct mailbox *);
+void mailbox_fetch_admit(struct mailbox *);
+void mailbox_poll(struct mailbox *);		/* look now, whatever it waits for (a pause excepted) */
+void mailbox_pause(struct mailbox *);
+void mailbox_resume(struct mailbox *);
+/* Past its own deadline (no progress for longer than any phase may last)? The watchdog's question. */
+bool mailbox_is_stuck(const struct mailbox *, msec_t now_ms);
+void mailbox_restart_session(struct mailbox *);	/* tears the session down and starts anew, counted as stall */
+
+const struct mailbox_conf *mailbox_conf(const struct mailbox *);
+enum mailbox_state mailbox_state(const struct mailbox *);
+msec_t mailbox_last_look_ms(const struct mailbox *);	/* 0: never */
+bool mailbox_is_failing(const struct mailbox *, msec_t *ret_since_ms);	/* its last session or delivery failed */
+
+struct folder_snapshot {	/* lent until the mailbox changes */
+	const char *name;
+	uint64_t delivered, owed, after_owed, backlog, quarantined;
+	int64_t oldest_owed_wall_s, last_success_wall_s, last_delivery_wall_s;	/* 0: none */
+};
+struct mailbox_snapshot {	/* lent until the mailbox changes */
+	const char *address, *id;
+	enum mailbox_state state;
+	int64_t since_wall_s, retry_at_wall_s;	/* 0: none */
+	const struct failure *failure;		/* NULL: none */
+	unsigned failures;			/* in a row */
+	size_t n_folders;
+};
+void mailbox_snapshot(const struct mailbox *, struct mailbox_snapshot *ret);
+void mailbox_folder_snapshot(const struct mailbox *, size_t i, struct folder_snapshot *ret);

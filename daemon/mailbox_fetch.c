@@ -1,0 +1,470 @@
+/* One batch at a time is asked for; its messages are spooled as they come and go to the delivery in the order they came. */
+#include <event2/buffer.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "incoming.h"
+#include "mailbox_private.h"
+#include "util.h"
+
+#define WINDOW_MESSAGES 200		/* fetched and not settled; what a crash may make us fetch again */
+#define WINDOW_BYTES (UINT64_C(32) << 20)
+#define BATCH_MESSAGES 100		/* the next one comes while this one is delivered */
+#define COMMAND_LIMIT_MS (180 * 1000)	/* the session's own limit for silence is shorter */
+#define ROOM_WAIT_MS 5000
+
+struct arrival {			/* a message from its first byte until the delivery has it */
+	struct arrival *next;
+	struct mailbox *mailbox;
+	struct folder *folder;
+	struct incoming *incoming;	/* NULL: over */
+	struct message *message;	/* ours once spooled */
+	uint32_t uid;			/* 0: not known yet */
+	bool spooled;
+};
+
+/* --- what may be asked for --- */
+
+static uint64_t room_for_messages(const struct mailbox *m)
+{
+	size_t taken = delivery_count(m->delivery) + m->n_arrivals;
+
+	if (delivery_is_doubtful(m->delivery))
+		return taken == 0 ? 1 : 0;
+	return taken < WINDOW_MESSAGES ? WINDOW_MESSAGES - taken : 0;
+}
+
+static uint64_t room_for_bytes(const struct mailbox *m)
+{
+	uint64_t taken = delivery_bytes(m->delivery);
+
+	for (const struct arrival *a = m->arrivals; a != NULL; a = a->next)
+		if (a->incoming != NULL)
+			taken += incoming_bytes(a->incoming);
+	return taken < WINDOW_BYTES ? WINDOW_BYTES - taken : 0;
+}
+
+static bool window_is_open(const struct mailbox *m, const struct folder *f)
+{
+	uint64_t pending = ranges_count(&f->pending), room = room_for_messages(m);
+
+	if (!fetch_is_under_way(m))
+		return true;
+	if (delivery_is_doubtful(m->delivery) || room_for_bytes(m) < WINDOW_BYTES / 2)
+		return false;
+	return room >= (pending < BATCH_MESSAGES ? pending : BATCH_MESSAGES);
+}
+
+static uint64_t batch_max(const struct mailbox *m, const struct folder *f)
+{
+	uint64_t room = room_for_messages(m);
+
+	if (f->singly_to != 0 && ranges_first(&f->pending) <= f->singly_to)
+		return 1;
+	return room < BATCH_MESSAGES ? room : BATCH_MESSAGES;
+}
+
+static void ask_sizes(struct mailbox *m, struct folder *f)
+{
+	struct ranges lowest = { 0 }, rest = { 0 };
+
+	ranges_copy(&rest, &f->pending);
+	ranges_take(&rest, FOLDER_SIZES_MAX, &lowest);
+	m->task = TASK_SIZES;
+	m->task_folder = f;
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	imap_session_fetch_sizes(m->session, &lowest);
+	ranges_done(&lowest);
+	ranges_done(&rest);
+}
+
+static uint64_t estimate(const struct folder *f, const struct ranges *uids)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < f->n_sizes; i++)
+		if (ranges_has(uids, f->sizes[i].uid))
+			bytes += f->sizes[i].bytes;
+	return bytes;
+}
+
+static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t bytes)
+{
+	if (m->no_room == NULL) {
+		m->no_room = xcalloc(1, sizeof(*m->no_room));
+		log_write(LOG_LEVEL_WARNING, EVENT_HELD, &m->log, NULL, 0, "nothing is fetched: no room for %llu bytes in the spool or on the disk of %s",
+		    (unsigned long long)bytes, f->place_dir);
+	}
+	failure_set(m->no_room, FAIL_WAIT, SCHEDULE_SINK, "no-room", "Free space on that file system, or raise spool_limit or lower min_free.",
+	    "no room for %llu bytes in the spool or on the disk of %s", (unsigned long long)bytes, f->place_dir);
+	m->no_room_until_ms = clock_now_ms() + ROOM_WAIT_MS;
+	mailbox_wake_at(m, m->no_room_until_ms);
+}
+
+void fetch_release(struct mailbox *m)
+{
+	if (m->fetch_wanted || m->fetch_granted) {
+		m->fetch_wanted = m->fetch_granted = false;
+		m->env->ops->fetch_over(m->env->arg, m);
+	}
+}
+
+static void send_fetch(struct mailbox *m, struct folder *f, struct ranges *batch)
+{
+	ranges_done(&m->batch);
+	m->batch = *batch;		/* moved */
+	m->task = TASK_FETCH;
+	m->task_folder = f;
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	imap_session_fetch(m->session, &m->batch);
+}
+
+/* The lowest pending ones, if there is room for them. */
+static enum step fetch_batch(struct mailbox *m, struct folder *f)
+{
+	struct ranges batch = { 0 };
+	uint64_t bytes;
+
+	folder_pick(f, batch_max(m, f), room_for_bytes(m), &batch);
+	bytes = estimate(f, &batch);
+	if (spool_has_room(m->env->spool, f->volume, bytes)) {
+		send_fetch(m, f, &batch);
+		return STEP_SENT;
+	}
+	folder_put_back(f, &batch);
+	ranges_done(&batch);
+	fetch_release(m);
+	wait_for_room(m, f, bytes);
+	return STEP_NOTHING;
+}
+
+/* One that could not be had before, alone (exchange-online 5.8). */
+static enum step fetch_owed(struct mailbox *m, struct folder *f, uint32_t uid)
+{
+	struct ranges batch = { 0 };
+
+	ranges_add(&batch, uid, uid);
+	ranges_add(&f->under_way, uid, uid);
+	send_fetch(m, f, &batch);
+	return STEP_SENT;
+}
+
+static bool place_is_ready(struct mailbox *m, struct folder *f)
+{
+	if (f->place_dir == NULL || f->place_stale)
+		mailbox_prepare(m, f);
+	return !f->preparing;
+}
+
+static enum step take_slot(struct mailbox *m)
+{
+	if (!m->fetch_wanted && !m->fetch_granted) {
+		m->fetch_wanted = true;
+		m->env->ops->want_fetch(m->env->arg, m);
+	}
+	return m->fetch_granted ? STEP_SENT : STEP_WAIT;
+}
+
+bool fetch_is_under_way(const struct mailbox *m)
+{
+	return delivery_count(m->delivery) + m->n_arrivals > 0;
+}
+
+bool fetch_is_wanted(const struct mailbox *m, const struct folder *f)
+{
+	if (f->pending.n == 0 && folder_owed_due(f, clock_wall_s()) == 0)
+		return false;
+	return f->loaded && !mailbox_is_held(m) && window_is_open(m, f);
+}
+
+/* f is selected and a fetch is wanted. */
+enum step fetch_step(struct mailbox *m, struct folder *f)
+{
+	uint32_t owed = folder_owed_due(f, clock_wall_s());
+
+	if (!place_is_ready(m, f) || take_slot(m) == STEP_WAIT)
+		return STEP_WAIT;
+	if (owed != 0)
+		return fetch_owed(m, f, owed);
+	if (f->sizes == NULL && ranges_count(&f->pending) > 1) {
+		ask_sizes(m, f);
+		return STEP_SENT;
+	}
+	return fetch_batch(m, f);
+}
+
+void mailbox_fetch_admit(struct mailbox *m)
+{
+	m->fetch_wanted = false;
+	m->fetch_granted = true;
+	mailbox_wake(m);
+}
+
+/* --- what comes --- */
+
+static void arrival_free(struct arrival *a)
+{
+	incoming_abort(&a->incoming);
+	message_free(&a->message);
+	free(a);
+}
+
+/* Hands over what is spooled, in the order of arrival. */
+static void hand_over(struct mailbox *m)
+{
+	while (m->arrivals != NULL && m->arrivals->incoming == NULL) {
+		struct arrival *a = m->arrivals;
+
+		m->arrivals = a->next;
+		if (m->arrivals == NULL)
+			m->arrivals_end = &m->arrivals;
+		m->n_arrivals--;
+		if (a->spooled) {
+			delivery_add(m->delivery, a->message);
+			a->message = NULL;
+		}
+		arrival_free(a);
+	}
+	mailbox_wake(m);
+}
+
+static void put_back_one(struct folder *f, uint32_t uid)
+{
+	struct ranges one = { 0 };
+
+	ranges_add(&one, uid, uid);
+	folder_put_back(f, &one);
+	ranges_done(&one);
+}
+
+static void hold_for_disk(struct mailbox *m, const struct folder *f, int error)
+{
+	struct failure why;
+	char hint[512];
+
+	snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", f->place_dir);
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "disk", hint, "cannot write into %s: %s", f->place_dir, strerror(error));
+	delivery_hold(m->delivery, &why);
+}
+
+static void resume_reading(struct mailbox *m)
+{
+	if (m->session == NULL)
+		return;
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	imap_session_resume(m->session);
+}
+
+static void on_room(void *arg, struct incoming *incoming)
+{
+	(void)incoming;
+	resume_reading(((struct arrival *)arg)->mailbox);
+}
+
+static void on_spooled(void *arg, struct incoming *incoming, struct message *message, int error)
+{
+	struct arrival *a = arg;
+	struct mailbox *m = a->mailbox;
+
+	(void)incoming;
+	a->incoming = NULL;
+	a->spooled = error == 0;
+	if (error == 0) {
+		a->message = message;
+	} else {
+		put_back_one(a->folder, a->uid);
+		hold_for_disk(m, a->folder, error);
+	}
+	hand_over(m);
+}
+
+static const struct incoming_ops incoming_ops = { .on_room = on_room, .on_spooled = on_spooled };
+
+void fetch_on_body_start(void *arg, const char *section, uint32_t uid, uint64_t size_bytes)
+{
+	struct mailbox *m = arg;
+	struct folder *f = m->task_folder;
+	struct spool_place place;
+	static unsigned long long names;	/* of this run */
+	struct arrival *a;
+	char name[64];
+
+	if (m->task != TASK_FETCH || m->coming != NULL || section[0] != '\0' || size_bytes == 0 || (uid != 0 && !ranges_has(&m->batch, uid)))
+		return;			/* nobody asked for it: its bytes are dropped */
+	a = xcalloc(1, sizeof(*a));
+	a->mailbox = m;
+	a->folder = f;
+	snprintf(name, sizeof(name), "mailpolld.%s.%s.%llx", store_instance(m->env->store), m->env->run, ++names);
+	place = (struct spool_place){ .dir = f->place_dir, .volume = f->volume, .mode = f->mode, .gid = f->gid };
+	a->incoming = incoming_new(m->env->spool, &place, name, &incoming_ops, a);
+	*m->arrivals_end = a;
+	m->arrivals_end = &a->next;
+	m->n_arrivals++;
+	m->coming = a;
+}
+
+void fetch_on_body(void *arg, struct evbuffer *in, size_t len)
+{
+	struct mailbox *m = arg;
+
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	if (m->coming == NULL) {
+		evbuffer_drain(in, len);
+		return;
+	}
+	incoming_take(m->coming->incoming, in, len);
+	if (incoming_lags(m->coming->incoming)) {
+		mailbox_expect(m, 0);
+		imap_session_pause(m->session);
+	}
+}
+
+/* The one that was coming is not wanted after all. It is the last of the list. */
+static void drop_coming(struct mailbox *m)
+{
+	struct arrival **p = &m->arrivals;
+
+	while (*p != m->coming)
+		p = &(*p)->next;
+	*p = NULL;
+	m->arrivals_end = p;
+	m->n_arrivals--;
+	arrival_free(m->coming);
+	m->coming = NULL;
+}
+
+static struct message *make_message(const struct mailbox *m, const struct folder *f, const struct imap_fetch *fetch)
+{
+	struct message *message = xcalloc(1, sizeof(*message));
+
+	*message = (struct message){ .mailbox = m->conf, .folder = f->name, .ref = f->at.ref, .uidvalidity = f->at.uidvalidity,
+	    .uid = fetch->uid, .internaldate_s = fetch->has_internaldate ? fetch->internaldate_s : clock_wall_s(),
+	    .after_owed = m->conf->after != AFTER_KEEP, .fetched_ms = clock_now_ms() };
+	message->settle_from = folder_settle_from(f, fetch->uid);
+	message->key = message_key(m->conf->id, f->name, f->at.uidvalidity, fetch->uid);
+	return message;
+}
+
+void fetch_on_fetched(void *arg, const struct imap_fetch *fetch)
+{
+	struct mailbox *m = arg;
+	struct arrival *a = m->coming;
+
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	if (m->task == TASK_SIZES && fetch->uid != 0 && fetch->has_size)
+		folder_note_size(m->task_folder, fetch->uid, fetch->rfc822_size_bytes);
+	if (a == NULL)
+		return;
+	if (fetch->uid == 0 || !ranges_has(&m->batch, fetch->uid)) {
+		drop_coming(m);
+		return;
+	}
+	ranges_remove(&m->batch, fetch->uid, fetch->uid);
+	if (a->folder->suspect == fetch->uid)
+		a->folder->suspect = 0;
+	a->uid = fetch->uid;
+	m->coming = NULL;
+	incoming_finish(a->incoming, make_message(m, a->folder, fetch));
+}
+
+/* --- how it ends --- */
+
+void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *why)
+{
+	struct store_owed entry = folder_owe(f, uid, why, clock_wall_s());
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+	char number[16];
+	struct log_field fields[] = { { "UID", number } };
+
+	store_owe(m->env->store, f->at.ref, &entry, NULL, NULL);
+	snprintf(number, sizeof(number), "%u", uid);
+	if (entry.next_wall_s == 0)
+		log_write(LOG_LEVEL_ERROR, EVENT_UNRETRIEVABLE, &ctx, fields, 1,
+		    "message UID %u cannot be read over IMAP (%s): open it in Outlook on the web, then forward or re-save it", uid, why);
+	else
+		log_write(LOG_LEVEL_WARNING, EVENT_NONE, &ctx, fields, 1, "message UID %u could not be had (%s), trying again in %lld s", uid, why,
+		    (long long)(entry.next_wall_s - clock_wall_s()));
+}
+
+/* The server refused: for this mailbox as a whole, or for a message among those asked for (exchange-online 5.8 C). */
+static void on_refused(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	uint32_t first = ranges_first(&m->batch);
+
+	if (why->schedule == SCHEDULE_THROTTLED || why->schedule == SCHEDULE_UNAVAILABLE) {
+		folder_put_back(f, &m->batch);
+		mailbox_end_session(m, why);
+	} else if (ranges_count(&m->batch) == 1) {
+		fetch_owe(m, f, first, why->text);
+	} else if (first != 0) {
+		f->singly_to = ranges_last(&m->batch);
+		folder_put_back(f, &m->batch);
+	}
+}
+
+void fetch_on_done(struct mailbox *m, const struct imap_done *done)
+{
+	struct folder *f = m->task_folder;
+
+	if (m->coming != NULL)			/* a body without the end of its response cannot be: the parser would not say done */
+		drop_coming(m);
+	if (!done->ok) {
+		on_refused(m, f, done->failure);
+	} else if (m->batch.n > 0) {		/* OK with nothing (5.8 A): the next look tells whether they are still there */
+		for (size_t i = 0; i < m->batch.n; i++) {
+			ranges_add(&f->unanswered, m->batch.v[i].lo, m->batch.v[i].hi);
+			ranges_remove(&f->under_way, m->batch.v[i].lo, m->batch.v[i].hi);
+		}
+		f->look_due = true;
+	}
+	if (f->singly_to != 0 && (f->pending.n == 0 || ranges_first(&f->pending) > f->singly_to))
+		f->singly_to = 0;
+	ranges_done(&m->batch);
+	fetch_release(m);
+	hand_over(m);
+}
+
+/* The connection died when this message was next: once may be chance, twice in a row is the message (5.8 C). */
+static void suspect(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	uint32_t uid = ranges_first(&m->batch);
+
+	if (f->suspect == uid) {
+		f->suspect = 0;
+		fetch_owe(m, f, uid, why->text);
+		ranges_remove(&m->batch, uid, uid);
+	} else {
+		f->suspect = uid;
+	}
+}
+
+void fetch_over(struct mailbox *m, const struct failure *why)
+{
+	if (m->coming != NULL)
+		drop_coming(m);
+	if (m->task == TASK_FETCH && m->batch.n > 0) {
+		if (why->fail == FAIL_WAIT && why->schedule != SCHEDULE_THROTTLED && !m->stopping)
+			suspect(m, m->task_folder, why);
+		folder_put_back(m->task_folder, &m->batch);
+	}
+	ranges_done(&m->batch);
+	fetch_release(m);
+	hand_over(m);
+}
+
+void fetch_drop(struct mailbox *m)
+{
+	while (m->arrivals != NULL) {
+		struct arrival *a = m->arrivals;
+
+		m->arrivals = a->next;
+		if (a->spooled) {
+			spool_remove(a->message->volume, a->message->path);
+			spool_release(m->env->spool, a->message->size_bytes);
+		}
+		arrival_free(a);
+	}
+	m->arrivals_end = &m->arrivals;
+	m->n_arrivals = 0;
+	m->coming = NULL;
+}

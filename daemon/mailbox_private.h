@@ -1,0 +1,110 @@
+/* mailbox_private.h - what the three files of a mailbox share: mailbox.c (its life: starting, patience, stopping),
+ * mailbox_work.c (what to do next in a session) and mailbox_fetch.c (a batch of messages coming in). Nobody else
+ * includes it. */
+#pragma once
+#include "config.h"
+#include "delivery.h"
+#include "folder.h"
+#include "imap_session.h"
+#include "log.h"
+#include "mailbox.h"
+#include "sink.h"
+#include "spool.h"
+
+struct event; struct arrival; struct token_request;
+
+enum task {			/* what the command under way is for */
+	TASK_NONE, TASK_STATUS, TASK_SELECT, TASK_LOOK, TASK_FIRST_LOOK /* SEARCH of the first contact */, TASK_SIZES, TASK_FETCH,
+	TASK_AFTER, TASK_IDLE,
+};
+enum after_step { AFTER_STEP_FIRST, AFTER_STEP_FLAG, AFTER_STEP_EXPUNGE };
+
+struct mailbox {
+	const struct mailbox_env *env;		/* lent */
+	void *owner;
+	struct mailbox_conf *conf;		/* owned */
+	struct failure_subject subject;		/* object_id and token_finding are owned, the rest is lent */
+	struct log_context log;
+	struct folder *folders;
+	size_t n_folders;
+	struct sink *sink;			/* held until free */
+	struct delivery *delivery;
+	struct event *kick;			/* active: mailbox_next() is due */
+	struct event *timer;			/* the same at a given time */
+
+	/* life, mailbox.c */
+	enum mailbox_state state;
+	int64_t since_wall_s;
+	bool started, paused, stopping, stop_told;
+	bool queued, starting;			/* want_session() has not been answered; started() is due */
+	msec_t wait_until_ms;			/* no session before; 0: now */
+	unsigned answers_due;			/* of prepare() and the store; nothing is freed before they have come */
+	struct token_request *token_request;
+	uint64_t token_serial;
+	bool token_replaced;			/* once already, since a full look was done */
+	bool relogin_due;			/* a newer token is there: sign in anew between two commands */
+	msec_t relogin_ms;			/* ask for it; 0: not planned */
+	struct imap_session *session;
+	struct ssl_session_st *ticket;		/* for the next session */
+	msec_t ready_ms;			/* since when the session has been signed in; 0: not yet */
+	struct failure *end_why;		/* why we ended the session ourselves; NULL: no reason to complain */
+	struct failure *failure;		/* of the last try; NULL: it was good */
+	unsigned failures, attempt;		/* in a row; of the same schedule */
+	msec_t failing_since_ms, failure_logged_ms;
+	unsigned failures_not_logged;
+	unsigned stalls;
+	msec_t deadline_ms;			/* the watchdog's; 0: nothing is expected */
+
+	/* work, mailbox_work.c */
+	enum task task;
+	struct folder *task_folder, *selected;
+	msec_t progress_ms;			/* last settlement or end of a command */
+	uint32_t search_from;
+	struct ranges after_uids;
+	enum after_step after_step;
+	bool no_idle_told, looked_all;
+	msec_t last_look_ms;
+
+	/* fetching, mailbox_fetch.c */
+	bool fetch_wanted, fetch_granted;
+	struct ranges batch;			/* asked for and not answered yet */
+	struct arrival *arrivals, **arrivals_end;	/* in the order they came */
+	size_t n_arrivals;
+	struct arrival *coming;			/* the last of them, while its body comes */
+	msec_t no_room_until_ms;		/* neither spool nor disk had room */
+	struct failure *no_room;
+};
+
+/* mailbox.c */
+void mailbox_wake(struct mailbox *);			/* something changed: decide anew, from the loop */
+void mailbox_wake_at(struct mailbox *, msec_t at_ms);	/* replaces an earlier such wish */
+void mailbox_set_state(struct mailbox *, enum mailbox_state);
+void mailbox_expect(struct mailbox *, msec_t within_ms);	/* progress; 0: waiting for others is in order now */
+void mailbox_end_session(struct mailbox *, const struct failure *why);	/* why NULL: as planned */
+void mailbox_proved(struct mailbox *);			/* a full look at all folders has been done */
+bool mailbox_is_held(const struct mailbox *);
+void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for the folder's place */
+
+/* mailbox_work.c; what takes a void * is a callback of the session's, the mailbox being its arg */
+void work_begin(struct mailbox *);			/* signed in */
+void work_next(struct mailbox *);			/* sends the next command, if any is due and may be sent */
+void work_over(struct mailbox *);			/* the session has ended */
+msec_t work_next_slot_ms(const struct mailbox *);	/* poll: when the next look is due */
+void work_on_done(void *, const struct imap_done *);
+void work_on_uids(void *, uint32_t lo, uint32_t hi);
+void work_on_exists(void *, uint32_t n);
+
+/* mailbox_fetch.c */
+enum step { STEP_NOTHING, STEP_WAIT, STEP_SENT };
+bool fetch_is_under_way(const struct mailbox *);	/* messages that are fetched and not settled */
+/* There is something to fetch in this folder, and room for it. */
+bool fetch_is_wanted(const struct mailbox *, const struct folder *);
+enum step fetch_step(struct mailbox *, struct folder *);	/* the folder is selected and fetch_is_wanted() */
+void fetch_on_body_start(void *, const char *section, uint32_t uid, uint64_t size_bytes);
+void fetch_on_body(void *, struct evbuffer *in, size_t len);
+void fetch_on_fetched(void *, const struct imap_fetch *);
+void fetch_on_done(struct mailbox *, const struct imap_done *);
+void fetch_over(struct mailbox *, const struct failure *);	/* the session has ended */
+void fetch_drop(struct mailbox *);			/* the mailbox stops: what is not spooled yet goes */
+void fetch_release(struct mailbox *);			/* the slot */
+void fetch_owe(struct mailbox *, struct folder *, uint32_t uid, const char *why);	/* it could not be had */
