@@ -1,0 +1,264 @@
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+#include "admission.h"
+#include "config.h"
+#include "mailbox.h"
+#include "util.h"
+
+struct gate {
+	struct gate *next;
+	char *credential;
+	struct admission_conf conf;
+	struct seat *waiting, **waiting_end;	/* in the order of asking */
+	struct seat *fetch_waiting, **fetch_waiting_end;
+	size_t n_waiting;
+	unsigned n_starting, n_fetching;
+	double starts;				/* that may happen now; grows by sessions_per_second */
+	msec_t counted_ms;			/* when starts was last brought up to date */
+	struct event *timer;			/* the next start; pending while somebody waits for it */
+};
+struct admission {
+	struct event_base *base;		/* lent */
+	struct gate *gates;
+};
+
+static void gate_next(struct gate *g);
+
+static void on_timer(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	gate_next(arg);
+}
+
+struct admission *admission_new(struct event_base *base)
+{
+	struct admission *a = xcalloc(1, sizeof(*a));
+
+	a->base = base;
+	return a;
+}
+
+void admission_free(struct admission **admission)
+{
+	struct gate *g;
+
+	while (*admission != NULL && (g = (*admission)->gates) != NULL) {
+		(*admission)->gates = g->next;
+		event_free(g->timer);
+		free(g->credential);
+		free(g);
+	}
+	free(*admission);
+	*admission = NULL;
+}
+
+static struct gate *gate_find(const struct admission *a, const char *credential)
+{
+	struct gate *g;
+
+	for (g = a->gates; g != NULL && strcmp(g->credential, credential) != 0; g = g->next)
+		;
+	return g;
+}
+
+static struct gate *gate_make(struct admission *a, const char *credential)
+{
+	struct gate *g = xcalloc(1, sizeof(*g));
+
+	g->credential = xstrdup(credential);
+	g->waiting_end = &g->waiting;
+	g->fetch_waiting_end = &g->fetch_waiting;
+	g->starts = 1;
+	g->counted_ms = clock_now_ms();
+	g->timer = evtimer_new(a->base, on_timer, g);
+	g->next = a->gates;
+	a->gates = g;
+	return g;
+}
+
+void admission_configure(struct admission *a, const struct config *config)
+{
+	for (size_t i = 0; i < config->n_credentials; i++) {
+		const struct credential_conf *c = config->credentials[i];
+		struct gate *g = gate_find(a, c->name);
+
+		if (g == NULL)
+			g = gate_make(a, c->name);
+		g->conf = c->admission;
+		gate_next(g);
+	}
+}
+
+/* --- starting --- */
+
+/* The one longest without a look; of those that never looked the first that asked. */
+static struct seat **longest_without_look(struct gate *g)
+{
+	struct seat **best = &g->waiting;
+
+	for (struct seat **p = &g->waiting; *p != NULL && mailbox_last_look_ms((*best)->mailbox) != 0; p = &(*p)->next_waiting)
+		if (mailbox_last_look_ms((*p)->mailbox) < mailbox_last_look_ms((*best)->mailbox))
+			best = p;
+	return best;
+}
+
+static void unlink_waiting(struct gate *g, struct seat **at)
+{
+	struct seat *s = *at;
+
+	*at = s->next_waiting;
+	if (*at == NULL)
+		g->waiting_end = at;
+	s->next_waiting = NULL;
+	s->waiting = false;
+	g->n_waiting--;
+}
+
+static void count_starts(struct gate *g)
+{
+	msec_t now_ms = clock_now_ms();
+	double at_most = 1 + g->conf.sessions_per_second / 5.0;	/* a fifth of a second's worth may come together */
+
+	g->starts += (double)(now_ms - g->counted_ms) * g->conf.sessions_per_second / 1000;
+	if (g->starts > at_most)
+		g->starts = at_most;
+	g->counted_ms = now_ms;
+}
+
+/* May one start now? If it is a matter of time, the timer tells. */
+static bool may_start(struct gate *g)
+{
+	struct timeval tv;
+
+	if (g->conf.starting_at_once != 0 && g->n_starting >= g->conf.starting_at_once)
+		return false;
+	if (g->conf.sessions_per_second == 0)
+		return true;
+	count_starts(g);
+	if (g->starts >= 1) {
+		g->starts -= 1;
+		return true;
+	}
+	tv = clock_interval((msec_t)((1 - g->starts) * 1000 / g->conf.sessions_per_second) + 1);
+	event_add(g->timer, &tv);
+	return false;
+}
+
+static void gate_next(struct gate *g)
+{
+	while (g->waiting != NULL && may_start(g)) {
+		struct seat **at = longest_without_look(g), *s = *at;
+
+		unlink_waiting(g, at);
+		s->starting = true;
+		g->n_starting++;
+		mailbox_admit(s->mailbox);
+	}
+}
+
+/* Admits from the loop: who asks is in the middle of something. */
+static void gate_soon(struct gate *g)
+{
+	event_active(g->timer, 0, 0);
+}
+
+void seat_want_session(struct seat *s)
+{
+	struct gate *g = s->gate;
+
+	s->waiting = true;
+	*g->waiting_end = s;
+	g->waiting_end = &s->next_waiting;
+	g->n_waiting++;
+	gate_soon(g);
+}
+
+void seat_started(struct seat *s)
+{
+	if (!s->starting)
+		return;
+	s->starting = false;
+	s->gate->n_starting--;
+	gate_soon(s->gate);
+}
+
+/* --- fetching --- */
+
+static void fetch_next(struct gate *g)
+{
+	while (g->fetch_waiting != NULL && (g->conf.fetching_at_once == 0 || g->n_fetching < g->conf.fetching_at_once)) {
+		struct seat *s = g->fetch_waiting;
+
+		g->fetch_waiting = s->next_fetching;
+		if (g->fetch_waiting == NULL)
+			g->fetch_waiting_end = &g->fetch_waiting;
+		s->next_fetching = NULL;
+		s->fetch_waiting = false;
+		s->fetching = true;
+		g->n_fetching++;
+		mailbox_fetch_admit(s->mailbox);
+	}
+}
+
+void seat_want_fetch(struct seat *s)
+{
+	struct gate *g = s->gate;
+
+	s->fetch_waiting = true;
+	*g->fetch_waiting_end = s;
+	g->fetch_waiting_end = &s->next_fetching;
+	fetch_next(g);
+}
+
+void seat_fetch_over(struct seat *s)
+{
+	struct gate *g = s->gate;
+
+	if (s->fetching) {
+		s->fetching = false;
+		g->n_fetching--;
+	}
+	for (struct seat **p = &g->fetch_waiting; s->fetch_waiting && *p != NULL; p = &(*p)->next_fetching) {
+		if (*p != s)
+			continue;
+		*p = s->next_fetching;
+		if (*p == NULL)
+			g->fetch_waiting_end = p;
+		s->next_fetching = NULL;
+		s->fetch_waiting = false;
+		break;
+	}
+	fetch_next(g);
+}
+
+/* --- seats --- */
+
+void seat_take(struct admission *a, struct seat *s, const char *credential, struct mailbox *mailbox)
+{
+	s->gate = gate_find(a, credential);
+	if (s->gate == NULL)
+		s->gate = gate_make(a, credential);
+	s->mailbox = mailbox;
+}
+
+void seat_leave(struct seat *s)
+{
+	struct gate *g = s->gate;
+
+	for (struct seat **p = &g->waiting; s->waiting && *p != NULL; p = &(*p)->next_waiting) {
+		if (*p == s) {
+			unlink_waiting(g, p);
+			break;
+		}
+	}
+	seat_started(s);
+	seat_fetch_over(s);
+}
+
+size_t admission_waiting(const struct admission *a, const char *credential)
+{
+	const struct gate *g = gate_find(a, credential);
+
+	return g == NULL ? 0 : g->n_waiting;
+}

@@ -1,0 +1,29 @@
+/* admission.h - who may go first: per credential, how many sessions start in a second and at a time, the mailbox longest
+ * without a look first; how many fetch at a time, in turn. So that a restart with thousands of mailboxes is no login
+ * storm and a full mailbox does not starve the others. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+
+struct event_base; struct config; struct mailbox;
+struct admission;
+struct gate;				/* one credential's */
+
+struct seat {				/* a mailbox's; the caller's, zeroed */
+	struct mailbox *mailbox;	/* the rest is private */
+	struct gate *gate;
+	struct seat *next_waiting, *next_fetching;
+	bool waiting, starting, fetch_waiting, fetching;
+};
+
+struct admission *admission_new(struct event_base *);
+void admission_free(struct admission **);	/* after every seat has been left */
+void admission_configure(struct admission *, const struct config *);
+
+void seat_take(struct admission *, struct seat *, const char *credential, struct mailbox *);
+void seat_leave(struct seat *);
+void seat_want_session(struct seat *);		/* mailbox_admit() follows, from the loop */
+void seat_started(struct seat *);
+void seat_want_fetch(struct seat *);		/* mailbox_fetch_admit() follows, perhaps at once */
+void seat_fetch_over(struct seat *);		/* also for one that still waits */
+size_t admission_waiting(const struct admission *, const char *credential);

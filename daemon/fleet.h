@@ -1,0 +1,60 @@
+/* fleet.h - all mailboxes: which there are, who may start or fetch now, reload, and what is told of them all. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "clock.h"
+#include "failure.h"
+#include "mailbox.h"
+
+struct event_base; struct workers; struct config; struct config_messages;
+struct fleet;
+
+/* Takes config over. NULL: ret_error says why it cannot start (exit 71). Opens the state (blocking, before the loop). */
+struct fleet *fleet_new(struct event_base *, struct workers *, struct config *, char *ret_error, size_t size);
+/* Settles intents of the last run, then starts every mailbox; on_ready comes from the loop when that has begun. */
+void fleet_start(struct fleet *, void (*on_ready)(void *arg), void *arg);
+/* Stops every mailbox; on_stopped from the loop when all are stopped or at_most_ms have passed. */
+void fleet_stop(struct fleet *, msec_t at_most_ms, void (*on_stopped)(void *arg), void *arg);
+void fleet_free(struct fleet **);
+
+struct reload_outcome { bool ok; size_t added, removed, changed, kept; const char *errors; /* NULL or lines; lent */ };
+/* Reads the file again off the loop; all or nothing; unchanged mailboxes keep their sessions. done comes from the
+ * loop once. A reload asked for while one runs waits for it, then reads the file once more. */
+void fleet_reload(struct fleet *, void (*done)(void *arg, const struct reload_outcome *), void *arg);
+
+/* Verbs; false: no such mailbox. */
+bool fleet_poll(struct fleet *, const char *address);
+bool fleet_pause(struct fleet *, const char *address);
+bool fleet_resume(struct fleet *, const char *address);
+
+/* Reading. Mailboxes by index in configuration order, valid until the loop turns. */
+size_t fleet_size(const struct fleet *);
+const struct mailbox *fleet_mailbox(const struct fleet *, size_t i);
+const struct mailbox *fleet_find(const struct fleet *, const char *address_or_id);	/* any case; NULL: none */
+size_t fleet_count(const struct fleet *, enum mailbox_state);
+uint64_t fleet_delivered(const struct fleet *);			/* since the start */
+size_t fleet_failing(struct fleet *);			/* mailboxes whose last try failed */
+int64_t fleet_config_loaded_wall_s(const struct fleet *);
+const char *fleet_config_error(const struct fleet *);		/* of the last reload; NULL: it was good */
+const struct config *fleet_config(const struct fleet *);
+
+enum health_level { HEALTH_OK, HEALTH_DEGRADED, HEALTH_DOWN };
+const char *health_name(enum health_level);				/* "ok" */
+struct health_reason { const char *what; char name[128]; int64_t since_wall_s; char hint[512]; };	/* what: "credential", "sink", "store", "disk", "mailboxes" */
+/* At most room reasons are written; ret_n gets how many. */
+enum health_level fleet_health(struct fleet *, struct health_reason *ret_v, size_t room, size_t *ret_n);
+bool fleet_is_alive(struct fleet *);				/* the watchdog's question (promise 8) */
+
+struct sink_snapshot {
+	const char *name; const char *kind;			/* lent */
+	const char *target;					/* template or command */
+	bool failing; uint64_t delivered, refused, temporary;
+	unsigned running;
+	const struct failure *failure;				/* NULL: none */
+};
+size_t fleet_sinks(const struct fleet *, struct sink_snapshot *ret_v, size_t room);
+struct token_snapshot;
+size_t fleet_tokens(struct fleet *, struct token_snapshot *ret_v, size_t room);
+struct store_snapshot { int64_t last_commit_wall_s; uint64_t spool_bytes; const struct failure *failure; };
+void fleet_store(const struct fleet *, struct store_snapshot *ret);

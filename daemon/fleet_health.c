@@ -1,0 +1,128 @@
+/* The verdict: is mail moving? Each reason keeps the time when it was first seen. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "fleet_private.h"
+#include "store.h"
+#include "token_cache.h"
+#include "util.h"
+#include "volume.h"
+#include "workers.h"
+
+#define DISK_STALLED_MS 20000		/* a disk that answers nothing for that long: down */
+#define JOB_STUCK_MS 180000		/* a worker's job that old: the watchdog is not fed */
+#define FAILING_LONG_MS (15 * 60 * 1000)
+#define FAILING_FEW 3			/* so many mailboxes may always fail for long without being degraded, and 1 % */
+#define REASONS_MAX 64
+#define CREDENTIALS_MAX 256
+
+struct verdict {
+	enum health_level health;
+	struct health_reason *v;
+	size_t n;
+};
+
+static int64_t known_since(const struct fleet *f, const char *what, const char *name)
+{
+	for (size_t i = 0; i < f->n_reasons; i++)
+		if (strcmp(f->reasons[i].what, what) == 0 && strcmp(f->reasons[i].name, name) == 0)
+			return f->reasons[i].since_wall_s;
+	return clock_wall_s();
+}
+
+static void add_reason(struct fleet *f, struct verdict *verdict, enum health_level how_bad, const char *what, const char *name, const char *hint)
+{
+	struct health_reason *r;
+
+	if (how_bad > verdict->health)
+		verdict->health = how_bad;
+	if (verdict->n == REASONS_MAX)
+		return;
+	r = &verdict->v[verdict->n++];
+	r->what = what;
+	snprintf(r->name, sizeof(r->name), "%s", name);
+	snprintf(r->hint, sizeof(r->hint), "%s", hint);
+	r->since_wall_s = known_since(f, what, r->name);
+}
+
+static void judge_disks(struct fleet *f, struct verdict *verdict)
+{
+	const struct failure *why = store_failure(f->store);
+
+	if (why != NULL)
+		add_reason(f, verdict, HEALTH_DOWN, "store", "state", why->hint[0] != '\0' ? why->hint : why->text);
+	if (volumes_stalled_ms(f->volumes) >= DISK_STALLED_MS)
+		add_reason(f, verdict, HEALTH_DOWN, "disk", "disk", "A disk has not answered for 20 s: look at the kernel's log.");
+}
+
+static void judge_credentials(struct fleet *f, struct verdict *verdict)
+{
+	struct token_snapshot *tokens = xcalloc(CREDENTIALS_MAX, sizeof(*tokens));
+	size_t n = token_cache_snapshot(f->tokens, tokens, CREDENTIALS_MAX);
+
+	for (size_t i = 0; i < n && i < CREDENTIALS_MAX; i++)
+		if (tokens[i].state == TOKEN_FAILED || tokens[i].state == TOKEN_STALE)
+			add_reason(f, verdict, HEALTH_DEGRADED, "credential", tokens[i].credential,
+			    tokens[i].failure.hint[0] != '\0' ? tokens[i].failure.hint : tokens[i].failure.text);
+	free(tokens);
+}
+
+static void judge_sinks(struct fleet *f, struct verdict *verdict)
+{
+	for (size_t i = 0; i < sinks_count(f->sinks); i++) {
+		const struct sink *sink = sinks_at(f->sinks, i);
+		const struct sink_counts *c = sink_counts(sink);
+		const struct sink_conf *conf = sink_conf(sink);
+		const char *name = conf->kind == SINK_MAILDIR ? conf->maildir : conf->command[0];
+
+		if (c->failing || c->failure.fail != FAIL_NONE)
+			add_reason(f, verdict, HEALTH_DEGRADED, "sink", name, c->failure.hint[0] != '\0' ? c->failure.hint : c->failure.text);
+	}
+}
+
+static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
+{
+	size_t failing = 0, long_failing = 0;
+	msec_t since_ms, now_ms = clock_now_ms();
+	char hint[128];
+
+	for (size_t i = 0; i < f->n_members; i++) {
+		if (!mailbox_is_failing(f->members[i]->mailbox, &since_ms))
+			continue;
+		failing++;
+		long_failing += now_ms - since_ms >= FAILING_LONG_MS;
+	}
+	snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail: see `mailpollctl status --failing`.", failing, f->n_members);
+	if (failing > 0 && failing == f->n_members)
+		add_reason(f, verdict, HEALTH_DOWN, "mailboxes", "all", hint);
+	else if (long_failing >= FAILING_FEW && long_failing * 100 > f->n_members)
+		add_reason(f, verdict, HEALTH_DEGRADED, "mailboxes", "many", hint);
+}
+
+const char *health_name(enum health_level health)
+{
+	static const char *const names[] = { "ok", "degraded", "down" };
+
+	return names[health];
+}
+
+enum health_level fleet_health(struct fleet *f, struct health_reason *ret_v, size_t room, size_t *ret_n)
+{
+	struct verdict verdict = { .health = HEALTH_OK, .v = xcalloc(REASONS_MAX, sizeof(struct health_reason)) };
+
+	judge_disks(f, &verdict);
+	judge_credentials(f, &verdict);
+	judge_sinks(f, &verdict);
+	judge_mailboxes(f, &verdict);
+	free(f->reasons);
+	f->reasons = verdict.v;
+	f->n_reasons = verdict.n;
+	*ret_n = verdict.n < room ? verdict.n : room;
+	memcpy(ret_v, verdict.v, *ret_n * sizeof(*ret_v));
+	return verdict.health;
+}
+
+bool fleet_is_alive(struct fleet *f)
+{
+	return workers_oldest_ms(f->workers) <= JOB_STUCK_MS && !f->stuck;
+}

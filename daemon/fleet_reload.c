@@ -1,0 +1,197 @@
+/* The file is read on a worker; then, on the loop, everything or nothing of it is taken. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "fleet_private.h"
+#include "log.h"
+#include "tls.h"
+#include "util.h"
+#include "workers.h"
+
+struct reload_job {
+	struct job job;
+	struct fleet *fleet;		/* for done() only */
+	char *path;
+	struct config *config;
+	struct config_messages errors, warnings;
+};
+
+static void work_read(struct job *job)
+{
+	struct reload_job *r = (struct reload_job *)job;
+
+	r->config = config_load(r->path, &r->errors, &r->warnings);
+}
+
+static void add_error(struct config_messages *errors, char *text)
+{
+	errors->v = xreallocarray(errors->v, errors->n + 1, sizeof(*errors->v));
+	errors->v[errors->n++] = text;
+}
+
+/* What only a restart can change. */
+static void check_fixed(const struct fleet *f, const struct config *config, struct config_messages *errors)
+{
+	if (strcmp(f->config->state_dir, config->state_dir) != 0)
+		add_error(errors, xasprintf("%s: state_dir: changing it needs a restart", config->path));
+	if (strcmp(f->config->control_socket, config->control_socket) != 0)
+		add_error(errors, xasprintf("%s: control_socket: changing it needs a restart", config->path));
+}
+
+static int by_id(const void *a, const void *b)
+{
+	struct member *const *x = a, *const *y = b;
+
+	return strcmp(mailbox_conf((*x)->mailbox)->id, mailbox_conf((*y)->mailbox)->id);
+}
+
+static struct member *look_up(struct member **sorted, size_t n, const char *id)
+{
+	size_t lo = 0, hi = n;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+		int order = strcmp(mailbox_conf(sorted[mid]->mailbox)->id, id);
+
+		if (order == 0)
+			return sorted[mid];
+		if (order < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return NULL;
+}
+
+/* A changed mailbox is another one that takes over when the old one has stopped: both would write the same state. */
+static struct member *replace(struct fleet *f, struct member *old, const struct mailbox_conf *conf)
+{
+	struct member *new = member_new(f, conf);
+
+	old->successor = new;
+	new->predecessor = old;
+	member_retire(old);
+	return new;
+}
+
+static void take_mailboxes(struct fleet *f, const struct config *config, struct reload_outcome *outcome)
+{
+	struct member **old = f->members, **new = xcalloc(config->n_mailboxes, sizeof(*new));
+	size_t n_old = f->n_members;
+
+	qsort(old, n_old, sizeof(*old), by_id);
+	for (size_t i = 0; i < config->n_mailboxes; i++) {
+		const struct mailbox_conf *conf = config->mailboxes[i];
+		struct member *member = look_up(old, n_old, conf->id);
+
+		if (member == NULL) {
+			outcome->added++;
+			new[i] = member_new(f, conf);
+			member_start(new[i]);
+		} else if (mailbox_conf_equal(mailbox_conf(member->mailbox), conf)) {
+			outcome->kept++;
+			new[i] = member;
+			member->kept = true;
+		} else {
+			outcome->changed++;
+			new[i] = replace(f, member, conf);
+		}
+	}
+	for (size_t i = 0; i < n_old; i++) {
+		if (!old[i]->kept && !old[i]->leaving) {
+			outcome->removed++;
+			member_retire(old[i]);
+		}
+		old[i]->kept = false;
+	}
+	free(old);
+	f->members = new;
+	f->n_members = config->n_mailboxes;
+	f->failing_known = false;
+}
+
+static char *join(const struct config_messages *messages)
+{
+	char *text = xstrdup("");
+
+	for (size_t i = 0; i < messages->n; i++) {
+		char *longer = xasprintf("%s%s%s", text, i > 0 ? "\n" : "", messages->v[i]);
+
+		free(text);
+		text = longer;
+	}
+	return text;
+}
+
+static void start_reading(struct fleet *f);
+
+static void answer(struct fleet *f, const struct reload_outcome *outcome)
+{
+	while (f->reloading != NULL) {
+		struct reload_wish *w = f->reloading;
+
+		f->reloading = w->next;
+		w->done(w->arg, outcome);
+		free(w);
+	}
+	f->reloading = f->reload_next;
+	f->reload_next = NULL;
+	if (f->reloading != NULL)
+		start_reading(f);
+}
+
+static void done_read(struct job *job)
+{
+	struct reload_job *r = (struct reload_job *)job;
+	struct fleet *f = r->fleet;
+	struct reload_outcome outcome = { 0 };
+
+	if (r->config != NULL)
+		check_fixed(f, r->config, &r->errors);
+	free(f->config_error);
+	f->config_error = NULL;
+	if (f->stopping)
+		add_error(&r->errors, xstrdup("the daemon is stopping"));
+	if (r->errors.n > 0) {
+		config_free(&r->config);
+		f->config_error = join(&r->errors);
+		outcome.errors = f->config_error;
+	} else {
+		outcome.ok = true;
+		for (size_t i = 0; i < r->warnings.n; i++)
+			log_warning(NULL, "%s", r->warnings.v[i]);
+		tls_forget(f->tls);
+		fleet_apply_globals(f, r->config);
+		take_mailboxes(f, f->config, &outcome);
+	}
+	config_messages_done(&r->errors);
+	config_messages_done(&r->warnings);
+	free(r->path);
+	free(r);
+	answer(f, &outcome);
+}
+
+static void start_reading(struct fleet *f)
+{
+	struct reload_job *r = xcalloc(1, sizeof(*r));
+
+	r->job.work = work_read;
+	r->job.done = done_read;
+	r->fleet = f;
+	r->path = xstrdup(f->config->path);
+	lane_submit(f->look_lane, &r->job);
+}
+
+void fleet_reload(struct fleet *f, void (*done)(void *arg, const struct reload_outcome *), void *arg)
+{
+	struct reload_wish *w = xcalloc(1, sizeof(*w)), **end = f->reloading == NULL ? &f->reloading : &f->reload_next;
+	bool idle = f->reloading == NULL;
+
+	w->done = done;
+	w->arg = arg;
+	while (*end != NULL)
+		end = &(*end)->next;
+	*end = w;
+	if (idle)
+		start_reading(f);
+}

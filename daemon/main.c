@@ -1,0 +1,271 @@
+/* main.c - reads the arguments, builds the modules bottom up, runs, takes them down top down. */
+#include <curl/curl.h>
+#include <errno.h>
+#include <event2/event.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include "config.h"
+#include "control.h"
+#include "fleet.h"
+#include "health.h"
+#include "log.h"
+#include "token_cache.h"
+#include "util.h"
+#include "workers.h"
+
+#define DEFAULT_CONFIG "/etc/mailpolld/mailpolld.yaml"
+#define STOP_AT_MOST_MS 9000		/* of the 10 s promised */
+
+struct daemon {
+	struct event_base *base;
+	struct workers *workers;
+	struct fleet *fleet;
+	struct health *health;
+	struct control *control;
+	struct event *signals[3], *status_timer;
+	bool ready;
+};
+
+/* --- what systemd reads --- */
+
+static void describe_tokens(struct fleet *fleet, char *text, size_t size)
+{
+	struct token_snapshot v[4];
+	size_t n = fleet_tokens(fleet, v, ARRAY_LEN(v)), len = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < n && i < ARRAY_LEN(v) && len < size; i++) {
+		long long min = v[i].expires_wall_s != 0 ? (long long)(v[i].expires_wall_s - clock_wall_s()) / 60 : 0;
+
+		if (v[i].state == TOKEN_FRESH || v[i].state == TOKEN_STALE)
+			len += (size_t)snprintf(text + len, size - len, "; token %s %s for %lld min", v[i].credential, token_state_name(v[i].state), min);
+		else if (v[i].state == TOKEN_FAILED)
+			len += (size_t)snprintf(text + len, size - len, "; token %s failed", v[i].credential);
+	}
+}
+
+static void tell_status(struct daemon *d)
+{
+	size_t watching = fleet_count(d->fleet, MAILBOX_WATCHING) + fleet_count(d->fleet, MAILBOX_SLEEPING);
+	char tokens[256];
+
+	describe_tokens(d->fleet, tokens, sizeof(tokens));
+	health_status(d->health, "%zu mailboxes: %zu watching, %zu failing%s; %llu delivered", fleet_size(d->fleet), watching,
+	    fleet_failing(d->fleet), tokens, (unsigned long long)fleet_delivered(d->fleet));
+}
+
+static void on_status_timer(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	tell_status(arg);
+}
+
+/* --- events --- */
+
+static void on_ready(void *arg)
+{
+	struct daemon *d = arg;
+	struct timeval every = clock_interval(1000);
+
+	d->ready = true;
+	log_write(LOG_LEVEL_INFO, EVENT_STARTED, NULL, NULL, 0, "mailpolld %s started with %zu mailboxes", MAILPOLLD_VERSION, fleet_size(d->fleet));
+	health_ready(d->health);
+	event_add(d->status_timer, &every);
+}
+
+static bool is_alive(void *arg)
+{
+	return fleet_is_alive(((struct daemon *)arg)->fleet);
+}
+
+static void on_stopped(void *arg)
+{
+	event_base_loopbreak(((struct daemon *)arg)->base);
+}
+
+static void on_stop_signal(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	(void)what;
+	log_info(NULL, "signal %d: stopping", (int)fd);
+	health_stopping(d->health);
+	fleet_stop(d->fleet, STOP_AT_MOST_MS, on_stopped, d);
+}
+
+static void on_hangup(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	control_reload(((struct daemon *)arg)->control);
+}
+
+/* --- life --- */
+
+static void add_signal(struct daemon *d, size_t i, int signal, event_callback_fn callback)
+{
+	d->signals[i] = evsignal_new(d->base, signal, callback, d);
+	event_add(d->signals[i], NULL);
+}
+
+/* No secret in a core file, and as many connections as the unit allows. */
+static void limit_process(void)
+{
+	struct rlimit limit;
+
+	prctl(PR_SET_DUMPABLE, 0);
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static int daemon_init(struct daemon *d, struct config *config)
+{
+	char error[512];
+	char *socket_path = xstrdup(config->control_socket);
+
+	d->base = event_base_new();
+	d->workers = workers_new(d->base);
+	d->fleet = fleet_new(d->base, d->workers, config, error, sizeof(error));
+	if (d->fleet != NULL) {
+		d->health = health_new(d->base, d->workers, is_alive, d);
+		d->control = control_new(d->base, d->fleet, d->health, socket_path, error, sizeof(error));
+	}
+	free(socket_path);
+	if (d->control == NULL) {
+		log_error(NULL, "cannot start: %s", error);
+		return -1;
+	}
+	add_signal(d, 0, SIGTERM, on_stop_signal);
+	add_signal(d, 1, SIGINT, on_stop_signal);
+	add_signal(d, 2, SIGHUP, on_hangup);
+	d->status_timer = event_new(d->base, -1, EV_PERSIST, on_status_timer, d);
+	return 0;
+}
+
+static void daemon_done(struct daemon *d)
+{
+	for (size_t i = 0; i < ARRAY_LEN(d->signals); i++)
+		if (d->signals[i] != NULL)
+			event_free(d->signals[i]);
+	if (d->status_timer != NULL)
+		event_free(d->status_timer);
+	control_free(&d->control);
+	health_free(&d->health);
+	workers_free(&d->workers, 500);
+	fleet_free(&d->fleet);
+	event_base_free(d->base);
+}
+
+static int run(struct config *config)
+{
+	struct daemon d = { 0 };
+	int status = EX_OSERR;
+
+	limit_process();
+	log_set_level(config->log_level);
+	log_start(log_detect_target());
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+	if (daemon_init(&d, config) == 0) {
+		fleet_start(d.fleet, on_ready, &d);
+		event_base_dispatch(d.base);
+		log_write(LOG_LEVEL_INFO, EVENT_STOPPED, NULL, NULL, 0, "mailpolld stopped");
+		status = EX_OK;
+	}
+	daemon_done(&d);
+	curl_global_cleanup();
+	log_stop();
+	return status;
+}
+
+/* --- arguments --- */
+
+static void usage(FILE *to)
+{
+	fprintf(to, "usage: mailpolld [-c FILE]\n"
+	    "       mailpolld [-c FILE] check [--strict]\n"
+	    "       mailpolld --version | --help\n"
+	    "FILE is %s unless given; see mailpolld(8) and mailpolld.yaml(5).\n", DEFAULT_CONFIG);
+}
+
+static void print_messages(const char *kind, const struct config_messages *messages)
+{
+	for (size_t i = 0; i < messages->n; i++)
+		fprintf(stderr, "%s%s\n", kind, messages->v[i]);
+}
+
+static int check(const char *path, bool strict)
+{
+	struct config_messages errors = { 0 }, warnings = { 0 };
+	struct config *config = config_load(path, &errors, &warnings);
+	bool good = config != NULL && !(strict && warnings.n > 0);
+
+	print_messages("", &errors);
+	print_messages(strict ? "" : "warning: ", &warnings);
+	if (good)
+		printf("%s: good; %zu mailboxes, %zu credentials\n", path, config->n_mailboxes, config->n_credentials);
+	else
+		fprintf(stderr, "%s: %zu errors\n", path, errors.n + (strict ? warnings.n : 0));
+	config_messages_done(&errors);
+	config_messages_done(&warnings);
+	config_free(&config);
+	return good ? EX_OK : EX_CONFIG;
+}
+
+static int load_and_run(const char *path)
+{
+	struct config_messages errors = { 0 }, warnings = { 0 };
+	struct config *config = config_load(path, &errors, &warnings);
+
+	for (size_t i = 0; i < errors.n; i++)
+		log_error(NULL, "%s", errors.v[i]);
+	for (size_t i = 0; i < warnings.n; i++)
+		log_warning(NULL, "%s", warnings.v[i]);
+	config_messages_done(&errors);
+	config_messages_done(&warnings);
+	return config != NULL ? run(config) : EX_CONFIG;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "config", required_argument, NULL, 'c' }, { "strict", no_argument, NULL, 's' }, { "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' }, { NULL, 0, NULL, 0 },
+	};
+	const char *path = DEFAULT_CONFIG;
+	bool strict = false;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			path = optarg;
+			break;
+		case 's':
+			strict = true;
+			break;
+		case 'h':
+			usage(stdout);
+			return EX_OK;
+		case 'V':
+			printf("mailpolld %s\n", MAILPOLLD_VERSION);
+			return EX_OK;
+		default:
+			usage(stderr);
+			return EX_USAGE;
+		}
+	}
+	if (optind == argc && !strict)
+		return load_and_run(path);
+	if (optind == argc - 1 && strcmp(argv[optind], "check") == 0)
+		return check(path, strict);
+	usage(stderr);
+	return EX_USAGE;
+}
