@@ -1,0 +1,154 @@
+"""The control port: HTTP with JSON on loopback.
+
+    POST /mailbox   {"address", "folders": [...], "uidvalidity"}
+    POST /message   {"address", "folder", "messages": [{spec, "internaldate", "flags", "uid"}]}     gives the UIDs
+    POST /uids      {"address", "folder", "ranges": [[lo, hi, step]]}      many tiny messages
+    POST /remove    {"address", "folder", "uids"}
+    POST /folder    {"address", "folder", "uidvalidity"}                   as after a move: all UIDs are new
+    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "fail": {"status", "code", "retry_after", "body"}, "hang"}
+    POST /secret    {"secret"}
+    POST /token-port {"open": false}                                       nothing answers there
+    POST /expire    {}                                                     every token given so far ends now
+    POST /fault     {"address" or "*", "kind", ...}                        imap.py and state.State.fault() say which there are
+    POST /clear     {"address" or "*"}                                     no faults any more
+    POST /drop      {"address"}                                            closes its connections without a word
+    POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"]}
+    POST /certificate {"server": "imap" or "token", "name": "good", "stranger" or "wrong-host"}
+    GET  /state     counters, and ?address= for one mailbox's folders
+    GET  /sums      ?address=&folder= SHA-256 of every message by UID
+    GET  /log       the last protocol lines
+    GET  /wait      ?what=COUNTER&at_least=N&timeout_s=S[&address=]        answers when it is so: {"ok": true}
+"""
+import asyncio
+import time
+
+import messages
+
+
+class Control:
+    def __init__(self, state, certificates, imap_context, token_context):
+        self.state, self.certificates = state, certificates
+        self.contexts = {"imap": imap_context, "token": token_context}
+        self.token_server = self.loop_token = self.token_port = None
+
+    async def handle(self, request):
+        name = request.path.strip("/").replace("-", "_")
+        method = getattr(self, "%s_%s" % (request.method.lower(), name), None)
+        if method is None:
+            return 404, {}, {"error": "no such call"}
+        try:
+            answer = method(request.query if request.method == "GET" else request.json())
+            return 200, {}, (await answer if asyncio.iscoroutine(answer) else answer) or {}
+        except (KeyError, AttributeError, TypeError) as e:
+            return 400, {}, {"error": repr(e)}
+
+    def post_mailbox(self, data):
+        self.state.add_mailbox(data["address"], data.get("folders", ["INBOX"]), data.get("uidvalidity", 14))
+
+    def folder(self, data):
+        return self.state.mailbox(data["address"]).folder(data.get("folder", "INBOX"))
+
+    def post_message(self, data):
+        folder = self.folder(data)
+        return {"uids": [folder.add({k: m[k] for k in ("data", "text", "seed", "size", "big") if k in m}, m.get("internaldate"), m.get("flags", ()),
+                                    m.get("uid")).uid for m in data["messages"]]}
+
+    def post_uids(self, data):
+        folder = self.folder(data)
+        spec = {"text": "Message-ID: <tiny@sim.example>\r\nSubject: tiny\r\n\r\nx\r\n"}
+        for lo, hi, step in data["ranges"]:
+            for uid in range(lo, hi + 1, step):
+                folder.add(spec, 1767924132, uid=uid)
+
+    def post_remove(self, data):
+        folder = self.folder(data)
+        for uid in data["uids"]:
+            folder.remove(uid)
+
+    def post_folder(self, data):
+        folder = self.folder(data)
+        old = list(folder.messages.values())
+        folder.uidvalidity, folder.uidnext, folder.messages = data["uidvalidity"], 1, {}
+        for m in old:
+            folder.add(m.spec, m.internaldate, m.flags)
+
+    def post_token(self, data):
+        self.state.token_conf.update(data)
+
+    def post_secret(self, data):
+        self.state.secret = data["secret"]
+
+    async def post_token_port(self, data):
+        if data["open"] and self.token_server is None:
+            handler, context, limit = self.loop_token
+            self.token_server = await asyncio.start_server(handler, "127.0.0.1", self.token_port, ssl=context, limit=limit)
+        elif not data["open"] and self.token_server is not None:
+            self.token_server.close()
+            self.token_server = None
+
+    def post_expire(self, data):
+        for token in self.state.tokens.values():
+            token.expires = min(token.expires, time.monotonic())
+        for mailbox in self.state.mailboxes.values():
+            for session in mailbox.sessions:
+                session.notice()
+
+    def faults(self, data):
+        return self.state.faults if data.get("address", "*") == "*" else self.state.mailbox(data["address"]).faults
+
+    def post_fault(self, data):
+        self.faults(data).append(data)
+        if data["kind"] == "idle-line":
+            for mailbox in self.state.mailboxes.values():
+                for session in mailbox.sessions:
+                    session.notice()
+
+    def post_clear(self, data):
+        self.faults(data).clear()
+
+    def post_drop(self, data):
+        for session in list(self.state.mailbox(data["address"]).sessions):
+            session.writer.transport.abort()
+
+    def post_options(self, data):
+        self.state.options.update(data)
+
+    def post_certificate(self, data):
+        self.certificates.choose(self.contexts[data["server"]], data["name"])
+
+    def get_state(self, query):
+        state = self.state
+        answer = {"counts": dict(state.counts), "commands": dict(state.commands), "in_flight": state.in_flight, "idling": state.idling}
+        if "address" in query:
+            mailbox = state.mailbox(query["address"])
+            answer["logins"], answer["refused"], answer["sessions"] = mailbox.logins, mailbox.refused, len(mailbox.sessions)
+            answer["folders"] = {name: {"uidvalidity": f.uidvalidity, "uidnext": f.uidnext, "bodies": sum(f.bodies.values()),
+                                        "fetched": {str(u): n for u, n in f.bodies.items()},
+                                        "messages": {str(u): sorted(m.flags) for u, m in f.messages.items()}}
+                                 for name, f in mailbox.folders.items()}
+        return answer
+
+    async def get_sums(self, query):
+        sums = {}
+        for uid, m in list(self.folder(query).messages.items()):
+            sums[str(uid)] = messages.sha256(m.spec)
+            await asyncio.sleep(0)
+        return sums
+
+    def get_log(self, query):
+        return {"lines": list(self.state.log)}
+
+    def value(self, query):
+        state, what = self.state, query["what"]
+        if "address" in query:
+            mailbox = state.mailbox(query["address"])
+            return {"logins": mailbox.logins, "refused": mailbox.refused, "sessions": len(mailbox.sessions)}[what]
+        if what in ("in_flight", "idling"):
+            return getattr(state, what)
+        return state.commands[what[8:]] if what.startswith("command:") else state.counts[what]
+
+    async def get_wait(self, query):
+        until = time.monotonic() + float(query.get("timeout_s", 30))
+        while self.value(query) < int(query["at_least"]) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return {"ok": self.value(query) >= int(query["at_least"]), "value": self.value(query)}

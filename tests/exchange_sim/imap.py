@@ -1,0 +1,552 @@
+"""Exchange Online's IMAP as it has been seen on the wire (exchange-online 4 and 5). Wording and order are the point."""
+import asyncio
+import base64
+import calendar
+import re
+import ssl
+import time
+
+import messages
+
+GREETINGS = {"A": "* OK The Microsoft Exchange IMAP4 service is ready. [UwBJADIAUABSADAAMQBDAEEA]",
+             "B": "* OK Microsoft Exchange IMAP4 service ready. 01234567-89ab-cdef-0123-456789abcdef (tcpproxy/15.21.0406.000 "
+                  "BACKENDAUTHENTICATE) [TQBOADIA]"}
+BEFORE = {"P1": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS ID UNSELECT CHILDREN IDLE NAMESPACE LITERAL+",
+          "P2": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT CHILDREN IDLE NAMESPACE LITERAL+",
+          "P3": "IMAP4 IMAP4rev1 AUTH=XOAUTH2 LOGINDISABLED SASL-IR UIDPLUS MOVE ID UNSELECT CHILDREN IDLE NAMESPACE LITERAL+"}
+AFTER = {"Q1": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT CLIENTACCESSRULES CLIENTNETWORKPRESENCELOCATION "
+               "BACKENDAUTHENTICATE CHILDREN IDLE NAMESPACE LITERAL+",
+         "Q2": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT ENABLE IMAP4rev2 CLIENTACCESSRULES "
+               "CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE BACKENDAUTHENTICATE-IR CHILDREN IDLE NAMESPACE LITERAL+"}
+COMMAND_MAX = 10240             # exchange-online 4.9; tokens are longer lines than any other command
+BADS = 2                        # the second BAD ends the connection (5.5)
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+
+class Closed(Exception):
+    pass
+
+
+def parse_set(text, uids):
+    """A sequence-set over these UIDs, ascending. '*' is the last one (RFC 3501 6.4.8)."""
+    wanted, last = [], uids[-1] if uids else 0
+    for part in text.split(","):
+        lo, _, hi = part.partition(":")
+        lo, hi = (last if x == "*" else int(x) for x in (lo, hi or lo))
+        wanted.append((min(lo, hi), max(lo, hi)))
+    if len(wanted) == 1:
+        lo, hi = wanted[0]
+        return [u for u in uids if lo <= u <= hi]
+    chosen = set()
+    for lo, hi in wanted:
+        if hi - lo < 10000:
+            chosen.update(range(lo, hi + 1))
+        else:
+            chosen.update(u for u in uids if lo <= u <= hi)
+    return [u for u in uids if u in chosen]
+
+
+def decode_name(name):
+    """Modified UTF-7 (RFC 3501 5.1.3), perhaps quoted."""
+    if name.startswith('"'):
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+
+    def shifted(match):
+        if not match.group(1):
+            return "&"
+        text = match.group(1).replace(",", "/")
+        return base64.b64decode(text + "=" * (-len(text) % 4)).decode("utf-16-be")
+    return re.sub(r"&([^-]*)-", shifted, name)
+
+
+def format_set(numbers):
+    return ",".join(str(n) for n in numbers)
+
+
+class Session:
+    def __init__(self, state, reader, writer):
+        self.state, self.reader, self.writer = state, reader, writer
+        self.mailbox = self.folder = self.token = None
+        self.told = 0                   # EXISTS as last said
+        self.expunged = []
+        self.wake = asyncio.Event()
+        self.bads = 0
+        self.numbers = {}               # uid: sequence number, as of the last SELECT or notice
+
+    # --- lines ---
+
+    def say(self, line):
+        self.state.note("S %s" % line)
+        self.writer.write(line.encode("latin-1", "replace") + b"\r\n")
+
+    async def ok(self, tag, text):
+        self.notices()
+        self.say("%s OK %s" % (tag, text))
+        await self.writer.drain()
+
+    async def no(self, tag, text):
+        self.say("%s NO %s" % (tag, text))
+        await self.writer.drain()
+
+    async def bad(self, tag, text):
+        self.bads += 1
+        self.say("%s BAD %s" % (tag, text))
+        if self.bads >= BADS:
+            self.say("* BYE Connection closed. 14")
+            await self.close()
+        await self.writer.drain()
+
+    async def close(self):
+        await self.writer.drain()
+        raise Closed
+
+    async def read_line(self):
+        try:
+            line = await self.reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError:
+            raise Closed
+        return line.rstrip(b"\r\n").decode("latin-1")
+
+    def notice(self):
+        self.wake.set()
+
+    def notices(self):
+        """EXISTS and EXPUNGE that are due."""
+        if self.folder is None:
+            return
+        for number in self.expunged:
+            self.say("* %d EXPUNGE" % number)
+            self.told -= 1
+        said = bool(self.expunged)
+        self.expunged = []
+        if said or len(self.folder.messages) != self.told:
+            self.told = len(self.folder.messages)
+            self.say("* %d EXISTS" % self.told)
+            self.say("* 0 RECENT")
+
+    def fault(self, kind, uid=None):
+        return self.state.fault(self.mailbox, kind, uid)
+
+    # --- the conversation ---
+
+    async def run(self):
+        if self.state.fault(None, "close-on-connect"):
+            return
+        if self.state.fault(None, "hang-greeting"):
+            await asyncio.sleep(3600)
+        self.say(GREETINGS[self.state.options["greeting"]])
+        await self.writer.drain()
+        while True:
+            line = await self.read_line()
+            tag, _, rest = line.partition(" ")
+            name, _, args = rest.partition(" ")
+            name = name.upper()
+            if name == "UID":
+                sub, _, args = args.partition(" ")
+                name = "UID " + sub.upper()
+            self.state.note("C %s %s %s" % (tag, name, args))
+            self.state.commands[name] += 1
+            if len(line) > COMMAND_MAX and name != "AUTHENTICATE":
+                await self.bad(tag, "Command Error. 10")
+                continue
+            await self.command(tag, name, args)
+
+    async def command(self, tag, name, args):
+        if self.token and time.monotonic() >= self.token.expires:
+            self.say("* BYE Session invalidated - AccessTokenExpired")
+            await self.close()
+        delay = self.fault("delay-" + name.split()[-1].lower())
+        if delay:
+            await asyncio.sleep(delay["seconds"])
+        for kind in ("throttle", "unavailable", "answer"):
+            fault = self.state.fault(self.mailbox, kind, peek=True)
+            if fault and fault.get("command", name) == name and self.mailbox and name != "LOGOUT" and self.fault(kind):
+                await self.play(tag, kind, fault)
+                return
+        method = getattr(self, "do_" + name.lower().replace(" ", "_"), None)
+        if method is None:
+            await self.bad(tag, "Command Error. 10")
+        elif self.mailbox is None and name not in ("CAPABILITY", "ID", "NOOP", "LOGOUT", "AUTHENTICATE", "LOGIN"):
+            await self.bad(tag, "Command received in Invalid state.")
+        elif name in ("NAMESPACE", "LIST", "SELECT", "EXAMINE", "STATUS") and self.state.fault(self.mailbox, "no-permission"):
+            await self.bad(tag, "User is authenticated but not connected.")
+        elif self.folder is None and name.split()[-1] in ("SEARCH", "FETCH", "STORE", "COPY", "MOVE", "EXPUNGE", "IDLE", "CLOSE", "UNSELECT"):
+            await self.bad(tag, "Command received in Invalid state.")
+        else:
+            await method(tag, args)
+
+    async def play(self, tag, kind, fault):
+        if kind == "throttle":
+            text = "Request is throttled. Suggested Backoff Time: %d milliseconds" % fault["ms"]
+            if fault.get("form", "NO") == "NO":
+                await self.no(tag, text)
+            else:
+                self.say("%s BAD %s" % (tag, text))
+                self.say("* BYE Connection closed. 14")
+                await self.close()
+        elif kind == "unavailable":
+            self.say("Server Unavailable. 15" if fault.get("form") == "bare" else "%s NO Server Unavailable. 15" % tag)
+            self.say("* BYE Connection closed.")
+            await self.close()
+        else:                                       # any line: {"kind": "answer", "line": "{tag} NO ..."}
+            for line in fault["line"].split("\n"):
+                self.say(line.replace("{tag}", tag))
+            if fault.get("close"):
+                await self.close()
+            await self.writer.drain()
+
+    async def do_capability(self, tag, args):
+        names = AFTER[self.state.options["after"]] if self.mailbox else BEFORE[self.state.options["before"]]
+        without = list(self.state.options["without"])
+        for kind, name in (("no-idle", "IDLE"), ("no-move", "MOVE"), ("no-uidplus", "UIDPLUS"), ("no-sasl-ir", "SASL-IR")):
+            if self.state.fault(self.mailbox, kind):
+                without.append(name)
+        self.say("* CAPABILITY " + " ".join(n for n in names.split() if n not in without))
+        await self.ok(tag, "CAPABILITY completed.")
+
+    async def do_id(self, tag, args):
+        self.say('* ID ("name" "Microsoft.Exchange.Imap4.Imap4Server" "version" "15.20")')
+        await self.ok(tag, "ID completed.")
+
+    async def do_noop(self, tag, args):
+        await self.ok(tag, "NOOP completed.")
+
+    async def do_login(self, tag, args):
+        await self.no(tag, "Basic authentication is disabled.")
+
+    async def do_logout(self, tag, args):
+        self.say("* BYE Microsoft Exchange Server IMAP4 server signing off.")
+        self.say("%s OK LOGOUT completed." % tag)
+        await self.close()
+
+    async def do_authenticate(self, tag, args):
+        mechanism, _, response = args.partition(" ")
+        if mechanism.upper() != "XOAUTH2":
+            await self.no(tag, "AUTHENTICATE failed. Provided authentication mechanism is not supported.")
+            return
+        if not response:
+            self.say("+")
+            await self.writer.drain()
+            response = await self.read_line()
+        try:
+            parts = base64.b64decode(response).decode().split("\x01")
+            user, bearer = parts[0][5:], parts[1][12:]
+            assert parts[0].startswith("user=") and parts[1].startswith("auth=Bearer ")
+        except (ValueError, IndexError, AssertionError):
+            user = bearer = ""
+        mailbox, token = self.state.mailbox(user), self.state.good_token(bearer)
+        if self.state.fault(mailbox, "hang-authenticate"):
+            await asyncio.sleep(3600)
+        refused = self.state.fault(mailbox, "auth-refused")
+        if mailbox is None or token is None or refused:
+            if mailbox:
+                mailbox.refused += 1
+            self.state.counts["refused"] += 1
+            if refused and refused.get("form") == "json":       # as Gmail and Dovecot do (4.2)
+                self.say("+ " + base64.b64encode(b'{"status":"401","schemes":"bearer"}').decode())
+                await self.writer.drain()
+                await self.read_line()
+            await self.no(tag, "AUTHENTICATE failed.")
+            return
+        self.mailbox, self.token = mailbox, token
+        mailbox.logins += 1
+        mailbox.sessions.add(self)
+        self.state.counts["logins"] += 1
+        self.state.login_times.append(time.time())
+        await self.ok(tag, "AUTHENTICATE completed.")
+
+    async def do_namespace(self, tag, args):
+        self.say('* NAMESPACE (("" "/")) NIL NIL')
+        await self.ok(tag, "NAMESPACE completed.")
+
+    async def do_list(self, tag, args):
+        if "RETURN" in args:
+            await self.bad(tag, "Command Argument Error. 12")
+            return
+        pattern = args.split()[-1].strip('"')
+        for name in self.mailbox.folders:
+            if pattern in ("*", "%") or pattern.upper() == name.upper():
+                self.say('* LIST (\\HasNoChildren) "/" %s' % name)
+        await self.ok(tag, "LIST completed.")
+
+    async def do_select(self, tag, args, verb="SELECT"):
+        self.leave()
+        folder = self.mailbox.folder(decode_name(args))
+        if folder is None or self.fault("select-no"):
+            await self.no(tag, "%s failed." % verb)
+            return
+        self.folder, self.told, self.expunged = folder, len(folder.messages), []
+        folder.sessions.add(self)
+        unseen = next((i for i, m in enumerate(folder.messages.values(), 1) if "\\Seen" not in m.flags), 0)
+        flags = "(\\Seen \\Answered \\Flagged \\Deleted \\Draft $MDNSent)"
+        self.say("* %d EXISTS" % self.told)
+        self.say("* 0 RECENT")
+        self.say("* FLAGS %s" % flags)
+        self.say("* OK [PERMANENTFLAGS %s] Permanent flags" % (flags if verb == "SELECT" else "()"))
+        if unseen:
+            self.say("* OK [UNSEEN %d] Is the first unseen message" % unseen)
+        self.say("* OK [UIDVALIDITY %d] UIDVALIDITY value" % folder.uidvalidity)
+        self.say("* OK [UIDNEXT %d] The next unique identifier value" % folder.uidnext)
+        await self.ok(tag, "[READ-%s] %s completed." % ("WRITE" if verb == "SELECT" else "ONLY", verb))
+
+    async def do_examine(self, tag, args):
+        await self.do_select(tag, args, "EXAMINE")
+
+    async def do_status(self, tag, args):
+        name, _, items = args.rpartition(" (")
+        folder = self.mailbox.folder(decode_name(name))
+        if folder is None or self.fault("select-no"):
+            await self.no(tag, "STATUS failed.")
+            return
+        values = {"MESSAGES": len(folder.messages), "UIDNEXT": folder.uidnext, "UIDVALIDITY": folder.uidvalidity, "RECENT": 0,
+                  "UNSEEN": sum("\\Seen" not in m.flags for m in folder.messages.values())}
+        self.say("* STATUS %s (%s)" % (name, " ".join("%s %d" % (i, values[i]) for i in items.strip("()").upper().split())))
+        await self.ok(tag, "STATUS completed.")
+
+    def leave(self):
+        if self.folder:
+            self.folder.sessions.discard(self)
+        self.folder = None
+
+    async def do_unselect(self, tag, args):
+        self.leave()
+        await self.ok(tag, "UNSELECT completed.")
+
+    async def do_close(self, tag, args):
+        for uid in [u for u, m in self.folder.messages.items() if "\\Deleted" in m.flags]:
+            self.folder.remove(uid)
+        self.leave()
+        await self.ok(tag, "CLOSE completed.")
+
+    async def do_uid_search(self, tag, args):
+        words = args.split()
+        uids = list(self.folder.messages)
+        if words[0].upper() == "RETURN" or words[0].upper() not in ("UID", "SINCE", "ALL", "UNSEEN"):
+            await self.bad(tag, "Command Argument Error. 11")
+            return
+        if words[0].upper() == "UID":
+            uids = parse_set(words[1], uids)
+        elif words[0].upper() == "SINCE":
+            day, month, year = words[1].split("-")
+            since = calendar.timegm((int(year), MONTHS.index(month) + 1, int(day), 0, 0, 0))
+            uids = [u for u in uids if self.folder.messages[u].internaldate >= since]
+        elif words[0].upper() == "UNSEEN":
+            uids = [u for u in uids if "\\Seen" not in self.folder.messages[u].flags]
+        fault = self.fault("search-hides")
+        if fault:                                   # listed by nobody, for a while
+            uids = []
+        self.writer.write(b"* SEARCH")
+        for i in range(0, len(uids), 10000):
+            self.writer.write("".join(" %d" % u for u in uids[i:i + 10000]).encode())
+            await self.writer.drain()
+        self.writer.write(b"\r\n")
+        await self.ok(tag, "SEARCH completed.")
+
+    # --- FETCH ---
+
+    async def do_uid_fetch(self, tag, args):
+        which, _, items = args.partition(" ")
+        try:
+            uids = parse_set(which, list(self.folder.messages))
+        except ValueError:
+            await self.bad(tag, "Command Argument Error. 11")
+            return
+        items = re.findall(r"BODY(?:\.PEEK)?\[[^\]]*\](?:<[^>]*>)?|[A-Z0-9.]+", items.upper().strip("()"))
+        numbers = {u: i for i, u in enumerate(self.folder.messages, 1)}
+        for uid in uids:
+            if self.fault("fetch-no", uid):
+                await self.no(tag, "The specified message set is invalid.")
+                return
+        self.state.in_flight += 1
+        try:
+            for uid in uids:
+                if self.state.fault(self.mailbox, "fetch-empty", uid) or uid not in self.folder.messages:
+                    continue
+                await self.fetch_one(numbers[uid], self.folder.messages[uid], items)
+            await self.writer.drain()
+        finally:
+            self.state.in_flight -= 1
+        await self.ok(tag, "FETCH completed.")
+
+    async def fetch_one(self, number, message, items):
+        parts, specs = [], []
+        above = self.fault("number-above-exists")
+        for item in items:
+            if item == "UID":
+                parts.append("UID %d" % message.uid)
+            elif item == "FLAGS":
+                parts.append("FLAGS (%s)" % " ".join(sorted(message.flags)))
+            elif item == "INTERNALDATE":
+                t = time.gmtime(message.internaldate)
+                parts.append('INTERNALDATE "%02d-%s-%d %02d:%02d:%02d +0000"' % (t.tm_mday, MONTHS[t.tm_mon - 1], *t[0:1], *t[3:6]))
+            elif item == "RFC822.SIZE":
+                off = self.fault("size-off", message.uid)
+                parts.append("RFC822.SIZE %d" % max(0, message.size + (off["by"] if off else message.size // 40)))
+            elif item.startswith("BODY"):
+                specs.append((len(parts), item))
+                parts.append(None)
+        if specs and any(".PEEK" not in item for _, item in specs):
+            message.flags.add("\\Seen")
+        self.writer.write(b"* %d FETCH (" % (number + (100000 if above else 0)))
+        for i, part in enumerate(parts):
+            if i:
+                self.writer.write(b" ")
+            if part is not None:
+                self.writer.write(part.encode())
+            else:
+                await self.fetch_body(message, next(item for at, item in specs if at == i))
+        self.writer.write(b")\r\n")
+        self.state.note("S * FETCH uid %d (%s)" % (message.uid, " ".join(items)))
+        await self.writer.drain()
+
+    async def fetch_body(self, message, item):
+        section = re.search(r"\[(.*)\]", item).group(1)
+        spec, size = message.spec, message.size
+        if self.fault("substitute", message.uid):
+            text = "From: \"Microsoft Exchange Server\"\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message:\r\n " \
+                   "%d\r\n\r\nThe server couldn't retrieve the following message:\r\n\r\nSubject: \"x\"\r\n" % message.uid
+            spec, size = {"text": text}, len(text)
+        if section:
+            head, _, rest = messages.body(spec).partition(b"\r\n\r\n")
+            data = head + b"\r\n\r\n" if section.startswith("HEADER") else rest
+            spec, size = {"data": base64.b64encode(data).decode()}, len(data)
+        empty = self.fault("body-nil", message.uid)
+        if empty:
+            self.writer.write(b"BODY[%s] %s" % (section.encode(), empty.get("form", "NIL").encode()))
+            return
+        if not section:
+            self.folder.bodies[message.uid] += 1
+            self.state.counts["bodies"] += 1
+        cut, drip = self.fault("close-mid-literal", message.uid), self.fault("drip")
+        self.writer.write(b"BODY[%s] {%d}\r\n" % (section.encode(), size))
+        sent = 0
+        for chunk in messages.chunks(spec):
+            if cut and sent + len(chunk) >= cut["after"]:
+                self.writer.write(chunk[:max(0, cut["after"] - sent)])
+                await self.close()
+            self.writer.write(chunk)
+            sent += len(chunk)
+            await self.writer.drain()
+            if drip:
+                await asyncio.sleep(len(chunk) / drip["bytes_per_second"])
+
+    # --- changes ---
+
+    def chosen(self, text):
+        return parse_set(text, list(self.folder.messages))
+
+    async def do_uid_store(self, tag, args):
+        which, action, flags = args.split(" ", 2)
+        if "SILENT" in action.upper():              # seen on Exchange 2010 (4.7)
+            await self.bad(tag, "Command Argument Error. 11")
+            return
+        if self.fault("store-no"):
+            await self.no(tag, "STORE failed.")
+            return
+        flags = set(flags.strip("()").split())
+        numbers = {u: i for i, u in enumerate(self.folder.messages, 1)}
+        for uid in self.chosen(which):
+            message = self.folder.messages[uid]
+            message.flags = message.flags | flags if action[0] == "+" else message.flags - flags if action[0] == "-" else flags
+            self.say("* %d FETCH (FLAGS (%s) UID %d)" % (numbers[uid], " ".join(sorted(message.flags)), uid))
+        await self.ok(tag, "STORE completed.")
+
+    def copy(self, uids, target):
+        return [target.add(m.spec, m.internaldate, m.flags - {"\\Deleted"}).uid for m in (self.folder.messages[u] for u in uids)]
+
+    async def do_uid_copy(self, tag, args, move=False):
+        which, name = args.split(" ", 1)
+        verb = "MOVE" if move else "COPY"
+        target = self.mailbox.folder(decode_name(name))
+        if target is None or self.fault("move-no" if move else "copy-no"):
+            await self.no(tag, "[TRYCREATE] %s failed." % verb)
+            return
+        uids = self.chosen(which)
+        made = self.copy(uids, target)
+        code = "[COPYUID %d %s %s]" % (target.uidvalidity, format_set(uids), format_set(made))
+        if not move:
+            await self.ok(tag, "%s COPY completed." % code)
+            return
+        self.say(code if self.fault("bare-copyuid") else "* OK " + code)
+        if self.fault("close-after-move"):
+            for uid in uids:
+                self.folder.remove(uid)
+            await self.close()
+        for uid in uids:
+            self.folder.remove(uid)
+        await self.ok(tag, "MOVE completed.")
+
+    async def do_uid_move(self, tag, args):
+        await self.do_uid_copy(tag, args, True)
+
+    async def do_uid_expunge(self, tag, args):
+        for uid in self.chosen(args):
+            if "\\Deleted" in self.folder.messages[uid].flags:
+                self.folder.remove(uid)
+        await self.ok(tag, "EXPUNGE completed.")
+
+    async def do_expunge(self, tag, args):
+        self.state.counts["plain-expunge"] += 1
+        for uid in [u for u, m in self.folder.messages.items() if "\\Deleted" in m.flags]:
+            self.folder.remove(uid)
+        await self.ok(tag, "EXPUNGE completed.")
+
+    # --- IDLE ---
+
+    async def do_idle(self, tag, args):
+        if "IDLE" in self.state.options["without"] or self.state.fault(self.mailbox, "no-idle"):
+            await self.bad(tag, "Command Error. 10")
+            return
+        if self.fault("exists-before-plus"):
+            self.told = -1
+            self.notices()
+        self.say("+ IDLE accepted, awaiting DONE command.")
+        await self.writer.drain()
+        self.state.idling += 1
+        reading = asyncio.ensure_future(self.read_line())
+        try:
+            while not reading.done():
+                if not self.state.fault(self.mailbox, "silent-idle"):
+                    self.notices()
+                await self.writer.drain()
+                self.wake.clear()
+                left = self.token.expires - time.monotonic()
+                waking = asyncio.ensure_future(self.wake.wait())
+                await asyncio.wait({reading, waking}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                if self.token.expires <= time.monotonic():
+                    self.say("* BYE Session invalidated - AccessTokenExpired")
+                    await self.close()
+                answer = self.fault("idle-line")
+                if answer:
+                    self.say(answer["line"])
+                    if answer.get("close"):
+                        await self.close()
+            line = reading.result()
+        finally:
+            self.state.idling -= 1
+            reading.cancel()
+        if line.upper() != "DONE":
+            await self.bad(tag, "Command received in Invalid state.")
+            return
+        if self.fault("hang-done"):
+            await asyncio.sleep(3600)
+        await self.ok(tag, "IDLE completed.")
+
+
+def serve(state):
+    async def connection(reader, writer):
+        session = Session(state, reader, writer)
+        state.counts["connections"] += 1
+        state.counts["connections_open"] += 1
+        try:
+            await session.run()
+        except (Closed, ConnectionError, asyncio.LimitOverrunError, ssl.SSLError, OSError):
+            pass
+        finally:
+            state.counts["connections_open"] -= 1
+            session.leave()
+            if session.mailbox:
+                session.mailbox.sessions.discard(session)
+            writer.close()
+    return connection

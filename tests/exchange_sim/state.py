@@ -1,0 +1,127 @@
+"""What the two services know: mailboxes, tokens, faults; and what they have seen, for the tests to ask."""
+import base64
+import collections
+import json
+import re
+import time
+
+import messages
+
+ROLE = "IMAP.AccessAsApp"
+
+
+class Message:
+    __slots__ = ("uid", "spec", "flags", "internaldate", "size")
+
+    def __init__(self, uid, spec, internaldate, flags=()):
+        self.uid, self.spec, self.internaldate, self.flags = uid, spec, internaldate, set(flags)
+        self.size = messages.size(spec)
+
+
+class Folder:
+    def __init__(self, name, uidvalidity=14):          # exchange-online 5.12: 14 in unrelated mailboxes
+        self.name, self.uidvalidity, self.uidnext = name, uidvalidity, 1
+        self.messages = {}                             # uid: Message, ascending
+        self.sessions = set()
+        self.bodies = collections.Counter()            # uid: bodies fetched
+
+    def add(self, spec, internaldate=None, flags=(), uid=None):
+        uid = uid or self.uidnext
+        self.uidnext = max(self.uidnext, uid + 1)
+        message = Message(uid, spec, internaldate or int(time.time()), flags)
+        self.messages[uid] = message
+        for session in self.sessions:
+            session.notice()
+        return message
+
+    def remove(self, uid):
+        uids = list(self.messages)
+        number = uids.index(uid) + 1
+        del self.messages[uid]
+        for session in self.sessions:
+            session.expunged.append(number)
+            session.notice()
+
+
+class Mailbox:
+    def __init__(self, address, folders=("INBOX",), uidvalidity=14):
+        self.address = address
+        self.folders = {name: Folder(name, uidvalidity) for name in folders}
+        self.faults = []
+        self.logins = self.refused = 0
+        self.sessions = set()
+
+    def folder(self, name):
+        return self.folders.get("INBOX" if name.upper() == "INBOX" else name)
+
+
+class Token:
+    def __init__(self, text, expires, roles):
+        self.text, self.expires, self.roles = text, expires, roles
+
+
+class State:
+    def __init__(self):
+        self.mailboxes = {}
+        self.tokens = {}
+        self.token_conf = {"life_s": 3899, "refresh_in": None, "strings": False, "roles": [ROLE], "fail": None, "hang": False}
+        self.secret = "s3cret~value"
+        self.client_id = "05cd6963-0000-0000-0000-000000000000"
+        self.faults = []                               # for every mailbox
+        self.counts = collections.Counter()
+        self.commands = collections.Counter()
+        self.in_flight = 0                             # FETCH commands being answered
+        self.idling = 0
+        self.log = collections.deque(maxlen=2000)
+        self.login_times = []
+        self.options = {"greeting": "A", "before": "P3", "after": "Q1", "without": []}
+
+    def mailbox(self, address):
+        return self.mailboxes.get(address.lower())
+
+    def add_mailbox(self, address, folders=("INBOX",), uidvalidity=14):
+        return self.mailboxes.setdefault(address.lower(), Mailbox(address, folders, uidvalidity))
+
+    # A fault is {"kind": ..., ...}. With "count" it happens so often, with "skip" it lets so many pass first; with "uids" it
+    # is for these messages alone.
+    def fault(self, mailbox, kind, uid=None, peek=False):
+        for fault in (mailbox.faults if mailbox else []) + self.faults:
+            if fault["kind"] != kind or ("uids" in fault and uid not in fault["uids"]):
+                continue
+            if peek:
+                return fault
+            if fault.get("skip", 0) > 0:
+                fault["skip"] -= 1
+                continue
+            if "count" in fault:
+                if fault["count"] <= 0:
+                    continue
+                fault["count"] -= 1
+            self.counts["fault-" + kind] += 1
+            return fault
+        return None
+
+    def make_token(self):
+        conf, now = self.token_conf, int(time.time())
+        payload = {"aud": "https://outlook.office365.com", "iss": "https://sts.windows.net/tenant/", "iat": now, "nbf": now,
+                   "exp": now + int(conf["life_s"]), "appid": self.client_id, "idtyp": "app", "oid": "0a1b2c3d-0000-0000-0000-0000000000ff",
+                   "tid": "tenant", "jti": str(self.counts["tokens"]), **conf.get("claims", {})}
+        if conf["roles"]:
+            payload["roles"] = conf["roles"]
+
+        def part(data):
+            return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+        self.counts["tokens"] += 1
+        text = ".".join([part(b'{"typ":"JWT","alg":"RS256"}'), part(json.dumps(payload).encode()), part(b"not a signature" * 100)])
+        token = Token(text, time.monotonic() + conf["life_s"], conf["roles"])
+        self.tokens[text] = token
+        return token
+
+    def good_token(self, text):
+        token = self.tokens.get(text)
+        return token if token and token.expires > time.monotonic() and ROLE in (token.roles or []) else None
+
+    def note(self, line):
+        """A protocol line for /log, without tokens."""
+        self.log.append(re.sub(r"(AUTHENTICATE XOAUTH2) \S+", r"\1 <secret>", line)[:300])

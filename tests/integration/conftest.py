@@ -1,0 +1,36 @@
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from lib.daemon import Daemon  # noqa: E402
+from lib.simulator import Simulator  # noqa: E402
+
+
+@pytest.fixture
+def simulator(tmp_path):
+    os.makedirs(tmp_path / "sim", exist_ok=True)
+    sim = Simulator(tmp_path / "sim")
+    yield sim
+    sim.stop()
+
+
+@pytest.fixture
+def daemon(tmp_path, simulator):
+    d = Daemon(tmp_path / "daemon", simulator)
+    yield d
+    d.cleanup()
+
+
+@pytest.fixture
+def make_daemon(tmp_path, simulator):
+    """For tests that want another program, or several."""
+    made = []
+
+    def make(name="daemon", program="mailpolld"):
+        made.append(Daemon(tmp_path / name, simulator, program))
+        return made[-1]
+    yield make
+    for d in made:
+        d.cleanup()

@@ -1,0 +1,205 @@
+"""mailpolld as a child process: its configuration, its notifications, its control socket, its end."""
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+BUILD = os.environ.get("BUILD_DIR", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "build"))
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Daemon:
+    """config(...) then start(). Everything lies below directory."""
+
+    def __init__(self, directory, simulator, program="mailpolld"):
+        self.directory, self.simulator, self.program = str(directory), simulator, program
+        os.makedirs(self.directory, exist_ok=True)
+        self.file = os.path.join(self.directory, "mailpolld.yaml")
+        self.state_dir = os.path.join(self.directory, "state")
+        os.makedirs(self.state_dir, exist_ok=True)
+        # a path to a socket has at most 107 characters
+        self.socket_dir = subprocess.check_output(["mktemp", "-d", "/tmp/mailpolld-test.XXXXXX"], text=True).strip()
+        self.socket = os.path.join(self.socket_dir, "control")
+        self.secret_file = os.path.join(self.directory, "secret")
+        self.write_secret(simulator.secret if simulator else "x")
+        self.process = None
+        self.notified = []
+        self.lines = []
+        self.changed = threading.Condition()
+
+    def write_secret(self, secret):
+        with open(self.secret_file, "w") as f:
+            f.write(secret + "\n")
+        os.chmod(self.secret_file, 0o600)
+
+    def maildir(self, address, folder=None):
+        return os.path.join(self.directory, "mail", address, *([folder] if folder else []))
+
+    def config(self, mailboxes, defaults=None, top=None, admission=None):
+        """mailboxes: addresses, or dicts. JSON is YAML."""
+        sim = self.simulator
+        data = {
+            "state_dir": self.state_dir, "control_socket": self.socket, "log_level": "debug", "min_free": "1M", **(top or {}),
+            "credentials": {"contoso": {"token_url": sim.token_url, "scope": "https://outlook.office365.com/.default", "client_id": sim.client_id,
+                                        "client_secret_file": self.secret_file, "ca_file": sim.ca_file,
+                                        "admission": {"sessions_per_second": "off", "starting_at_once": 50, **(admission or {})}}},
+            "defaults": {"credential": "contoso", "host": "localhost", "port": sim.imap_port, "ca_file": sim.ca_file,
+                         "deliver": {"maildir": os.path.join(self.directory, "mail", "%{address}")}, **(defaults or {})},
+            "mailboxes": mailboxes,
+        }
+        os.makedirs(os.path.join(self.directory, "mail"), exist_ok=True)
+        with open(self.file, "w") as f:
+            json.dump(data, f, indent=1)
+
+    # --- life ---
+
+    def start(self, ready=True, env=None, stderr=None):
+        self.lines = []
+        self.notified = []
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = os.path.join(self.socket_dir, "notify")
+        if os.path.exists(path):
+            os.unlink(path)
+        notify.bind(path)
+        self.notify_socket = notify
+        self.process = subprocess.Popen([os.path.join(BUILD, self.program), "-c", self.file], stdin=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE if stderr is None else stderr,
+                                        env={**os.environ, "NOTIFY_SOCKET": path, **(env or {})})
+        threading.Thread(target=self.read_notifications, args=(notify,), daemon=True).start()
+        if stderr is None:
+            self.reader = threading.Thread(target=self.read_lines, args=(self.process.stderr,), daemon=True)
+            self.reader.start()
+        if ready:
+            self.wait_notified("READY=1")
+        return self
+
+    def read_notifications(self, notify):
+        try:
+            while True:
+                data = notify.recv(4096).decode()
+                with self.changed:
+                    self.notified += [(time.monotonic(), line) for line in data.split("\n")]
+                    self.changed.notify_all()
+        except OSError:
+            pass
+
+    def read_lines(self, stream):
+        for line in stream:
+            with self.changed:
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def wait_notified(self, what, timeout=30, since=0.0):
+        self.wait_changed(lambda: any(line.startswith(what) and at >= since for at, line in self.notified), timeout, what)
+
+    def wait_line(self, pattern, timeout=30):
+        """A line of the log that has come or comes."""
+        self.wait_changed(lambda: any(re.search(pattern, line) for line in self.lines), timeout, pattern)
+        return next(line for line in self.lines if re.search(pattern, line))
+
+    def wait_changed(self, condition, timeout, what):
+        until = time.monotonic() + timeout
+        with self.changed:
+            while not condition():
+                left = until - time.monotonic()
+                dead = self.process.poll() is not None
+                assert left > 0 and not dead, "%s: no %s\n%s" % ("it ended" if dead else "timeout", what, "\n".join(self.lines[-60:]))
+                self.changed.wait(min(left, 0.5))
+
+    def has_line(self, pattern):
+        return any(re.search(pattern, line) for line in self.lines)
+
+    def kill9(self):
+        self.process.kill()
+        self.finish()
+
+    def stop(self, timeout=15):
+        self.process.send_signal(signal.SIGTERM)
+        return self.finish(timeout)
+
+    def finish(self, timeout=15):
+        code = self.process.wait(timeout)
+        if self.process.stderr:
+            self.reader.join(5)
+            self.process.stderr.close()
+        self.notify_socket.close()
+        return code
+
+    def cleanup(self):
+        if self.process and self.process.poll() is None:
+            try:
+                assert self.stop() == 0, "\n".join(self.lines[-60:])
+            finally:
+                if self.process.poll() is None:
+                    self.process.kill()
+                    self.process.wait()
+        subprocess.run(["rm", "-rf", self.socket_dir], check=True)
+
+    # --- control ---
+
+    def request(self, method, path, timeout=20):
+        connection = UnixConnection(self.socket, timeout)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def status(self, query=""):
+        code, body = self.request("GET", "/status" + query)
+        assert code == 200
+        return body
+
+    def of(self, address):
+        return next(m for m in self.status()["mailboxes"] if m["address"] == address)
+
+    def poll(self, address):
+        assert self.request("POST", "/mailboxes/%s/poll" % address)[0] == 200
+
+    def ctl(self, *args):
+        return subprocess.run([os.path.join(BUILD, "mailpollctl"), "-s", self.socket, *args], capture_output=True, text=True, timeout=30)
+
+    def wait(self, condition, timeout=60, what="condition"):
+        """Until condition(status) is true; the daemon says so itself."""
+        until = time.monotonic() + timeout
+        while True:
+            status = self.status()
+            if condition(status):
+                return status
+            assert time.monotonic() < until, "%s: not within %d s: %s\n%s" % (what, timeout, json.dumps(status)[:6000], "\n".join(self.lines[-40:]))
+            assert self.process.poll() is None, "it ended\n" + "\n".join(self.lines[-60:])
+            threading.Event().wait(0.02)
+
+    def wait_state(self, address, *states, timeout=60):
+        return self.wait(lambda s: any(m["address"] == address and m["state"] in states for m in s["mailboxes"]), timeout, "%s %s" % (address, states))
+
+    def wait_delivered(self, address, n, timeout=120):
+        self.wait(lambda s: sum(f["delivered"] for m in s["mailboxes"] if m["address"] == address for f in m["folders"]) >= n, timeout,
+                  "%d delivered to %s" % (n, address))
+
+    def wait_total(self, n, timeout=240):
+        self.wait(lambda s: sum(f["delivered"] for m in s["mailboxes"] for f in m["folders"]) >= n, timeout, "%d delivered" % n)
+
+    # --- memory ---
+
+    def memory_kib(self, name):
+        with open("/proc/%d/status" % self.process.pid) as f:
+            return int(next(line for line in f if line.startswith(name + ":")).split()[1])

@@ -1,0 +1,63 @@
+"""Messages arrive byte for byte, exactly once, and stay as they were on the server."""
+import collections
+import random
+
+import pytest
+
+from lib.maildir import Maildir, key_digest
+
+
+def specs(rng, n):
+    """1 KiB to 2 MiB, most of them small; NUL, bare LF, long lines, 8-bit headers, lines that look like IMAP (messages.AWKWARD)."""
+    return [{"seed": rng.randrange(10**9), "size": rng.choice([1024, 1024, 3000, 8000, 8000, 20000, 60000]) if i % 25 else 2 * 1024 * 1024}
+            for i in range(n)]
+
+
+def expect_all(simulator, daemon, address, folder="INBOX", maildir=None):
+    delivered, expected = Maildir(maildir or daemon.maildir(address)), simulator.sums(address, folder)
+    assert delivered.sums() == collections.Counter(expected.values())
+    assert delivered.digests() == collections.Counter(key_digest(address, folder, 14, int(uid)) for uid in expected)
+    assert delivered.tmp() == []
+
+
+def test_first_message(simulator, daemon):
+    simulator.mailbox("support@contoso.example")
+    simulator.add("support@contoso.example", [{"seed": 1, "size": 5000}])
+    daemon.config(["support@contoso.example"])
+    daemon.start()
+    daemon.wait_delivered("support@contoso.example", 1)
+    expect_all(simulator, daemon, "support@contoso.example")
+    assert simulator.folder("support@contoso.example")["messages"] == {"1": []}     # unseen
+
+
+def test_new_mail_while_idling(simulator, daemon):
+    """IDLE brings it (exchange-online 4.8): no poll, no new connection."""
+    address = "support@contoso.example"
+    simulator.mailbox(address)
+    daemon.config([address])
+    daemon.start()
+    simulator.wait("idling", 1)
+    for i in range(3):
+        simulator.add(address, [{"seed": i, "size": 2000}])
+        daemon.wait_delivered(address, i + 1)
+    expect_all(simulator, daemon, address)
+    assert simulator.state(address)["logins"] == 1
+
+
+@pytest.mark.parametrize("folders", [["INBOX"], ["INBOX", "Entw\u00fcrfe & mehr"]])
+def test_fifty_mailboxes(simulator, daemon, folders):
+    rng = random.Random(len(folders))
+    addresses = ["box%02d@contoso.example" % i for i in range(50)]
+    per_folder = 100 // len(folders)
+    for address in addresses:
+        simulator.mailbox(address, folders)
+        for folder in folders:
+            simulator.add(address, specs(rng, per_folder), folder)
+    daemon.config(addresses, {"folders": folders, "deliver": {"maildir": daemon.directory + "/mail/%{address}/%{folder}"}}, {"log_level": "info"})
+    daemon.start()
+    daemon.wait_total(len(addresses) * len(folders) * per_folder)
+    for address in addresses:
+        for folder in folders:
+            expect_all(simulator, daemon, address, folder, daemon.maildir(address, folder))
+            assert set(map(tuple, simulator.folder(address, folder)["messages"].values())) == {()}
+    assert simulator.counts("token_requests") == 1
