@@ -474,8 +474,12 @@ static bool read_some(struct imap_session *s, struct evbuffer *in)
 	struct imap_event ev;
 	size_t used;
 
-	if (evbuffer_peek(in, -1, NULL, &chunk, 1) < 1 && !s->parser_has_more)
+	if (evbuffer_get_length(in) == 0 && !s->parser_has_more)
 		return false;
+	if (evbuffer_peek(in, -1, NULL, &chunk, 1) > 0 && chunk.iov_len == 0 && evbuffer_get_length(in) > 0) {
+		chunk.iov_base = evbuffer_pullup(in, 1);	/* past an empty chain */
+		chunk.iov_len = evbuffer_get_contiguous_space(in);
+	}
 	used = imap_parser_push(s->parser, chunk.iov_base, chunk.iov_len, &ev);
 	s->parser_has_more = ev.what != IMAP_MORE;
 	if (ev.what == IMAP_BODY) {

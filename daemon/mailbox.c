@@ -83,7 +83,7 @@ static enum log_event event_of(const struct mailbox *m, const struct failure *wh
 {
 	if (why->schedule == SCHEDULE_THROTTLED)
 		return EVENT_THROTTLED;
-	return m->ready_ms == 0 ? EVENT_SIGN_IN_FAILED : EVENT_MAILBOX_STALLED;
+	return m->opened ? EVENT_MAILBOX_STALLED : EVENT_SIGN_IN_FAILED;
 }
 
 /* On change, then hourly with a count. What a credential's token fails for is logged once, by its owner. */
@@ -98,6 +98,7 @@ static void log_failure(struct mailbox *m, const struct failure *why, bool chang
 	}
 	if (changed)
 		m->failures_not_logged = 0;
+	m->sign_in_failed = event_of(m, why) == EVENT_SIGN_IN_FAILED;
 	log_write(level, event_of(m, why), &m->log, fields, why->hint[0] != '\0' ? 2 : 1, "%s; trying again in %lld s%s%s", why->text,
 	    (long long)(wait_ms + 999) / 1000, why->hint[0] != '\0' ? "; " : "", why->hint);
 	if (m->failures_not_logged > 0)
@@ -140,7 +141,7 @@ void mailbox_proved(struct mailbox *m)
 {
 	m->token_replaced = false;
 	if (m->failures > 0)
-		log_write(LOG_LEVEL_INFO, EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "recovered after %u failures and %lld s", m->failures,
+		log_write(LOG_LEVEL_INFO, m->sign_in_failed ? EVENT_SIGN_IN_RECOVERED : EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "recovered after %u failures and %lld s", m->failures,
 		    (long long)(clock_now_ms() - m->failing_since_ms) / 1000);
 	m->failures = m->attempt = 0;
 	drop_failure(&m->failure);
@@ -219,6 +220,7 @@ static void open_session(struct mailbox *m, const struct token *token)
 	replace_text(&m->subject.token_finding, token->finding);
 	plan_relogin(m, token);
 	m->ready_ms = 0;
+	m->opened = false;
 	mailbox_set_state(m, MAILBOX_CONNECTING);
 	m->session = imap_session_new(m->env->base, m->env->dialer, m->env->tls, &conf, &session_ops, m);
 	SSL_SESSION_free(m->ticket);	/* a ticket is good for one connection */

@@ -47,6 +47,8 @@ struct mailbox {
 	struct imap_session *session;
 	struct ssl_session_st *ticket;		/* for the next session */
 	msec_t ready_ms;			/* since when the session has been signed in; 0: not yet */
+	bool opened;				/* it has shown that it may open the mailbox: an OK to AUTHENTICATE does not (exchange-online 5.1) */
+	bool sign_in_failed;			/* that is what was logged last */
 	struct failure *end_why;		/* why we ended the session ourselves; NULL: no reason to complain */
 	struct failure *failure;		/* of the last try; NULL: it was good */
 	unsigned failures, attempt;		/* in a row; of the same schedule */

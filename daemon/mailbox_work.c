@@ -583,6 +583,7 @@ void work_on_done(void *arg, const struct imap_done *done)
 	enum task task = m->task;
 
 	m->progress_ms = clock_now_ms();
+	m->opened = m->opened || done->ok;	/* the first command is SELECT or STATUS */
 	m->task = TASK_NONE;
 	mailbox_expect(m, 0);
 	switch (task) {

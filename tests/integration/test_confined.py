@@ -1,0 +1,149 @@
+"""What is wrong with one mailbox harms no other, says what to do, and is mended without a restart."""
+import time
+
+import pytest
+
+GOOD, OTHER = "good@contoso.example", "bad@contoso.example"
+
+
+def two(simulator, daemon, **more):
+    simulator.mailbox(GOOD)
+    simulator.mailbox(OTHER)
+    daemon.config([GOOD, {"address": OTHER, **more}])
+    daemon.start()
+
+
+def mended(simulator, daemon):
+    """After the cause has gone; a person, or the wait's end, makes it look again."""
+    daemon.poll(OTHER)
+    for address in (GOOD, OTHER):
+        simulator.add(address, [{"seed": 5, "size": 1500}])
+        daemon.wait_delivered(address, 1)
+    assert daemon.of(OTHER)["error"] is None
+
+
+@pytest.mark.parametrize("kind,error,hint", [
+    ("no-permission", "User is authenticated but not connected", "Add-MailboxPermission bad@contoso.example"),      # exchange-online 5.1
+    ("auth-refused", "AUTHENTICATE failed", "New-ServicePrincipal"),                                                # 5.2
+    ("select-no", "SELECT failed", "Folder INBOX of bad@contoso.example cannot be opened"),
+])
+def test_refusals(simulator, daemon, kind, error, hint):
+    simulator.mailbox(OTHER)
+    simulator.fault(kind, OTHER)
+    two(simulator, daemon)
+    daemon.wait_state(OTHER, "backing-off")
+    daemon.wait_state(GOOD, "watching")
+    mailbox = daemon.of(OTHER)
+    assert error in mailbox["error"] and hint in mailbox["hint"] and mailbox["retry_at"] and mailbox["failures"] == 1
+    assert daemon.has_line("event=sign-in-failed mailbox=bad@contoso.example")
+    simulator.clear(OTHER)
+    mended(simulator, daemon)
+    assert daemon.has_line("event=sign-in-recovered mailbox=bad@contoso.example")
+
+
+@pytest.mark.parametrize("name", ["stranger", "wrong-host"])
+def test_certificates(simulator, daemon, name):
+    simulator.post("/certificate", server="imap", name=name)
+    two(simulator, daemon)
+    daemon.wait_state(OTHER, "backing-off")
+    assert "certificate" in daemon.of(OTHER)["hint"] and simulator.counts("logins") == 0
+    simulator.post("/certificate", server="imap", name="good")
+    daemon.poll(GOOD)
+    mended(simulator, daemon)
+
+
+def test_token_endpoints_certificate(simulator, daemon):
+    simulator.post("/certificate", server="token", name="stranger")
+    two(simulator, daemon)
+    status = daemon.wait(lambda s: s["credentials"][0]["state"] == "failed")
+    assert "certificate" in status["credentials"][0]["hint"] and simulator.counts("token_requests") == 0
+    simulator.post("/certificate", server="token", name="good")
+    daemon.poll(GOOD)
+    mended(simulator, daemon)
+
+
+def test_nobody_listens(simulator, daemon):
+    two(simulator, daemon, port=1)
+    daemon.wait_state(OTHER, "backing-off")
+    daemon.wait_state(GOOD, "watching")
+    assert "Cannot reach localhost" in daemon.of(OTHER)["hint"]
+
+
+def test_throttled(simulator, daemon):
+    """exchange-online 5.6: the time that was asked for, for this mailbox"""
+    simulator.mailbox(OTHER)
+    simulator.fault("throttle", OTHER, ms=92415, count=1)
+    two(simulator, daemon)
+    daemon.wait_state(OTHER, "backing-off")
+    mailbox = daemon.of(OTHER)
+    retry_at = time.mktime(time.strptime(mailbox["retry_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+    assert 80 < retry_at - time.time() < 110
+    assert "throttling mailbox bad@contoso.example" in mailbox["hint"]
+    assert daemon.has_line("event=throttled mailbox=bad@contoso.example")
+    mended(simulator, daemon)
+
+
+@pytest.mark.parametrize("form", ["NO", "bare"])
+def test_server_unavailable(simulator, daemon, form):
+    """exchange-online 5.4: tagged, and as a line with neither tag nor star; the next try comes by itself"""
+    simulator.mailbox(OTHER)
+    simulator.fault("unavailable", OTHER, form=form, count=1)
+    two(simulator, daemon)
+    simulator.wait("logins", 2, OTHER)
+    simulator.add(OTHER, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(OTHER, 1)
+    assert daemon.has_line("Server Unavailable. 15")
+
+
+def test_refusal_told_with_json(simulator, daemon):
+    """exchange-online 4.2: `+` after the initial response is a failure; answered with an empty line"""
+    simulator.mailbox(OTHER)
+    simulator.fault("auth-refused", OTHER, form="json")
+    two(simulator, daemon)
+    daemon.wait_state(OTHER, "backing-off")
+    assert daemon.has_line('the server says of the refused sign-in: {\\\\"status\\\\":\\\\"401')
+
+
+def test_sign_in_in_two_steps(simulator, daemon):
+    simulator.post("/options", without=["SASL-IR"])
+    two(simulator, daemon)
+    mended(simulator, daemon)
+
+
+def test_connection_cut_in_a_message(simulator, daemon):
+    """A response cut short is no message; it is fetched again (exchange-online 5.11)."""
+    simulator.mailbox(OTHER)
+    uid = simulator.add(OTHER, [{"seed": 9, "size": 50000}])[0]
+    simulator.fault("close-mid-literal", OTHER, uids=[uid], after=20000, count=1)
+    simulator.mailbox(GOOD)
+    daemon.config([GOOD, OTHER])
+    daemon.start()
+    daemon.wait_delivered(OTHER, 1)
+    from lib.maildir import Maildir
+    assert Maildir(daemon.maildir(OTHER)).sums() == {simulator.sums(OTHER)[str(uid)]: 1}
+    assert Maildir(daemon.maildir(OTHER)).tmp() == []
+
+
+def test_odd_answers(simulator, daemon):
+    """exchange-online 4.6, 4.7, 4.8, 5.7: sequence numbers above EXISTS, a line that begins with [COPYUID, sizes that are off, EXISTS before `+`"""
+    simulator.mailbox(OTHER, ["INBOX", "Done"])
+    for kind, more in (("number-above-exists", {}), ("bare-copyuid", {}), ("size-off", {"by": -900}), ("exists-before-plus", {})):
+        simulator.fault(kind, OTHER, **more)
+    simulator.mailbox(GOOD)
+    daemon.config([GOOD, {"address": OTHER, "after": {"move": "Done"}}])
+    simulator.add(OTHER, [{"seed": i, "size": 1500 + i} for i in range(20)])
+    daemon.start()
+    daemon.wait(lambda s: sum(f["delivered"] for m in s["mailboxes"] for f in m["folders"]) == 20 and all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert len(simulator.folder(OTHER, "Done")["messages"]) == 20
+    assert daemon.of(OTHER)["failures"] == 0
+
+
+def test_message_that_cannot_be_had(simulator, daemon):
+    """exchange-online 5.8 A: OK with nothing. Later mail flows on, the UID stays owed."""
+    simulator.mailbox(OTHER)
+    uids = simulator.add(OTHER, [{"seed": i, "size": 1500} for i in range(5)])
+    simulator.fault("fetch-empty", OTHER, uids=[uids[2]])
+    two(simulator, daemon)
+    daemon.wait(lambda s: any(f["delivered"] == 4 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
+    simulator.add(OTHER, [{"seed": 77, "size": 1500}])
+    daemon.wait_delivered(OTHER, 5)

@@ -1,0 +1,144 @@
+"""One token serves all; it is renewed in time; what the endpoint says is understood."""
+import threading
+import time
+
+ADDRESS = "support@contoso.example"
+
+
+def credential(status):
+    return status["credentials"][0]
+
+
+def test_two_hundred_mailboxes_cause_one_request(simulator, daemon):
+    addresses = ["box%03d@contoso.example" % i for i in range(200)]
+    for address in addresses:
+        simulator.mailbox(address)
+    daemon.config(addresses, top={"log_level": "info"})
+    daemon.start()
+    simulator.wait("idling", 200, timeout_s=60)
+    assert simulator.counts("token_requests") == 1
+
+
+def test_short_tokens(simulator, daemon):
+    """Tokens of 20 s: every mailbox signs in anew (exchange-online 5.3), mail flows on, nothing counts as a failure."""
+    addresses = ["box%d@contoso.example" % i for i in range(5)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=20)
+    daemon.config(addresses)
+    daemon.start()
+    started, n = time.monotonic(), 0
+    while time.monotonic() - started < 120:
+        n += 1
+        for address in addresses:
+            simulator.add(address, [{"seed": n, "size": 1200}])
+        daemon.wait_total(n * len(addresses))
+        threading.Event().wait(1)		# mail comes at its own pace
+        status = daemon.status()
+        assert all(m["failures"] == 0 and m["error"] is None for m in status["mailboxes"]), status
+        assert credential(status)["error"] is None
+    for address in addresses:
+        assert simulator.state(address)["logins"] >= 5
+        assert simulator.state(address)["refused"] == 0
+    assert not daemon.has_line("event=(sign-in-failed|token-failed|mailbox-stalled)")
+
+
+def test_numbers_as_strings_and_refresh_in(simulator, daemon):
+    """exchange-online 2.4, 2.5"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=86400, refresh_in=43200, strings=True)
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("idling", 1)
+    c = credential(daemon.status())
+    assert c["state"] == "fresh"
+    expires, refresh = (time.mktime(time.strptime(c[k], "%Y-%m-%dT%H:%M:%SZ")) for k in ("expires_at", "refresh_at"))
+    assert 43200 - 400 <= expires - refresh <= 43200 + 400
+
+
+def test_wrong_secret_mended_without_restart(simulator, daemon):
+    """exchange-online 3.2: permanent, with the sentence; the file is read anew, so a new secret needs no reload."""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS])
+    daemon.write_secret("wrong")
+    daemon.start()
+    status = daemon.wait(lambda s: credential(s)["state"] == "failed")
+    assert "AADSTS7000215" in credential(status)["error"]
+    assert "copy its Value column, not its Secret ID" in credential(status)["hint"]
+    assert status["health"] == "down" and status["reasons"]		# nothing is served
+    daemon.write_secret(simulator.secret)
+    daemon.poll(ADDRESS)
+    daemon.wait_state(ADDRESS, "watching")
+    assert credential(daemon.status())["error"] is None
+
+
+def test_endpoint_down_and_back(simulator, daemon):
+    """Existing sessions continue; a mailbox that needs a token waits and comes back by itself."""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token-port", open=False)
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait(lambda s: credential(s)["state"] == "failed" and "Cannot reach localhost" in credential(s)["hint"])
+    simulator.post("/token-port", open=True)
+    daemon.wait_state(ADDRESS, "watching")
+
+
+def test_throttled_endpoint_is_asked_when_it_said(simulator, daemon):
+    """exchange-online 3.3: 429 with Retry-After"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", fail={"status": 429, "retry_after": 4})
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("token_requests", 1)
+    first = time.monotonic()
+    simulator.post("/token", fail=None)
+    simulator.wait("token_requests", 2)
+    assert time.monotonic() - first >= 3.5
+    daemon.wait_state(ADDRESS, "watching")
+
+
+def test_page_instead_of_json(simulator, daemon):
+    """exchange-online 3.1: the body may be HTML"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", fail={"status": 503, "body": "<html>no</html>"})
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait(lambda s: credential(s)["error"] is not None and "503" in credential(s)["error"])
+    simulator.post("/token", fail=None)
+    daemon.wait_state(ADDRESS, "watching")
+
+
+def test_refused_token_is_replaced_once(simulator, daemon):
+    """exchange-online 5.2: never a loop"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("auth-refused", ADDRESS)
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait_state(ADDRESS, "backing-off")
+    assert simulator.state(ADDRESS)["refused"] <= 2
+    assert simulator.counts("token_requests") <= 2
+    mailbox = daemon.of(ADDRESS)
+    assert "New-ServicePrincipal" in mailbox["hint"] and "0a1b2c3d-0000-0000-0000-0000000000ff" in mailbox["hint"]
+
+
+def test_token_without_role(simulator, daemon):
+    """exchange-online 2.6: Entra gives it all the same; the hint says what it lacks"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", roles=[])
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait_state(ADDRESS, "backing-off")
+    assert "IMAP.AccessAsApp" in daemon.of(ADDRESS)["hint"]
+    assert "admin consent" in daemon.of(ADDRESS)["hint"]
+
+
+def test_no_secret_is_told(simulator, daemon):
+    """Neither secret nor token in log, status or state."""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("idling", 1)
+    told = "\n".join(daemon.lines) + str(daemon.status())
+    assert simulator.secret not in told and "eyJ" not in told and "Bearer" not in told
+    with open("/proc/%d/environ" % daemon.process.pid) as f:
+        assert simulator.secret not in f.read()
