@@ -1,0 +1,195 @@
+"""The command's hygiene, quarantine, held mailboxes, Maildir permissions."""
+import collections
+import json
+import os
+import stat
+import threading
+
+import pytest
+
+from lib.maildir import Maildir, sha256_of
+
+ADDRESS = "invoices@contoso.example"
+
+
+def script(daemon, text):
+    path = os.path.join(daemon.directory, "take")
+    with open(path, "w") as f:
+        f.write("#!/bin/sh\nout=%s/out\nmkdir -p $out\n%s\n" % (daemon.directory, text))
+    os.chmod(path, 0o755)
+    return path
+
+
+def out(daemon):
+    path = os.path.join(daemon.directory, "out")
+    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+
+def test_command(simulator, daemon):
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 3000 + i, "internaldate": 1767924132} for i in range(20)])
+    path = script(daemon, 'cat > "$out/$MAILPOLLD_UID"; env > "$out/env"; echo "$@" > "$out/args"; ls /proc/self/fd > "$out/fds"')
+    daemon.config([{"address": ADDRESS, "id": "invoices", "deliver": {"command": [path, "%{folder}", "%{id}"], "timeout": "10s", "at_once": 2}}])
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 20)
+    sums = simulator.sums(ADDRESS)
+    assert {uid: sha256_of(os.path.join(daemon.directory, "out", uid)) for uid in sums} == sums
+    with open(os.path.join(daemon.directory, "out", "env")) as f:
+        env = dict(line.rstrip("\n").split("=", 1) for line in f)
+    for name in ("PWD", "SHLVL", "_", "OLDPWD"):	# the shell's own
+        env.pop(name, None)
+    assert set(env) == {"PATH", "LANG", "MAILPOLLD_ADDRESS", "MAILPOLLD_ID", "MAILPOLLD_FOLDER", "MAILPOLLD_UID", "MAILPOLLD_UIDVALIDITY",
+                        "MAILPOLLD_KEY", "MAILPOLLD_SIZE", "MAILPOLLD_INTERNALDATE"}
+    assert env["MAILPOLLD_ADDRESS"] == ADDRESS and env["MAILPOLLD_ID"] == "invoices" and env["MAILPOLLD_INTERNALDATE"] == "2026-01-09T02:02:12Z"
+    assert env["MAILPOLLD_KEY"] == "invoices%2FINBOX%2F14%2F" + env["MAILPOLLD_UID"]
+    assert open(os.path.join(daemon.directory, "out", "args")).read().split() == ["INBOX", "invoices"]
+    fds = open(os.path.join(daemon.directory, "out", "fds")).read().split()
+    assert set(fds) <= {"0", "1", "2", "3"}			# 3 is ls's own
+    assert os.listdir(os.path.join(daemon.state_dir, "spool")) == []
+
+
+def test_refused_message_goes_to_quarantine(simulator, daemon):
+    simulator.mailbox(ADDRESS, ["INBOX", "Done"])
+    simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(6)])
+    path = script(daemon, '[ "$MAILPOLLD_UID" = 3 ] && { echo "no invoice in it" >&2; exit 65; }; cat > "$out/$MAILPOLLD_UID"')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}, "after": {"move": "Done"}}])
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 5)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1 and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    key = "invoices@contoso.example%2FINBOX%2F14%2F3"
+    directory = os.path.join(daemon.state_dir, "quarantine")
+    assert sha256_of(os.path.join(directory, key + ".eml")) == simulator.sums(ADDRESS)["3"]
+    with open(os.path.join(directory, key + ".json")) as f:
+        why = json.load(f)
+    assert why["sink"] == "command" and "65" in json.dumps(why) and "no invoice in it" in why["reason"]
+    assert list(simulator.folder(ADDRESS)["messages"]) == ["3"]		# `after` is not done for it
+    assert daemon.has_line("event=quarantined")
+
+
+def test_five_refusals_in_a_row_are_the_sinks_fault(simulator, daemon):
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(12)])
+    path = script(daemon, '[ -e "$out/mended" ] || exit 65; cat > "$out/$MAILPOLLD_UID"')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
+    daemon.start()
+    status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held" and s["sinks"][0]["failing"])
+    assert status["mailboxes"][0]["folders"][0]["quarantined"] <= 5
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.poll(ADDRESS)
+    status = daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] + s["mailboxes"][0]["folders"][0]["quarantined"] == 12)
+    assert status["mailboxes"][0]["folders"][0]["quarantined"] <= 5
+
+
+@pytest.mark.parametrize("how", ["exit 1", "exit 75", "kill -SEGV $$", "exec sleep 600"])
+def test_temporary_failures_hold_the_mailbox(simulator, daemon, how):
+    """The mail stays on the server; other mailboxes go on; the same key comes again."""
+    other = "support@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": i, "size": 2000} for i in range(3)])
+    path = script(daemon, 'echo "$MAILPOLLD_KEY" >> "$out/keys"; [ -e "$out/mended" ] && { cat > "$out/$MAILPOLLD_UID"; exit 0; }; %s' % how)
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path], "timeout": "1s"}}, other])
+    daemon.start()
+    status = daemon.wait(lambda s: any(m["state"] == "held" and m["address"] == ADDRESS for m in s["mailboxes"]))
+    assert next(m for m in status["mailboxes"] if m["address"] == ADDRESS)["error"]
+    daemon.wait_delivered(other, 3)
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 3)
+    with open(os.path.join(daemon.directory, "out", "keys")) as f:
+        keys = collections.Counter(f.read().split())
+    assert len(keys) == 3 and keys["invoices%40contoso.example".replace("%40", "@") + "%2FINBOX%2F14%2F1"] >= 2
+    assert [n for n in out(daemon) if n.isdigit()] == ["1", "2", "3"]
+
+
+def test_command_that_reads_nothing(simulator, daemon):
+    """EPIPE is no failure: the exit status counts."""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"big": 3 * 1024 * 1024}])
+    daemon.config([{"address": ADDRESS, "deliver": {"command": ["/bin/true"]}}])
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 1)
+
+
+def test_stop_ends_a_command_that_hangs(simulator, daemon):
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+    path = script(daemon, 'echo $$ > "$out/pid"; sleep 600 & wait')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path], "timeout": "10m"}}])
+    daemon.start()
+    daemon.wait(lambda s: s["sinks"][0]["running"] == 1)
+    daemon.wait_changed(lambda: out(daemon) == ["pid"], 10, "the child's pid")
+    assert daemon.stop(10) == 0
+    pid = int(open(os.path.join(daemon.directory, "out", "pid")).read())
+    for _ in range(200):			# it and its children have been told to end
+        if subprocess_is_gone(pid):
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("the command still runs")
+
+
+def subprocess_is_gone(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().split()[2] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_maildir_permissions_and_folders(simulator, daemon):
+    simulator.mailbox(ADDRESS, ["INBOX", "A/B"])
+    for folder in ("INBOX", "A/B"):
+        simulator.add(ADDRESS, [{"seed": 1, "size": 2000, "internaldate": 1767924132}], folder)
+    daemon.config([ADDRESS], {"folders": ["INBOX", "A/B"], "deliver": {"maildir": daemon.directory + "/mail/%{local}/%{folder}", "mode": "0640",
+                                                                     "group": "mail"}})
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 2)
+    maildir = Maildir(daemon.directory + "/mail/invoices/A.B")
+    path = next(maildir.files("new"))
+    assert os.path.basename(path).startswith("1767924132.") and os.path.basename(path).endswith(".mailpolld,S=2000")
+    import grp
+    st = os.stat(path)
+    assert stat.S_IMODE(st.st_mode) == 0o640 and st.st_gid == grp.getgrnam("mail").gr_gid
+    for sub in ("", "/new", "/cur", "/tmp"):
+        st = os.stat(maildir.path + sub)
+        assert stat.S_IMODE(st.st_mode) & 0o777 == 0o750 and st.st_gid == grp.getgrnam("mail").gr_gid
+
+
+def test_maildir_that_cannot_be_written(simulator, daemon):
+    """A file stands where the Maildir should be: held, with the reason; mended without a restart."""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+    daemon.config([ADDRESS])
+    with open(daemon.maildir(ADDRESS), "w"):
+        pass
+    daemon.start()
+    status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+    assert daemon.maildir(ADDRESS) in status["mailboxes"][0]["error"] and status["mailboxes"][0]["hint"]
+    os.unlink(daemon.maildir(ADDRESS))
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+
+
+def test_full_disk(simulator, daemon, tmp_path):
+    """A small file system fills up: held, nothing lost; room is made: all arrive, once."""
+    import subprocess
+    mount = str(tmp_path / "small")
+    os.makedirs(mount)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", mount], capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        simulator.mailbox(ADDRESS)
+        simulator.add(ADDRESS, [{"seed": i, "size": 400000} for i in range(12)])
+        daemon.config([{"address": ADDRESS, "deliver": {"maildir": mount + "/m"}}], top={"min_free": "0K"})
+        daemon.start()
+        daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+        subprocess.run(["mount", "-o", "remount,size=20m", mount], check=True)
+        daemon.poll(ADDRESS)
+        daemon.wait_delivered(ADDRESS, 12)
+        assert Maildir(mount + "/m").sums() == collections.Counter(simulator.sums(ADDRESS).values())
+        assert Maildir(mount + "/m").tmp() == []
+        assert daemon.stop() == 0
+    finally:
+        if daemon.process and daemon.process.poll() is None:
+            daemon.kill9()
+        subprocess.run(["umount", mount], check=True)

@@ -1,0 +1,154 @@
+"""Looking for mail: IDLE that is silent or missing, polls, first contact, what is done afterwards."""
+import time
+
+import pytest
+
+from lib.maildir import Maildir
+
+ADDRESS = "support@contoso.example"
+
+
+def delivered(status):
+    return sum(f["delivered"] for m in status["mailboxes"] for f in m["folders"])
+
+
+def test_silent_idle(simulator, daemon):
+    """exchange-online 5.10: after each renewal there is a real look"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("silent-idle", ADDRESS)
+    daemon.config([ADDRESS], {"interval": "2s"})
+    daemon.start()
+    simulator.wait("idling", 1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    assert simulator.state(ADDRESS)["logins"] == 1
+
+
+def test_server_without_idle(simulator, daemon):
+    simulator.mailbox(ADDRESS)
+    simulator.post("/options", without=["IDLE"])
+    daemon.config([ADDRESS], {"interval": "1s"})
+    daemon.start()
+    for i in range(3):
+        simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, i + 1)
+    assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1		# said once
+    assert simulator.state()["commands"].get("IDLE", 0) == 0
+
+
+def test_exists_that_search_finds_later(simulator, daemon):
+    """EXISTS without new UIDs: it looks again after 1, 5, 30, 120 s"""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("idling", 1)
+    simulator.fault("search-hides", ADDRESS, count=1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1, timeout=20)
+
+
+def test_poll(simulator, daemon):
+    """connect, look with STATUS, LOGOUT; SELECT only when there is something"""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
+    daemon.start()
+    simulator.wait("logins", 4, ADDRESS)
+    assert simulator.state()["commands"].get("SELECT", 0) <= 1		# first contact
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    simulator.wait("logins", simulator.state(ADDRESS)["logins"] + 2, ADDRESS)
+    commands = simulator.state()["commands"]
+    assert commands["LOGOUT"] >= 5 and commands["STATUS"] >= 4 and commands.get("IDLE", 0) == 0
+
+
+@pytest.mark.parametrize("watch", ["idle", "poll"])
+def test_several_folders(simulator, daemon, watch):
+    folders = ["INBOX", "Second", "Third"]
+    simulator.mailbox(ADDRESS, folders)
+    daemon.config([ADDRESS], {"folders": folders, "watch": watch, "interval": "1s"})
+    daemon.start()
+    for i, folder in enumerate(folders):
+        simulator.add(ADDRESS, [{"seed": i, "size": 1500}], folder)
+        daemon.wait_delivered(ADDRESS, i + 1)
+    if watch == "idle":
+        assert simulator.state(ADDRESS)["logins"] == 1
+
+
+@pytest.mark.parametrize("start,expected", [("all", 4), ("new", 1), ("2026-01-05", 3)])
+def test_first_contact(simulator, daemon, start, expected):
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500, "internaldate": date} for i, date in enumerate([1767225600, 1767924132, 1768000000])])
+    daemon.config([ADDRESS], {"start": start})
+    daemon.start()
+    simulator.wait("idling", 1)
+    simulator.add(ADDRESS, [{"seed": 9, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, expected)
+    assert daemon.stop() == 0
+    daemon.start()				# and it stays so
+    simulator.wait("idling", 1)
+    assert len(Maildir(daemon.maildir(ADDRESS))) == expected
+    assert simulator.counts("bodies") == expected
+
+
+def after_done(status):
+    return all(f["after_owed"] == 0 and f["delivered"] == 30 for m in status["mailboxes"] for f in m["folders"])
+
+
+@pytest.mark.parametrize("without", [[], ["MOVE"], ["MOVE", "UIDPLUS"]])
+@pytest.mark.parametrize("after", ["keep", "seen", "delete", {"move": "Erledigt & f\u00fcr sp\u00e4ter"}])
+def test_after(simulator, daemon, after, without):
+    """exchange-online 4.7; never a plain EXPUNGE"""
+    target = "Erledigt & f\u00fcr sp\u00e4ter"
+    simulator.post("/options", without=without)
+    simulator.mailbox(ADDRESS, ["INBOX", target])
+    simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(30)])
+    daemon.config([ADDRESS], {"after": after})
+    daemon.start()
+    daemon.wait(after_done)
+    left = simulator.folder(ADDRESS)["messages"]
+    if after in ("keep", "seen"):
+        assert list(left.values()) == [["\\Seen"] if after == "seen" else []] * 30
+    elif "UIDPLUS" in without:
+        assert list(left.values()) == [["\\Deleted"]] * 30 and daemon.has_line("UIDPLUS")
+    else:
+        assert left == {}
+    moved = simulator.folder(ADDRESS, target)["messages"]
+    assert len(moved) == (30 if isinstance(after, dict) else 0)
+    assert simulator.counts("plain-expunge") == 0 and len(Maildir(daemon.maildir(ADDRESS))) == 30
+
+
+def test_after_that_fails_does_not_stop_delivery(simulator, daemon):
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(3)])
+    daemon.config([ADDRESS], {"after": {"move": "Missing"}})
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 3)
+    simulator.add(ADDRESS, [{"seed": 9, "size": 1200}])
+    status = daemon.wait(lambda s: delivered(s) == 4)
+    assert status["mailboxes"][0]["folders"][0]["after_owed"] == 4
+    assert len(Maildir(daemon.maildir(ADDRESS))) == 4
+
+
+def test_uid_search_lists_the_last_message(simulator, daemon):
+    """exchange-online 4.6: n:* answers the last message even below n; nothing is fetched twice"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1200}])
+    daemon.config([ADDRESS], {"interval": "500ms"})
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 1)
+    simulator.wait("command:UID SEARCH", 5)
+    assert simulator.counts("bodies") == 1 and time.time() > 0
+
+
+def test_message_removed_by_somebody_else(simulator, daemon):
+    """Gone before it was fetched: no harm (exchange-online 4.6)."""
+    simulator.mailbox(ADDRESS)
+    uids = simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(5)])
+    simulator.post("/remove", address=ADDRESS, folder="INBOX", uids=[uids[1], uids[4]])
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 3)
+    simulator.post("/remove", address=ADDRESS, folder="INBOX", uids=[uids[0]])
+    simulator.add(ADDRESS, [{"seed": 8, "size": 1200}])
+    daemon.wait_delivered(ADDRESS, 4)
+    assert daemon.of(ADDRESS)["folders"][0]["owed"] == 0
