@@ -38,7 +38,7 @@ struct sink_conf {
 	char *name;			/* key of its progress in the state: "maildir", "command" */
 	enum sink_kind kind;
 	char *maildir;			/* template, absolute */
-	mode_t mode;			/* of delivered files, default 0600; directories get x beside each r */
+	mode_t mode;			/* of delivered files, default 0600; directories: sink_maildir.c */
 	char *group;			/* NULL: the daemon's own */
 	gid_t gid;			/* of group; (gid_t)-1 when group is NULL */
 	char **command;			/* NULL-terminated argv, templates except [0] */

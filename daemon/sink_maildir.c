@@ -314,8 +314,8 @@ static mode_t directory_mode(mode_t file_mode, bool has_group)
 	mode |= (mode & 0004) ? 0001 : 0;
 	/* a group that reads mail also moves and deletes it: Maildir readers rename new/ to cur/ */
 	if (has_group && (mode & 0040))
-		mode |= 02070;
-	return mode & 02777;
+		mode |= 0070;		/* without setgid: each file gets its group from us, and a sandbox refuses the bit */
+	return mode & 0777;
 }
 
 static void maildir_prepare(void *self, const struct mailbox_conf *mailbox, const char *folder, sink_place_cb *cb, void *arg)

@@ -152,7 +152,7 @@ def test_maildir_permissions_and_folders(simulator, daemon):
     assert stat.S_IMODE(st.st_mode) == 0o640 and st.st_gid == grp.getgrnam("mail").gr_gid
     for sub in ("", "/new", "/cur", "/tmp"):
         st = os.stat(maildir.path + sub)
-        assert stat.S_IMODE(st.st_mode) & 0o777 == 0o750 and st.st_gid == grp.getgrnam("mail").gr_gid
+        assert stat.S_IMODE(st.st_mode) == 0o770 and st.st_gid == grp.getgrnam("mail").gr_gid
 
 
 def test_maildir_that_cannot_be_written(simulator, daemon):

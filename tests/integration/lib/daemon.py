@@ -38,6 +38,7 @@ class Daemon:
         self.secret_file = os.path.join(self.directory, "secret")
         self.write_secret(simulator.secret if simulator else "x")
         self.process = None
+        self.prefix = []                # of its command line
         self.notified = []
         self.lines = []
         self.changed = threading.Condition()
@@ -66,6 +67,11 @@ class Daemon:
         with open(self.file, "w") as f:
             json.dump(data, f, indent=1)
 
+    def in_namespace(self, source, target):
+        """Runs it where target is source (a mount namespace of its own; needs root)."""
+        script = '[ -d "$1" ] && mkdir -p "$2"; mount --bind "$1" "$2" && shift 2 && exec "$@"'
+        self.prefix = ["unshare", "-m", "sh", "-c", script, "sh", str(source), target]
+
     # --- life ---
 
     def start(self, ready=True, env=None, stderr=None):
@@ -77,7 +83,7 @@ class Daemon:
             os.unlink(path)
         notify.bind(path)
         self.notify_socket = notify
-        self.process = subprocess.Popen([os.path.join(BUILD, self.program), "-c", self.file], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([*self.prefix, os.path.join(BUILD, self.program), "-c", self.file], stdin=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE if stderr is None else stderr,
                                         env={**os.environ, "NOTIFY_SOCKET": path, **(env or {})})
         threading.Thread(target=self.read_notifications, args=(notify,), daemon=True).start()

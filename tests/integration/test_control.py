@@ -1,0 +1,184 @@
+"""The control socket, mailpollctl, reload, stop, exit codes, notifications: how an operator meets it."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+from lib.daemon import BUILD
+from lib.maildir import Maildir
+
+A, B = "a@contoso.example", "b@contoso.example"
+STATES = "queued waiting-token connecting authenticating syncing watching sleeping held backing-off paused".split()
+
+
+def mailpolld(daemon, *args, **env):
+    return subprocess.run([os.path.join(BUILD, "mailpolld"), "-c", daemon.file, *args], capture_output=True, text=True, timeout=30,
+                          env={**os.environ, **env})
+
+
+def start(simulator, daemon, addresses=(A, B), **more):
+    for address in addresses:
+        simulator.mailbox(address)
+    daemon.config(list(addresses), **more)
+    daemon.start()
+
+
+def test_status_has_what_was_promised(simulator, daemon):
+    start(simulator, daemon)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+    status = daemon.wait(lambda s: s["totals"].get("watching") == 2)
+    assert status["schema"] == 1 and status["health"] == "ok" and status["reasons"] == []
+    assert set(status) >= {"schema", "version", "started_at", "config", "health", "reasons", "totals", "mailboxes", "credentials", "sinks", "store"}
+    assert set(status["totals"]) <= set(STATES) | {"delivered", "failing", "mailboxes"}
+    mailbox = status["mailboxes"][0]
+    assert set(mailbox) >= {"address", "id", "state", "since", "error", "hint", "retry_at", "failures", "folders"}
+    folder = mailbox["folders"][0]
+    assert set(folder) >= {"folder", "delivered", "owed", "after_owed", "backlog", "quarantined", "oldest_owed_at", "last_success", "last_delivery"}
+    assert folder["delivered"] == 1 and folder["last_delivery"].endswith("Z")
+    assert set(status["credentials"][0]) >= {"name", "state", "expires_at", "refresh_at", "error", "hint"}
+    assert set(status["store"]) >= {"last_commit", "spool_bytes"}
+    assert "mailboxes" not in daemon.status("?summary=1")
+    assert daemon.status("?failing=1")["mailboxes"] == []
+    assert daemon.request("GET", "/nothing")[0] == 404
+    assert daemon.request("GET", "/reload")[0] == 405
+    assert daemon.request("POST", "/mailboxes/nobody@contoso.example/poll")[0] == 404
+    assert os.stat(daemon.socket).st_mode & 0o777 == 0o660
+
+
+def test_mailpollctl(simulator, daemon):
+    simulator.fault("select-no")
+    start(simulator, daemon)
+    daemon.wait_state(A, "backing-off")
+    daemon.wait_state(B, "backing-off")
+    text = daemon.ctl("status")
+    assert text.returncode == 0 and A in text.stdout and "backing-off" in text.stdout and "Folder INBOX" in text.stdout
+    assert max(map(len, text.stdout.split("\n"))) <= 100
+    assert json.loads(daemon.ctl("status", "--json").stdout)["schema"] == 1
+    simulator.clear()
+    assert daemon.ctl("poll", A).returncode == 0
+    daemon.wait_state(A, "watching")
+    text = daemon.ctl("status").stdout
+    assert text.index(B) < text.index(A)			# those that fail come first
+    assert daemon.ctl("poll", "nobody@contoso.example").returncode != 0
+    assert daemon.ctl("pause", A).returncode == 0
+    daemon.wait_state(A, "paused")
+    assert daemon.ctl("resume", A).returncode == 0
+    daemon.wait_state(A, "watching")
+    assert daemon.ctl("dance").returncode == 64
+    assert "INBOX" in daemon.ctl("status", A).stdout
+    assert daemon.stop() == 0
+    gone = daemon.ctl("status")
+    assert gone.returncode == 69 and "running" in gone.stderr
+
+
+def test_reload_keeps_what_did_not_change(simulator, daemon):
+    start(simulator, daemon)
+    simulator.mailbox("c@contoso.example")
+    daemon.wait(lambda s: s["totals"].get("watching") == 2)
+    daemon.config([A, "c@contoso.example"])
+    outcome = daemon.ctl("reload")
+    assert outcome.returncode == 0, outcome.stderr
+    daemon.wait_state("c@contoso.example", "watching")
+    assert [m["address"] for m in daemon.status()["mailboxes"]] == [A, "c@contoso.example"]
+    assert simulator.state(A)["logins"] == 1 and simulator.state(B)["sessions"] == 0
+    assert daemon.has_line("event=reloaded")
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+
+
+def test_reload_with_errors_keeps_the_old(simulator, daemon):
+    start(simulator, daemon)
+    daemon.wait(lambda s: s["totals"].get("watching") == 2)
+    with open(daemon.file, "a") as f:
+        f.write("\nnonsense: [")
+    since = time.monotonic()
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_line("event=reload-failed")
+    status = daemon.status()
+    assert "mailpolld.yaml:" in status["config"]["error"] and status["totals"]["watching"] == 2
+    daemon.wait_notified("RELOADING=1", since=since)
+    daemon.wait_notified("READY=1", since=since)
+    assert daemon.ctl("reload").returncode != 0
+    daemon.config([A, B])
+    assert daemon.ctl("reload").returncode == 0
+    assert daemon.status()["config"]["error"] is None and simulator.state(A)["logins"] == 1
+
+
+def test_changed_mailbox_starts_anew(simulator, daemon):
+    start(simulator, daemon, [A])
+    daemon.wait_state(A, "watching")
+    daemon.config([A], {"after": "seen"})
+    assert daemon.ctl("reload").returncode == 0
+    simulator.wait("logins", 2, A)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    assert simulator.folder(A)["messages"] == {"1": ["\\Seen"]}
+
+
+def test_exit_codes(simulator, daemon):
+    daemon.config([A])
+    assert mailpolld(daemon, "check").returncode == 0
+    assert mailpolld(daemon, "--nonsense").returncode == 64
+    assert mailpolld(daemon, "dance").returncode == 64
+    os.unlink(daemon.secret_file)
+    warned = mailpolld(daemon, "check")
+    assert warned.returncode == 0 and "secret" in warned.stderr
+    assert mailpolld(daemon, "check", "--strict").returncode == 78
+    with open(daemon.file, "w") as f:
+        f.write("state_dir: [\n")
+    assert mailpolld(daemon, "check").returncode == 78
+    assert mailpolld(daemon).returncode == 78
+    assert mailpolld(daemon, "--version").stdout.startswith("mailpolld ")
+
+
+def test_second_daemon_is_refused(simulator, daemon):
+    start(simulator, daemon, [A])
+    second = mailpolld(daemon)
+    assert second.returncode == 71 and "another mailpolld" in second.stderr
+    assert daemon.status()["schema"] == 1
+
+
+def test_state_that_cannot_be_used(simulator, daemon):
+    """Damaged: refused, never replaced."""
+    daemon.config([A])
+    path = os.path.join(daemon.state_dir, "state.db")
+    with open(path, "wb") as f:
+        f.write(b"this is no database" * 1000)
+    refused = mailpolld(daemon)
+    assert refused.returncode == 71 and path in refused.stderr
+    with open(path, "rb") as f:
+        assert f.read().startswith(b"this is no database")
+
+
+def test_stop_is_quick_and_safe(simulator, daemon):
+    """In the middle of a batch: what is in flight ends well, nothing twice."""
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 20000} for i in range(300)])
+    simulator.fault("drip", bytes_per_second=3000000)
+    daemon.config([A])
+    daemon.start()
+    simulator.wait("bodies", 60)
+    started = time.monotonic()
+    assert daemon.stop(10) == 0
+    assert time.monotonic() - started < 10
+    assert any(line == "STOPPING=1" for _, line in daemon.notified)
+    daemon.start()
+    daemon.wait_delivered(A, 300)
+    assert len(Maildir(daemon.maildir(A))) == 300 and set(Maildir(daemon.maildir(A)).digests().values()) == {1}
+
+
+def test_notifications(simulator, daemon):
+    start(simulator, daemon)
+    daemon.wait_notified("STATUS=2 mailboxes: 2 watching, 0 failing; token contoso fresh")
+    times = [at for at, line in daemon.notified if line.startswith("STATUS=")]
+    assert all(b - a > 0.9 for a, b in zip(times, times[1:]))		# at most once a second
+
+
+def test_watchdog(simulator, daemon):
+    simulator.mailbox(A)
+    daemon.config([A])
+    daemon.start(env={"WATCHDOG_USEC": "1000000"})
+    daemon.wait_notified("WATCHDOG=1", since=time.monotonic())
