@@ -209,6 +209,9 @@ static int check(const char *path, bool strict)
 
 	print_messages("", &errors);
 	print_messages(strict ? "" : "warning: ", &warnings);
+	for (size_t i = 0; good && i < config->n_credentials; i++)
+		printf("credential %s: a restart reaches the last mailbox after about %lld s\n", config->credentials[i]->name,
+		    (long long)config_restart_ms(config, config->credentials[i]) / 1000);
 	if (good)
 		printf("%s: good; %zu mailboxes, %zu credentials\n", path, config->n_mailboxes, config->n_credentials);
 	else

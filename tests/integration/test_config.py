@@ -1,0 +1,169 @@
+"""Bad configuration: every error with its position, all in one run."""
+import os
+import subprocess
+
+import pytest
+
+from lib.daemon import BUILD
+
+GOOD = """state_dir: /tmp/nowhere
+control_socket: /tmp/nowhere/control
+credentials:
+  contoso: {tenant: contoso.onmicrosoft.com, client_id: a, client_secret_file: secret}
+defaults:
+  deliver: {maildir: "/srv/mail/%{address}"}
+mailboxes:
+  - support@contoso.com
+"""
+
+
+def check(tmp_path, text, *args, **files):
+    path = tmp_path / "mailpolld.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    secret = tmp_path / "secret"
+    secret.write_text("s\n")
+    secret.chmod(0o600)
+    for name, content in files.items():
+        (tmp_path / (name + ".yaml")).write_text(content)
+    done = subprocess.run([os.path.join(BUILD, "mailpolld"), "-c", str(path), "check", *args], capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stderr.replace(str(tmp_path) + "/", ""), done.stdout
+
+
+def test_good(tmp_path):
+    code, err, out = check(tmp_path, GOOD, "--strict")
+    assert (code, err) == (0, ""), err
+    assert "1 mailboxes, 1 credentials" in out
+    assert "credential contoso: a restart reaches the last mailbox after about 0 s" in out
+
+
+def test_sample_is_good(tmp_path):
+    sample = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "conf", "mailpolld.yaml")
+    done = subprocess.run([os.path.join(BUILD, "mailpolld"), "-c", sample, "check"], capture_output=True, text=True,
+                          env={**os.environ, "STATE_DIRECTORY": "/var/lib/mailpolld", "RUNTIME_DIRECTORY": "/run/mailpolld"})
+    assert done.returncode == 0, done.stderr
+
+
+def more(lines):
+    return GOOD + lines
+
+
+BAD = [
+    ("empty", "", "mailpolld.yaml:1:1: the file is empty"),
+    ("comment", "# nothing\n", "mailpolld.yaml:1:1: the file is empty"),
+    ("tab", GOOD.replace("  - support", "\t- support"), "mailpolld.yaml:8:1: a tab"),
+    ("utf-8", GOOD.encode().replace(b"support", b"supp\xffrt"), "mailpolld.yaml:8:9: this is not UTF-8"),
+    ("control", GOOD.encode().replace(b"support", b"supp\x01rt"), "mailpolld.yaml:8:9: control characters"),
+    ("list", "- a\n- b\n", "mailpolld.yaml:1:1: must be a mapping"),
+    ("no YAML", "a: [\n", "mailpolld.yaml:2:1: "),
+    ("two documents", GOOD + "---\na: b\n", "mailpolld.yaml:9:1: a second document"),
+    ("duplicate key", more("state_dir: /x\n"), "mailpolld.yaml:9:1: state_dir stands here a second time: the first is at line 1"),
+    ("duplicate address", more("  - Support@Contoso.com\n"), "mailpolld.yaml:9:5: address Support@Contoso.com is already used at mailpolld.yaml:8:5"),
+    ("duplicate id", more("  - {address: b@x.org, id: support@contoso.com}\n"), "mailpolld.yaml:9:28: id support@contoso.com is already used at"),
+    ("unknown key", more("  - {address: b@x.org, folder: [INBOX]}\n"), "mailpolld.yaml:9:24: mailboxes[1]: there is no key folder; did you mean folders?"),
+    ("unknown top key", more("log_levels: info\n"), "mailpolld.yaml:9:1: there is no key log_levels; did you mean log_level?"),
+    ("wrong type", more("  - {address: b@x.org, folders: INBOX}\n"), "mailpolld.yaml:9:33: mailboxes[1].folders: must be a list, not a single value"),
+    ("wrong type of a map", more("  - {address: b@x.org, deliver: x}\n"), "mailpolld.yaml:9:33: mailboxes[1].deliver: must be a mapping"),
+    ("unknown credential", more("  - {address: b@x.org, credential: other}\n"), "mailpolld.yaml:9:36: mailboxes[1].credential: there is no credential other"),
+    ("no unit", more("  - {address: b@x.org, interval: 45}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: 45 needs a unit (500ms 30s 5m 1h)"),
+    ("wrong unit", more("  - {address: b@x.org, interval: 45x}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: 45x is not a duration"),
+    ("negative duration", more("  - {address: b@x.org, interval: -5m}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: -5m is not a duration"),
+    ("no time", more("  - {address: b@x.org, interval: 0s}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: must be more than nothing"),
+    ("overflow", more("  - {address: b@x.org, interval: 99999999999999999999h}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: 99999999999999999999h is too large"),
+    ("port", more("  - {address: b@x.org, port: 65536}\n"), "mailpolld.yaml:9:30: mailboxes[1].port: 65536 is not a number from 1 to 65535"),
+    ("negative port", more("  - {address: b@x.org, port: -1}\n"), "mailpolld.yaml:9:30: mailboxes[1].port: -1 is not a number"),
+    ("size", more("spool_limit: 1024\n"), "mailpolld.yaml:9:14: spool_limit: 1024 needs a unit"),
+    ("size overflow", more("spool_limit: 99999999999999T\n"), "mailpolld.yaml:9:14: spool_limit: 99999999999999T is too large"),
+    ("anchor", more("  - &x {address: b@x.org}\n"), "mailpolld.yaml:9:5: anchors"),
+    ("alias", more("  - *x\n"), "mailpolld.yaml:9:5: aliases"),
+    ("tag", more("  - !!str b@x.org\n"), "mailpolld.yaml:9:5: tags"),
+    ("merge", more("  - {address: b@x.org, <<: {port: 5}}\n"), "mailpolld.yaml:9:24: merge keys"),
+    ("unquoted template", more("  - {address: b@x.org, deliver: {maildir: /srv/%{local}}}\n"), "mailpolld.yaml:9:48: a value with %{ must be quoted"),
+    ("unquoted template, block", more("  - address: b@x.org\n    deliver:\n      maildir: %{local}\n"), "mailpolld.yaml:11:16: a value with %{ must be quoted"),
+    ("unknown template", more("  - {address: b@x.org, deliver: {maildir: \"/srv/%{user}\"}}\n"), "mailpolld.yaml:9:43: mailboxes[1].deliver: %{ must be one of"),
+    ("slash in template", more("  - {address: b@x.org, id: ../etc, deliver: {maildir: \"/srv/%{id}\"}}\n"), "mailpolld.yaml:9:5: mailboxes[1]: /srv/%{id} cannot be filled in: it has a /"),
+    ("dots in template", more("  - {address: b@x.org, id: .., deliver: {maildir: \"/srv/%{id}\"}}\n"), "cannot be filled in: it is . or .."),
+    ("move to a watched folder", more("  - {address: b@x.org, folders: [INBOX, Done], after: {move: Done}}\n"), "messages are moved to Done, which is also watched"),
+    ("move to inbox", more("  - {address: b@x.org, after: {move: inbox}}\n"), "messages are moved to inbox, which is also watched"),
+    ("move nowhere", more("  - {address: b@x.org, after: move}\n"), "mailpolld.yaml:9:31: mailboxes[1].after: move needs a folder"),
+    ("missing file", more("mailbox_files: [more.yaml]\n"), "mailpolld.yaml:9:17: mailbox_files: there is no file more.yaml"),
+    ("lmtp", more("  - {address: b@x.org, deliver: {lmtp: x}}\n"), "mailpolld.yaml:9:33: mailboxes[1].deliver: lmtp is not there yet"),
+    ("webhook", more("  - {address: b@x.org, deliver: {webhook: x}}\n"), "webhook is not there yet"),
+    ("several sinks", more("  - {address: b@x.org, deliver: [{maildir: /x}]}\n"), "several sinks are not there yet"),
+    ("certificate", GOOD.replace("client_secret_file: secret", "certificate_file: x"), "mailpolld.yaml:4:60: credentials.contoso: certificate_file is not there yet"),
+    ("managed identity", GOOD.replace("client_secret_file: secret", "managed_identity: x"), "managed_identity is not there yet"),
+    ("secret in the file", GOOD.replace("client_secret_file: secret", "client_secret: hunter2"), "put it into a file and name it with client_secret_file"),
+    ("common", GOOD.replace("contoso.onmicrosoft.com", "common"), "use the tenant's own ID, not common"),
+    ("http", GOOD.replace("tenant: contoso.onmicrosoft.com", "token_url: http://x, scope: y"), "token_url must begin with https://"),
+    ("cloud", GOOD.replace("tenant:", "cloud: mars, tenant:"), "mars is none of worldwide, usgov, dod, china"),
+    ("address", more("  - not-an-address\n"), "mailpolld.yaml:9:5: mailboxes[1]: not-an-address is not a mail address"),
+    ("date", more("  - {address: b@x.org, start: 2026-02-30}\n"), "must be all, new or a date"),
+    ("mode", more("  - {address: b@x.org, deliver: {maildir: /x, mode: 999}}\n"), "must be an octal file mode"),
+    ("group", more("  - {address: b@x.org, deliver: {maildir: /x, group: no-such-group}}\n"), "there is no group no-such-group"),
+    ("shell", more("  - {address: b@x.org, deliver: {command: take it}}\n"), "command must be a list"),
+    ("program", more("  - {address: b@x.org, deliver: {command: [take]}}\n"), "the program must be an absolute path"),
+    ("nothing to do", more("  - {address: b@x.org, deliver: {mode: 0640}}\n"), "must have either maildir or command"),
+]
+
+
+@pytest.mark.parametrize("text,expected", [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad(tmp_path, text, expected):
+    code, err, _ = check(tmp_path, text)
+    assert code == 78 and expected in err, err
+    assert "hunter2" not in err
+
+
+def test_all_errors_in_one_run(tmp_path):
+    text = more("  - {address: b, port: x}\n  - {address: c@x.org, watch: never, interval: 5}\nlog_level: loud\n").replace("client_id: a, ", "")
+    code, err, _ = check(tmp_path, text)
+    assert code == 78
+    for part in ("9:15", "9:24", "10:31", "10:48", "11:12", "client_id is missing"):
+        assert part in err, err
+
+
+def test_an_error_in_defaults_is_told_once(tmp_path):
+    text = GOOD.replace("defaults:\n", "defaults:\n  interval: 5\n") + "".join("  - b%d@x.org\n" % i for i in range(50))
+    code, err, _ = check(tmp_path, text)
+    assert code == 78 and err.count("needs a unit") == 1 and "mailpolld.yaml:6:13: defaults.interval" in err
+
+
+def test_many_errors_are_counted(tmp_path):
+    code, err, _ = check(tmp_path, more("".join("  - b%d\n" % i for i in range(500))))
+    assert code == 78 and err.count("is not a mail address") <= 100 and "and 401 more" in err
+
+
+def test_ten_thousand_mailboxes_in_several_files(tmp_path):
+    files = {"m%d" % n: "defaults: {folders: [INBOX, Two]}\nmailboxes:\n" + "".join("  - {address: box%d-%d@x.org, after: seen}\n" % (n, i) for i in range(1000))
+             for n in range(5)}
+    files.update({"n%d" % n: "".join("- nox%d-%d@x.org\n" % (n, i) for i in range(1000)) for n in range(5)})
+    code, err, out = check(tmp_path, more('mailbox_files: ["m[0-9].yaml", "n?.yaml"]\n'), **files)
+    assert code == 0 and "10001 mailboxes" in out, err
+    files["n3"] += "- box2-500@x.org\n"
+    code, err, _ = check(tmp_path, more('mailbox_files: ["m[0-9].yaml", "n?.yaml"]\n'), **files)
+    assert code == 78 and "n3.yaml:1001:3: address box2-500@x.org is already used at m2.yaml:503:5" in err
+
+
+def test_what_is_missing_here_is_a_warning(tmp_path):
+    text = more("  - {address: b@x.org, deliver: {command: [/no/such/program]}, ca_file: /no/such/ca.pem}\nmailbox_files: [\"none-*.yaml\"]\n")
+    text = text.replace("client_secret_file: secret", "client_secret_file: no-secret")
+    code, err, _ = check(tmp_path, text)
+    assert code == 0
+    for part in ("no-secret: No such file", "/no/such/program cannot be run", "no file matches"):
+        assert part in err, err
+    assert check(tmp_path, text, "--strict")[0] == 78
+
+
+def test_secret_files(tmp_path):
+    for content, mode, expected in (("x\n", 0o604, "can be read by others"), ("", 0o600, "it is empty"), ("a\0b\n", 0o600, "it has a NUL"),
+                                    ("1b2c3d4e-0000-1111-2222-333344445555\n", 0o600, "that is the secret's ID")):
+        code, err, _ = check(tmp_path, GOOD)
+        path = tmp_path / "other"
+        path.write_text(content)
+        path.chmod(mode)
+        code, err, _ = check(tmp_path, GOOD.replace("client_secret_file: secret", "client_secret_file: other"))
+        assert code == 0 and expected in err, err
+
+
+def test_polls_beyond_admission(tmp_path):
+    text = GOOD.replace("client_id: a", "client_id: a, admission: {sessions_per_second: 1}").replace("defaults:\n", "defaults:\n  watch: poll\n  interval: 10s\n")
+    code, err, _ = check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(99)))
+    assert code == 0 and "ask for 10.0 sessions per second, 1 are allowed" in err and "after about 100 s" in err
