@@ -438,7 +438,7 @@ static void on_response(struct imap_session *s, const struct imap_response *r)
 			end_by_answer(s, ANSWER_BYE, r);
 			break;
 		}
-		/* fall through */
+		FALLTHROUGH;
 	default:
 		if (phase->untagged != NULL)
 			phase->untagged(s, r);

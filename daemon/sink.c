@@ -183,8 +183,7 @@ static void on_outcome(void *arg, struct message *m, enum sink_outcome outcome, 
 			quarantine_add(&p->sink->sinks->env, m, p->sink->conf->name, p->why.text, on_quarantined, p);
 			return;
 		}
-		/* who refuses everything is broken, not the messages */
-		/* fall through */
+		FALLTHROUGH;		/* who refuses everything is broken, not the messages */
 	case SINK_TEMPORARY:
 		counts->temporary++;
 		answer(p, SINK_AGAIN);

@@ -209,10 +209,7 @@ void store_close(struct store **store)
 	c = s->job;
 	if (c != NULL && atomic_load(&c->started) && !atomic_load(&c->finished))
 		return;			/* stuck on its disk, and still using all this */
-	if (c != NULL) {
-		ops_free(&c->ops);
-		free(c);
-	}
+	/* one that is not stuck belongs to workers, who have given it up */
 	db_close(&s->db);
 	free(s->state_dir);
 	free(s);

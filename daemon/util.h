@@ -8,6 +8,7 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define MUST_CHECK __attribute__((warn_unused_result))
+#define FALLTHROUGH __attribute__((fallthrough))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* For our own small needs only: what a peer sizes has a bound of its own. They abort when memory is gone. */

@@ -70,6 +70,20 @@ static struct job *jobs_take(struct jobs *q)
 	return job;
 }
 
+/* Jobs that nobody will hear of any more: what they own is their callers' to free, who are being freed themselves, so it
+ * goes with the process. */
+static struct jobs abandoned;
+
+static void abandon(struct jobs *q)
+{
+	struct job *job;
+
+	if (abandoned.end == NULL)
+		jobs_init(&abandoned);
+	while ((job = jobs_take(q)) != NULL)
+		jobs_put(&abandoned, job);
+}
+
 /* With the mutex held; gives it up. */
 static void shared_unref(struct shared *s)
 {
@@ -79,8 +93,10 @@ static void shared_unref(struct shared *s)
 	pthread_mutex_unlock(&s->mutex);
 	if (!last)
 		return;
+	abandon(&s->done);
 	while ((lane = SLIST_FIRST(&s->lanes)) != NULL) {
 		SLIST_REMOVE_HEAD(&s->lanes, link);
+		abandon(&lane->queue);
 		pthread_cond_destroy(&lane->wanted);
 		free(lane);
 	}
@@ -166,21 +182,18 @@ static void start_thread(struct lane *lane)
 static void on_done(evutil_socket_t fd, short what, void *arg)
 {
 	struct shared *s = ((struct workers *)arg)->shared;
-	struct jobs done;
-	struct job *job;
+	struct job *job, *next;
 	uint64_t count;
 
 	(void)what;
 	if (read(fd, &count, sizeof(count)) < 0)
 		return;
 	pthread_mutex_lock(&s->mutex);
-	done = s->done;
-	if (done.first == NULL)
-		jobs_init(&done);
+	next = s->done.first;
 	jobs_init(&s->done);
 	pthread_mutex_unlock(&s->mutex);
-	while ((job = done.first) != NULL) {
-		done.first = job->next;
+	while ((job = next) != NULL) {
+		next = job->next;
 		job->done(job);
 	}
 }

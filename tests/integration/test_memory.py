@@ -1,11 +1,14 @@
 """Memory depends neither on the size of a message nor on that of a mailbox. Sizes, not times: so they are asserted."""
+import os
+
 import pytest
 
+from lib.daemon import BUILD
 from lib.maildir import Maildir, sha256_of
 from lib.simulator import messages
 
 ADDRESS = "support@contoso.example"
-SANITIZED = False
+SANITIZED = os.path.basename(BUILD) == "asan"		# its own memory is many times ours: no bound is asserted
 
 
 def peak_kib(daemon):
@@ -43,7 +46,7 @@ def test_first_contact_with_100000_messages(simulator, make_daemon, ranges):
     daemon.start()
     daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["backlog"] >= 99000)
     daemon.wait_state(ADDRESS, "held")
-    assert peak_kib(daemon) - base < 8 * 1024
+    assert SANITIZED or peak_kib(daemon) - base < 8 * 1024
 
 
 def test_message_of_200_mib(simulator, daemon):
@@ -53,5 +56,5 @@ def test_message_of_200_mib(simulator, daemon):
     daemon.start()
     peak = AnonymousPeak(daemon)
     daemon.wait(lambda s: peak.look(s)["mailboxes"][0]["folders"][0]["delivered"] == 1, 120)
-    assert 0 < peak.kib < 24 * 1024
+    assert 0 < peak.kib and (SANITIZED or peak.kib < 24 * 1024)
     assert sha256_of(next(Maildir(daemon.maildir(ADDRESS)).files())) == messages.sha256({"big": 200 * 1024 * 1024})

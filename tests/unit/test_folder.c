@@ -1,0 +1,172 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "folder.h"
+#include "util.h"
+
+static void set(struct ranges *r, const char *text)
+{
+	assert_int_equal(ranges_parse(r, text), 0);
+}
+
+static void expect(const struct ranges *r, const char *text)
+{
+	char got[256];
+
+	ranges_format(r, got, sizeof(got));
+	assert_string_equal(got, text);
+}
+
+static void look(struct folder *f, const char *listed, uint64_t n, const char *gone)
+{
+	struct ranges uids = { 0 }, ret_gone = { 0 };
+	uint32_t from = folder_search_from(f);
+
+	if (listed[0] != '\0')
+		set(&uids, listed);
+	for (size_t i = 0; i < uids.n; i++)
+		folder_list(f, uids.v[i].lo, uids.v[i].hi);
+	assert_int_equal(folder_look_done(f, from, &ret_gone), n);
+	expect(&ret_gone, gone);
+	ranges_done(&uids);
+	ranges_done(&ret_gone);
+}
+
+static void test_a_look(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	assert_int_equal(folder_search_from(&f), 1);
+	set(&f.at.settled, "1:10,15");
+	assert_int_equal(folder_search_from(&f), 11);
+	look(&f, "5,12:13,15,20", 3, "11,14");	/* n:* may name one below n (exchange-online 4.6) */
+	expect(&f.pending, "12:13,20");
+	folder_pick(&f, 2, UINT64_MAX, &batch);
+	expect(&batch, "12:13");
+	expect(&f.under_way, "12:13");
+	look(&f, "12:13,20:21", 2, "11,14");	/* what is under way is nobody's any more */
+	expect(&f.pending, "20:21");
+	folder_settled(&f, 12, 13);
+	ranges_remove(&f.under_way, 12, 12);
+	expect(&f.at.settled, "1:10,12:13,15");
+	folder_put_back(&f, &batch);
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
+static void test_what_a_settlement_covers(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	look(&f, "10,4000000000:4000000001,4294967295", 4, "");
+	folder_pick(&f, 1, UINT64_MAX, &batch);
+	assert_int_equal(folder_settle_from(&f, 10), 1);	/* nothing below is listed */
+	folder_settled(&f, 1, 10);
+	expect(&f.at.settled, "1:10");
+	folder_pick(&f, 2, UINT64_MAX, &batch);
+	assert_int_equal(folder_settle_from(&f, 4000000001U), 4000000001U);	/* 4000000000 is under way */
+	folder_settled(&f, 4000000001U, 4000000001U);
+	assert_int_equal(folder_settle_from(&f, 4000000000U), 11);
+	folder_settled(&f, 11, 4000000000U);
+	expect(&f.at.settled, "1:4000000001");
+	assert_int_equal(folder_settle_from(&f, 4294967295U), 4000000002U);
+	folder_settled(&f, 4000000002U, 4294967295U);
+	assert_int_equal(f.at.settled.n, 1);
+	assert_int_equal(folder_search_from(&f), 0);		/* nothing is left to search */
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
+static void test_batches_by_size(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	look(&f, "1:6", 6, "");
+	for (uint32_t uid = 1; uid <= 6; uid++)
+		folder_note_size(&f, uid, uid == 3 ? 1000 : 100);
+	folder_pick(&f, 100, 250, &batch);
+	expect(&batch, "1:2");
+	folder_pick(&f, 100, 250, &batch);
+	expect(&batch, "3");			/* one at least, however large */
+	folder_pick(&f, 2, 250, &batch);
+	expect(&batch, "4:5");
+	folder_pick(&f, 2, 250, &batch);
+	expect(&batch, "6");
+	folder_pick(&f, 2, 250, &batch);
+	expect(&batch, "");
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
+static void test_suspect_is_fetched_alone(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	look(&f, "1:6", 6, "");
+	f.suspect = 3;
+	folder_pick(&f, 100, UINT64_MAX, &batch);
+	expect(&batch, "1:2");
+	folder_pick(&f, 100, UINT64_MAX, &batch);
+	expect(&batch, "3");
+	folder_pick(&f, 100, UINT64_MAX, &batch);
+	expect(&batch, "4:6");
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
+/* exchange-online 5.8: 1 min, 10 min, 1 h, then given up */
+static void test_owed(void **state)
+{
+	struct folder f;
+	struct store_owed o;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	set(&f.at.settled, "1:4");
+	look(&f, "5:6", 2, "");
+	o = folder_owe(&f, 5, "nothing came", 1000);
+	assert_int_equal(o.next_wall_s, 1060);
+	assert_int_equal(o.attempts, 1);
+	expect(&f.pending, "6");
+	assert_int_equal(folder_search_from(&f), 6);		/* later mail flows on */
+	assert_int_equal(folder_owed_due(&f, 1059), 0);
+	assert_int_equal(folder_owed_due(&f, 1060), 5);
+	assert_int_equal(folder_next_owed_wall_s(&f), 1060);
+	assert_int_equal(folder_owe(&f, 5, "again", 1060).next_wall_s, 1660);
+	assert_int_equal(folder_owe(&f, 5, "again", 1660).next_wall_s, 5260);
+	o = folder_owe(&f, 5, "again", 5260);
+	assert_int_equal(o.next_wall_s, 0);
+	assert_int_equal(o.first_wall_s, 1000);
+	assert_string_equal(o.why, "again");
+	assert_int_equal(folder_owed_due(&f, 999999), 0);
+	assert_int_equal(folder_next_owed_wall_s(&f), 0);
+	assert_int_equal(folder_settle_from(&f, 6), 6);		/* an owed UID is never settled along with others */
+	folder_owed_over(&f, 5);
+	assert_int_equal(f.at.n_owed, 0);
+	folder_done(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_look), cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
+		cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

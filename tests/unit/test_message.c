@@ -1,0 +1,89 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "message.h"
+#include "util.h"
+
+static void expect_id(const char *header, size_t len, const char *id)
+{
+	for (size_t cut = 0; cut <= len; cut++) {
+		struct header_scan h = { 0 };
+
+		header_scan(&h, (const uint8_t *)header, cut);
+		header_scan(&h, (const uint8_t *)header + cut, len - cut);
+		assert_int_equal(h.value_len, strlen(id));
+		assert_memory_equal(h.value_len > 0 ? h.value : "", id, h.value_len);
+		header_scan_done(&h);
+	}
+}
+
+#define EXPECT_ID(header, id) expect_id(header, sizeof(header) - 1, id)
+
+static void test_message_id(void **state)
+{
+	(void)state;
+	EXPECT_ID("Message-ID: <a@b>\r\nSubject: x\r\n\r\n", "<a@b>");
+	EXPECT_ID("Subject: x\r\nmessage-id:<a@b>\r\n\r\n", "<a@b>");
+	EXPECT_ID("Subject: x\nMESSAGE-Id \t: \t<a@b>\n\n", "<a@b>");
+	EXPECT_ID("Message-ID:\r\n <a@b>\r\n\r\n", "<a@b>");			/* folded */
+	EXPECT_ID("X-Message-ID: <no>\r\nMessage-ID-X: <no>\r\n\r\nMessage-ID: <body>\r\n", "");
+	EXPECT_ID("Subject: a\r\n Message-ID: <folded>\r\n\r\n", "");
+	EXPECT_ID("Message-ID: <first>\r\nMessage-ID: <second>\r\n\r\n", "<first>");
+	EXPECT_ID("", "");
+}
+
+static void test_bounds(void **state)
+{
+	struct header_scan h = { 0 };
+	char line[1024];
+
+	(void)state;
+	memset(line, 'x', sizeof(line));
+	header_scan(&h, (const uint8_t *)"Message-ID: ", 12);
+	for (int i = 0; i < 400; i++)
+		header_scan(&h, (const uint8_t *)line, sizeof(line));
+	assert_int_equal(h.value_len, MESSAGE_ID_MAX);
+	header_scan_done(&h);
+}
+
+static void test_key(void **state)
+{
+	char *key = message_key("sales@contoso.com", "A/B \xc3\xbc", 14, 4294967295U), digest[KEY_DIGEST_HEX + 1];
+
+	(void)state;
+	assert_string_equal(key, "sales@contoso.com%2FA%2FB%20%C3%BC%2F14%2F4294967295");
+	message_key_digest(key, digest);
+	assert_int_equal(strlen(digest), 24);
+	free(key);
+	message_key_digest("abc", digest);
+	assert_string_equal(digest, "ba7816bf8f01cfea414140de");	/* SHA-256("abc") */
+}
+
+static void test_hash(void **state)
+{
+	static const uint8_t none[STORE_HASH_BYTES];
+	uint8_t a[STORE_HASH_BYTES], b[STORE_HASH_BYTES];
+
+	(void)state;
+	message_hash("<a@b>", 5, 100, a);
+	message_hash("<a@b> \t", 7, 100, b);
+	assert_memory_equal(a, b, sizeof(a));
+	message_hash("<a@b>", 5, 101, b);
+	assert_memory_not_equal(a, b, sizeof(a));
+	message_hash("<a@c>", 5, 100, b);
+	assert_memory_not_equal(a, b, sizeof(a));
+	message_hash(" ", 1, 100, b);
+	assert_memory_equal(b, none, sizeof(b));	/* without an ID there is none */
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_message_id), cmocka_unit_test(test_bounds), cmocka_unit_test(test_key), cmocka_unit_test(test_hash),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
