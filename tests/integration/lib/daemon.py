@@ -141,12 +141,26 @@ class Daemon:
         return self.finish(timeout)
 
     def finish(self, timeout=15):
-        code = self.process.wait(timeout)
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("it does not end: %s\n%s" % (self.threads(), "\n".join(self.lines[-40:])))
         if self.process.stderr:
             self.reader.join(5)
             self.process.stderr.close()
         self.notify_socket.close()
         return code
+
+    def threads(self):
+        """What each thread is called and waits for."""
+        told, base = [], "/proc/%d/task" % self.process.pid
+        for task in os.listdir(base):
+            parts = []
+            for name in ("comm", "wchan", "syscall"):
+                with open(os.path.join(base, task, name)) as f:
+                    parts.append(f.read().strip())
+            told.append(" ".join(parts))
+        return "; ".join(told)
 
     def cleanup(self):
         if self.process and self.process.poll() is None:
