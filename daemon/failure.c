@@ -77,8 +77,8 @@ static const struct row rows[] = {
 	{ IMAP_ROW("argument-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command argument error"), FAIL_WAIT, SCHEDULE_REFUSED,
 	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
 	{ IMAP_ROW("bad", ANY_PHASE, AS(ANSWER_BAD), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
-	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
-	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
+	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
 
 	/* the token endpoint's answers: exchange-online 3.2, RFC 6749 5.2. First those that go away by themselves */
 	{ TOKEN_STATUS("token-throttled", 429, 429), FAIL_WAIT, SCHEDULE_TOKEN, 0,

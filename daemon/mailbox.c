@@ -291,6 +291,11 @@ void mailbox_end_session(struct mailbox *m, const struct failure *why)
 		imap_session_abandon(m->session);
 }
 
+bool mailbox_is_refused(const struct failure *why)
+{
+	return why->schedule == SCHEDULE_THROTTLED || why->schedule == SCHEDULE_UNAVAILABLE;
+}
+
 static void next_session_at_once(struct mailbox *m)
 {
 	m->wait_until_ms = 0;

@@ -391,7 +391,7 @@ static void on_refused(struct mailbox *m, struct folder *f, const struct failure
 {
 	uint32_t first = ranges_first(&m->batch);
 
-	if (why->schedule == SCHEDULE_THROTTLED || why->schedule == SCHEDULE_UNAVAILABLE) {
+	if (mailbox_is_refused(why)) {
 		folder_put_back(f, &m->batch);
 		mailbox_end_session(m, why);
 	} else if (ranges_count(&m->batch) == 1) {

@@ -83,6 +83,8 @@ void mailbox_wake_at(struct mailbox *, msec_t at_ms);	/* replaces an earlier suc
 void mailbox_set_state(struct mailbox *, enum mailbox_state);
 void mailbox_expect(struct mailbox *, msec_t within_ms);	/* progress; 0: waiting for others is in order now */
 void mailbox_end_session(struct mailbox *, const struct failure *why);	/* why NULL: as planned */
+/* A NO that is for the mailbox as a whole, now; others are for the command or for one message (exchange-online 5.8 C). */
+bool mailbox_is_refused(const struct failure *);
 void mailbox_proved(struct mailbox *);			/* a full look at all folders has been done */
 bool mailbox_is_held(const struct mailbox *);
 void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for the folder's place */

@@ -335,7 +335,7 @@ static void after_refused(struct mailbox *m, struct folder *f, const struct fail
 {
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 
-	if (why->schedule == SCHEDULE_THROTTLED || why->schedule == SCHEDULE_UNAVAILABLE) {
+	if (mailbox_is_refused(why)) {
 		mailbox_end_session(m, why);
 		return;
 	}
@@ -603,7 +603,7 @@ void work_on_done(void *arg, const struct imap_done *done)
 			on_first_look_done(m, f);
 		break;
 	case TASK_SIZES:
-		if (!done->ok)
+		if (!done->ok && mailbox_is_refused(done->failure))
 			mailbox_end_session(m, done->failure);
 		else if (f->sizes == NULL)	/* none were told: do not ask again for these */
 			folder_note_size(f, ranges_first(&f->pending), 0);

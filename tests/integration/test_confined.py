@@ -147,3 +147,23 @@ def test_message_that_cannot_be_had(simulator, daemon):
     daemon.wait(lambda s: any(f["delivered"] == 4 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
     simulator.add(OTHER, [{"seed": 77, "size": 1500}])
     daemon.wait_delivered(OTHER, 5)
+
+
+@pytest.mark.parametrize("kind", ["fetch-no", "body-nil"])
+def test_message_that_is_refused(simulator, daemon, kind):
+    """exchange-online 5.8 C, 5.9: NO at one UID, an empty body: the others arrive, it stays owed"""
+    simulator.mailbox(OTHER)
+    uids = simulator.add(OTHER, [{"seed": i, "size": 1500} for i in range(12)])
+    simulator.fault(kind, OTHER, uids=[uids[4]])
+    two(simulator, daemon)
+    daemon.wait(lambda s: any(f["delivered"] == 11 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
+    assert daemon.of(OTHER)["failures"] == 0 and daemon.of(OTHER)["folders"][0]["oldest_owed_at"]
+
+
+def test_connection_that_dies_at_one_message(simulator, daemon):
+    """exchange-online 5.8 C: twice at the same one, then it is owed and later mail flows on"""
+    simulator.mailbox(OTHER)
+    uids = simulator.add(OTHER, [{"seed": i, "size": 5000} for i in range(6)])
+    simulator.fault("close-mid-literal", OTHER, uids=[uids[2]], after=1000)
+    two(simulator, daemon)
+    daemon.wait(lambda s: any(f["delivered"] == 5 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
