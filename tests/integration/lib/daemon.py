@@ -86,7 +86,8 @@ class Daemon:
         self.process = subprocess.Popen([*self.prefix, os.path.join(BUILD, self.program), "-c", self.file], stdin=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE if stderr is None else stderr,
                                         env={**os.environ, "NOTIFY_SOCKET": path, **(env or {})})
-        threading.Thread(target=self.read_notifications, args=(notify,), daemon=True).start()
+        self.listener = threading.Thread(target=self.read_notifications, args=(notify,), daemon=True)
+        self.listener.start()
         if stderr is None:
             self.reader = threading.Thread(target=self.read_lines, args=(self.process.stderr,), daemon=True)
             self.reader.start()
@@ -95,14 +96,10 @@ class Daemon:
         return self
 
     def read_notifications(self, notify):
-        try:
-            while True:
-                data = notify.recv(4096).decode()
-                with self.changed:
-                    self.notified += [(time.monotonic(), line) for line in data.split("\n")]
-                    self.changed.notify_all()
-        except OSError:
-            pass
+        while (data := notify.recv(4096)) != b"the end":
+            with self.changed:
+                self.notified += [(time.monotonic(), line) for line in data.decode().split("\n")]
+                self.changed.notify_all()
 
     def read_lines(self, stream):
         for line in stream:
@@ -148,6 +145,9 @@ class Daemon:
         if self.process.stderr:
             self.reader.join(5)
             self.process.stderr.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:      # what it sent has been read before this
+            last.sendto(b"the end", self.notify_socket.getsockname())
+        self.listener.join(5)
         self.notify_socket.close()
         return code
 
