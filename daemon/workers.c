@@ -35,12 +35,12 @@ struct thread {
 struct shared {
 	pthread_mutex_t mutex;
 	unsigned refs;				/* the owner's and one of each thread */
-	bool closing;
+	bool closing, dropping;			/* nothing new comes; what is queued is not begun any more */
 	SLIST_HEAD(, lane) lanes;
 	struct jobs done;
 	int done_fd;				/* eventfd; the loop's end */
-	unsigned n_running;
-	pthread_cond_t idle;			/* n_running is 0 */
+	unsigned n_unfinished;			/* queued or running */
+	pthread_cond_t idle;			/* there are none */
 };
 
 struct workers {
@@ -117,14 +117,13 @@ static void tell_loop(struct shared *s)
 static void run_one(struct thread *t, struct shared *s, struct job *job)
 {
 	t->running = job;
-	s->n_running++;
 	pthread_mutex_unlock(&s->mutex);
 	job->work(job);
 	pthread_mutex_lock(&s->mutex);
 	t->running = NULL;
 	jobs_put(&s->done, job);
 	tell_loop(s);
-	if (--s->n_running == 0)
+	if (--s->n_unfinished == 0)
 		pthread_cond_broadcast(&s->idle);
 }
 
@@ -137,11 +136,13 @@ static void *thread_main(void *arg)
 
 	pthread_setname_np(pthread_self(), lane->name);
 	pthread_mutex_lock(&s->mutex);
-	while (!s->closing) {
+	while (!s->dropping) {
 		if ((job = jobs_take(&lane->queue)) != NULL) {
 			run_one(t, s, job);
 			continue;
 		}
+		if (s->closing)
+			break;
 		lane->n_waiting++;
 		pthread_cond_wait(&lane->wanted, &s->mutex);
 		lane->n_waiting--;
@@ -242,8 +243,9 @@ void workers_free(struct workers **workers, msec_t wait_ms)
 	s->closing = true;
 	SLIST_FOREACH(lane, &s->lanes, link)
 		pthread_cond_broadcast(&lane->wanted);
-	while (s->n_running > 0 && pthread_cond_timedwait(&s->idle, &s->mutex, &until) == 0)
+	while (s->n_unfinished > 0 && pthread_cond_timedwait(&s->idle, &s->mutex, &until) == 0)
 		;
+	s->dropping = true;
 	shared_unref(s);
 	free(w);
 	*workers = NULL;
@@ -274,6 +276,7 @@ void lane_submit(struct lane *lane, struct job *job)
 	job->submitted_ms = clock_now_ms();
 	pthread_mutex_lock(&s->mutex);
 	jobs_put(&lane->queue, job);
+	s->n_unfinished++;
 	if (lane->n_waiting > 0)
 		pthread_cond_signal(&lane->wanted);
 	else if (lane->n_threads < lane->max_threads)

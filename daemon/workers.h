@@ -25,7 +25,7 @@ enum lane_kind {
 };
 
 struct workers *workers_new(struct event_base *);
-/* Waits for the jobs that run, at most wait_ms; drops queued ones without done(). A thread that is stuck is left. */
+/* Lets what is queued and running finish, at most wait_ms; no done() comes any more. A thread that is stuck is left. */
 void workers_free(struct workers **, msec_t wait_ms);
 /* Lanes live as long as workers. name is static, for logs and thread names (15 characters at most). */
 struct lane *lane_new(struct workers *, const char *name, enum lane_kind, unsigned threads);
