@@ -578,6 +578,7 @@ static void read_listen(struct loading *l, struct node *n, struct config *c)
 	} else {
 		c->metrics_address = xstrdup(host);
 		c->metrics_port = (uint16_t)port;
+		suspect(l, n, "metrics_listen", "metrics are not there yet: nothing listens");
 	}
 	free(text);
 }
@@ -589,10 +590,9 @@ static void read_audit(struct loading *l, struct node *n, struct config *c)
 	if (strcmp(n->text, "off") == 0) {
 		c->audit = AUDIT_OFF;
 	} else if (n->text[0] == '/') {
-		c->audit = AUDIT_FILE;
-		read_text(l, n, "audit", &c->audit_path);
+		bad(l, n, "audit", "a file for the audit is not there yet; there are journal and off");
 	} else if (strcmp(n->text, "journal") != 0) {
-		bad(l, n, "audit", "must be journal, off or an absolute path");
+		bad(l, n, "audit", "must be journal or off");
 	}
 }
 

@@ -196,7 +196,6 @@ void config_free(struct config **config)
 	free(c->state_dir);
 	free(c->control_socket);
 	free(c->metrics_address);
-	free(c->audit_path);
 	free(c);
 	*config = NULL;
 }

@@ -170,6 +170,21 @@ def test_maildir_that_cannot_be_written(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1)
 
 
+def test_too_little_room(simulator, daemon):
+    """Below min_free, or above spool_limit, nothing is fetched; the session stays."""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+    daemon.config([ADDRESS], top={"min_free": "1000T"})
+    daemon.start()
+    status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+    assert "min_free" in status["mailboxes"][0]["hint"] and simulator.counts("bodies") == 0 and simulator.state(ADDRESS)["sessions"] == 1
+    daemon.config([ADDRESS], top={"min_free": "1M"})
+    assert daemon.ctl("reload").returncode == 0
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+    assert simulator.state(ADDRESS)["logins"] == 1
+
+
 def test_full_disk(simulator, daemon, tmp_path):
     """A small file system fills up: held, nothing lost; room is made: all arrive, once."""
     import subprocess

@@ -142,3 +142,19 @@ def test_no_secret_is_told(simulator, daemon):
     assert simulator.secret not in told and "eyJ" not in told and "Bearer" not in told
     with open("/proc/%d/environ" % daemon.process.pid) as f:
         assert simulator.secret not in f.read()
+
+
+def test_token_in_hand_outlives_the_endpoint(simulator, daemon):
+    """Renewal fails: the old token is used until its end, sessions go on; back again, nothing has happened."""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=60, refresh_in=2)
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
+    daemon.start()
+    simulator.wait("logins", 1)
+    simulator.post("/token", fail={"status": 503})
+    daemon.wait(lambda s: credential(s)["state"] == "stale", timeout=60)
+    before = simulator.counts("logins")
+    simulator.wait("logins", before + 3)
+    assert daemon.of(ADDRESS)["failures"] == 0
+    simulator.post("/token", fail=None)
+    daemon.wait(lambda s: credential(s)["state"] == "fresh")
