@@ -86,8 +86,13 @@ uint64_t incoming_bytes(const struct incoming *in)
 void incoming_finish(struct incoming *in, struct message *m)
 {
 	in->message = m;
-	message_hash(in->scan.value, in->scan.value_len, m->internaldate_s, m->hash);
+	message_hash(in->scan.values[HEADER_MESSAGE_ID].v, in->scan.values[HEADER_MESSAGE_ID].len, m->internaldate_s, m->hash);
 	spool_file_finish(in->file);
+}
+
+bool incoming_is_substitute(const struct incoming *in)
+{
+	return header_is_substitute(&in->scan);
 }
 
 const struct message *incoming_message(const struct incoming *in)

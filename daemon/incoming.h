@@ -19,6 +19,8 @@ struct incoming *incoming_new(struct spool *, const struct spool_place *, const 
 void incoming_take(struct incoming *, struct evbuffer *from, size_t len);
 bool incoming_lags(struct incoming *);
 uint64_t incoming_bytes(const struct incoming *);
+/* After all bytes: it is not the message (exchange-online 5.8 B). */
+bool incoming_is_substitute(const struct incoming *);
 /* All bytes have come; message (whose identity the caller has filled in) is taken, and gets hash, size and path. */
 void incoming_finish(struct incoming *, struct message *);
 const struct message *incoming_message(const struct incoming *);	/* NULL before incoming_finish() */

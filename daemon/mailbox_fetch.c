@@ -362,6 +362,11 @@ void fetch_on_fetched(void *arg, const struct imap_fetch *fetch)
 	ranges_remove(&m->batch, fetch->uid, fetch->uid);
 	if (a->folder->suspect == fetch->uid)
 		a->folder->suspect = 0;
+	if (incoming_is_substitute(a->incoming)) {	/* neither delivered nor settled; later mail flows on */
+		fetch_owe(m, a->folder, fetch->uid, "the server gave a substitute for it");
+		drop_coming(m);
+		return;
+	}
 	a->uid = fetch->uid;
 	m->coming = NULL;
 	incoming_finish(a->incoming, make_message(m, a->folder, fetch));

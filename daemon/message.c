@@ -8,17 +8,17 @@
 
 #define HEADER_MAX (256 * 1024)
 
-static const char wanted[] = "message-id:";
+static const char *const wanted[HEADER_N] = { [HEADER_MESSAGE_ID] = "message-id:", [HEADER_SUBJECT] = "subject:" };
 
-static void value_add(struct header_scan *h, char c)
+static void value_add(struct header_value *to, char c)
 {
-	if (c == '\r' || c == '\n' || (h->value_len == 0 && (c == ' ' || c == '\t')) || h->value_len == MESSAGE_ID_MAX)
+	if (c == '\r' || c == '\n' || (to->len == 0 && (c == ' ' || c == '\t')) || to->len == MESSAGE_ID_MAX)
 		return;
-	if (h->value_len == h->value_room) {
-		h->value_room = h->value_room == 0 ? 80 : 2 * h->value_room;
-		h->value = xreallocarray(h->value, h->value_room, 1);
+	if (to->len == to->room) {
+		to->room = to->room == 0 ? 80 : 2 * to->room;
+		to->v = xreallocarray(to->v, to->room, 1);
 	}
-	h->value[h->value_len++] = c;
+	to->v[to->len++] = c;
 }
 
 /* The first character of a line tells whether the field goes on (folded), the header ends, or a field begins. */
@@ -26,23 +26,35 @@ static void scan_line_start(struct header_scan *h, char c)
 {
 	if (c == ' ' || c == '\t')
 		return;
-	if (h->at == SCAN_VALUE || c == '\r' || c == '\n')
-		h->at = SCAN_OVER;
-	else
-		h->at = SCAN_NAME;
+	if (h->at == SCAN_VALUE)
+		h->values[h->field].over = true;
+	h->at = c == '\r' || c == '\n' ? SCAN_OVER : SCAN_NAME;
 	h->name_len = 0;
+	h->candidates = (1U << HEADER_N) - 1;
 }
 
 static void scan_name(struct header_scan *h, char c)
 {
 	char lower = c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c;
+	bool blank = c == ' ' || c == '\t', moved = false;
 
-	if (lower == wanted[h->name_len])
-		h->name_len++;
-	else if (!((c == ' ' || c == '\t') && wanted[h->name_len] == ':'))	/* obsolete form: blanks before the colon */
+	for (unsigned i = 0; i < HEADER_N; i++) {
+		if (!(h->candidates & (1U << i)))
+			continue;
+		if (lower == wanted[i][h->name_len])
+			moved = true;
+		else if (!(blank && wanted[i][h->name_len] == ':'))	/* obsolete form: blanks before the colon */
+			h->candidates &= ~(1U << i);
+	}
+	h->name_len += moved;
+	for (unsigned i = 0; i < HEADER_N; i++)
+		if ((h->candidates & (1U << i)) && wanted[i][h->name_len] == '\0') {
+			h->field = (enum header_field)i;
+			h->at = h->values[i].over ? SCAN_OTHER : SCAN_VALUE;
+			return;
+		}
+	if (h->candidates == 0)
 		h->at = SCAN_OTHER;
-	if (wanted[h->name_len] == '\0')
-		h->at = SCAN_VALUE;
 }
 
 void header_scan(struct header_scan *h, const uint8_t *data, size_t len)
@@ -62,14 +74,23 @@ void header_scan(struct header_scan *h, const uint8_t *data, size_t len)
 		if (h->at == SCAN_NAME)
 			scan_name(h, c);
 		else if (h->at == SCAN_VALUE)
-			value_add(h, c);
+			value_add(&h->values[h->field], c);
 	}
 }
 
 void header_scan_done(struct header_scan *h)
 {
-	free(h->value);
+	for (size_t i = 0; i < HEADER_N; i++)
+		free(h->values[i].v);
 	*h = (struct header_scan){ 0 };
+}
+
+bool header_is_substitute(const struct header_scan *h)
+{
+	static const char subject[] = "Retrieval using the IMAP4 protocol failed for the following message:";
+	const struct header_value *s = &h->values[HEADER_SUBJECT];
+
+	return h->values[HEADER_MESSAGE_ID].len == 0 && s->len >= sizeof(subject) - 1 && strncasecmp(s->v, subject, sizeof(subject) - 1) == 0;
 }
 
 char *message_key(const char *id, const char *folder, uint32_t uidvalidity, uint32_t uid)

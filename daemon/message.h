@@ -10,17 +10,22 @@ struct evbuffer; struct volume; struct mailbox_conf;
 #define MESSAGE_ID_MAX 998		/* RFC 5322 2.1.1: a line's most */
 #define KEY_DIGEST_HEX 24
 
-/* Finds the Message-ID while the header streams by. Zero it to begin. */
+/* Finds the first Message-ID and Subject while the header streams by. Zero it to begin. */
+enum header_field { HEADER_MESSAGE_ID, HEADER_SUBJECT, HEADER_N };
+struct header_value { char *v; size_t len, room; bool over; };	/* grows with what is there, at most MESSAGE_ID_MAX */
 struct header_scan {
 	enum { SCAN_NAME, SCAN_OTHER, SCAN_VALUE, SCAN_OVER } at;
 	size_t seen_bytes;		/* of the header; given up after 256 KiB */
 	size_t name_len;
+	unsigned candidates;		/* bits: fields whose name it may still become */
+	enum header_field field;	/* SCAN_VALUE */
 	bool line_start;
-	char *value;			/* grows with what is there, at most MESSAGE_ID_MAX */
-	size_t value_len, value_room;
+	struct header_value values[HEADER_N];
 };
 void header_scan(struct header_scan *, const uint8_t *data, size_t len);
 void header_scan_done(struct header_scan *);
+/* What Exchange gives in place of a message that it cannot convert: never to be taken for it (exchange-online 5.8 B). */
+bool header_is_substitute(const struct header_scan *);
 
 struct message {
 	struct message *next;			/* its queue's */

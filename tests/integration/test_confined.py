@@ -3,6 +3,8 @@ import time
 
 import pytest
 
+from lib.maildir import Maildir
+
 GOOD, OTHER = "good@contoso.example", "bad@contoso.example"
 
 
@@ -119,7 +121,6 @@ def test_connection_cut_in_a_message(simulator, daemon):
     daemon.config([GOOD, OTHER])
     daemon.start()
     daemon.wait_delivered(OTHER, 1)
-    from lib.maildir import Maildir
     assert Maildir(daemon.maildir(OTHER)).sums() == {simulator.sums(OTHER)[str(uid)]: 1}
     assert Maildir(daemon.maildir(OTHER)).tmp() == []
 
@@ -167,3 +168,14 @@ def test_connection_that_dies_at_one_message(simulator, daemon):
     simulator.fault("close-mid-literal", OTHER, uids=[uids[2]], after=1000)
     two(simulator, daemon)
     daemon.wait(lambda s: any(f["delivered"] == 5 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
+
+
+def test_substitute_is_not_the_message(simulator, daemon):
+    """exchange-online 5.8 B: not delivered, not deleted, later mail flows on"""
+    simulator.mailbox(OTHER)
+    uids = simulator.add(OTHER, [{"seed": i, "size": 1500} for i in range(6)])
+    simulator.fault("substitute", OTHER, uids=[uids[1]])
+    two(simulator, daemon, after="delete")
+    daemon.wait(lambda s: any(f["delivered"] == 5 and f["owed"] == 1 and f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert list(simulator.folder(OTHER)["messages"]) == [str(uids[1])]
+    assert len(Maildir(daemon.maildir(OTHER))) == 5 and Maildir(daemon.maildir(OTHER)).tmp() == []

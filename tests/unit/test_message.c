@@ -14,8 +14,8 @@ static void expect_id(const char *header, size_t len, const char *id)
 
 		header_scan(&h, (const uint8_t *)header, cut);
 		header_scan(&h, (const uint8_t *)header + cut, len - cut);
-		assert_int_equal(h.value_len, strlen(id));
-		assert_memory_equal(h.value_len > 0 ? h.value : "", id, h.value_len);
+		assert_int_equal(h.values[HEADER_MESSAGE_ID].len, strlen(id));
+		assert_memory_equal(strlen(id) > 0 ? h.values[HEADER_MESSAGE_ID].v : "", id, strlen(id));
 		header_scan_done(&h);
 	}
 }
@@ -45,8 +45,32 @@ static void test_bounds(void **state)
 	header_scan(&h, (const uint8_t *)"Message-ID: ", 12);
 	for (int i = 0; i < 400; i++)
 		header_scan(&h, (const uint8_t *)line, sizeof(line));
-	assert_int_equal(h.value_len, MESSAGE_ID_MAX);
+	assert_int_equal(h.values[HEADER_MESSAGE_ID].len, MESSAGE_ID_MAX);
 	header_scan_done(&h);
+}
+
+static bool is_substitute(const char *header)
+{
+	struct header_scan h = { 0 };
+	bool result;
+
+	header_scan(&h, (const uint8_t *)header, strlen(header));
+	result = header_is_substitute(&h);
+	header_scan_done(&h);
+	return result;
+}
+
+/* exchange-online 5.8 B: the subject, and no Message-ID */
+static void test_substitute(void **state)
+{
+	(void)state;
+	assert_true(is_substitute("From: \"Microsoft Exchange Server\"\r\nSubject: Retrieval using the IMAP4 protocol failed for the following "
+	    "message:\r\n 20004\r\n\r\nThe server couldn't retrieve the following message:\r\n"));
+	assert_true(is_substitute("subject: Retrieval using the IMAP4 protocol failed for the\r\n following message: 5\r\n\r\n"));
+	assert_false(is_substitute("Message-ID: <a@b>\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"));
+	assert_false(is_substitute("Subject: Re: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"));
+	assert_false(is_substitute("Subject: Retrieval using\r\n\r\nfailed"));
+	assert_false(is_substitute(""));
 }
 
 static void test_key(void **state)
@@ -82,7 +106,7 @@ static void test_hash(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_message_id), cmocka_unit_test(test_bounds), cmocka_unit_test(test_key), cmocka_unit_test(test_hash),
+		cmocka_unit_test(test_message_id), cmocka_unit_test(test_bounds), cmocka_unit_test(test_substitute), cmocka_unit_test(test_key), cmocka_unit_test(test_hash),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
