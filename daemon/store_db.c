@@ -475,6 +475,15 @@ static int take_lock(struct db *db, const char *state_dir, char *ret_error, size
 	return error == 0 ? 0 : -1;
 }
 
+/* Who writes to whom is nobody else's: the log and its index get the same mode from SQLite. */
+static void make_file(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Damaged, somebody else's, or not to be written: -1. */
 static int check_file(struct db *db, const char *path, char *ret_error, size_t size)
 {
@@ -575,15 +584,17 @@ struct db *db_open(const char *state_dir, char *ret_error, size_t size)
 
 	db->lock_fd = -1;
 	read_boot_id(db->boot, sizeof(db->boot));
-	if (take_lock(db, state_dir, ret_error, size) < 0) {
-		good = false;
-	} else if (sqlite3_open_v2(path, &db->sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
+	if (take_lock(db, state_dir, ret_error, size) < 0)
+		goto out;
+	make_file(path);
+	if (sqlite3_open_v2(path, &db->sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
 		snprintf(ret_error, size, "cannot open the state %s: %s", path, sqlite3_errmsg(db->sqlite));
 	} else if (prepare_file(db, path, ret_error, size) == 0) {
 		good = read_instance(db) == 0 && read_intents(db) == 0;
 		if (!good)
 			snprintf(ret_error, size, "cannot read the state %s: %s", path, sqlite3_errmsg(db->sqlite));
 	}
+out:
 	free(path);
 	if (!good)
 		db_close(&db);

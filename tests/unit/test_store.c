@@ -138,6 +138,16 @@ static void settle(struct world *w, uint32_t from, uint32_t uid, bool after_owed
 	store_settle(w->store, &s, on_done, w);
 }
 
+static void expect_private(struct world *w, const char *name)
+{
+	char *path = xasprintf("%s/%s", w->dir, name);
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	free(path);
+}
+
 static void test_unknown_folder(void **state)
 {
 	struct world *w = *state;
@@ -145,6 +155,8 @@ static void test_unknown_folder(void **state)
 	load(w);
 	assert_int_equal(w->folder.ref, 0);
 	assert_int_equal(strlen(store_instance(w->store)), 8);
+	expect_private(w, "state.db");
+	expect_private(w, "state.db-wal");
 }
 
 static void test_settled_ranges(void **state)
