@@ -99,7 +99,7 @@ static void log_failure(struct mailbox *m, const struct failure *why, bool chang
 	if (changed)
 		m->failures_not_logged = 0;
 	m->sign_in_failed = event_of(m, why) == EVENT_SIGN_IN_FAILED;
-	log_write(level, event_of(m, why), &m->log, fields, why->hint[0] != '\0' ? 2 : 1, "%s; trying again in %lld s%s%s", why->text,
+	log_write(level, event_of(m, why), &m->log, fields, why->hint[0] != '\0' ? 2 : 1, "%s (trying again in %lld s)%s%s", why->text,
 	    (long long)(wait_ms + 999) / 1000, why->hint[0] != '\0' ? "; " : "", why->hint);
 	if (m->failures_not_logged > 0)
 		log_warning(&m->log, "the same failure %u times since it was last logged", m->failures_not_logged);

@@ -469,7 +469,7 @@ static void show_row(FILE *to, const json_t *mailbox)
 	if (!is_failing(mailbox))
 		return;
 	if (time_of(mailbox, "retry_at") != 0) {
-		char *text = xasprintf("%s; next try in %s", string_of(mailbox, "error"), until(mailbox, "retry_at", age));
+		char *text = xasprintf("%s (next try in %s)", string_of(mailbox, "error"), until(mailbox, "retry_at", age));
 
 		put_text(to, 4, "", text);
 		free(text);
