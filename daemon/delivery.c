@@ -114,7 +114,7 @@ static void settle(struct delivery *d, struct message *m, bool delivered)
 {
 	struct settling *s = xcalloc(1, sizeof(*s));
 	struct store_settlement settlement = { .folder = m->ref, .uid = m->uid, .settle_from = m->settle_from,
-	    .sink = sink_conf(d->sink)->name, .delivered = delivered, .after_owed = delivered && m->after_owed };
+	    .sink = sink_conf(d->sink)->name, .delivered = delivered, .after_owed = delivered && m->after_owed, .internaldate_s = m->internaldate_s };
 
 	*s = (struct settling){ .delivery = d, .message = m, .delivered = delivered };
 	d->n_settling++;

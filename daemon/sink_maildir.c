@@ -119,7 +119,7 @@ static void settle_recovered(const struct sink_env *env, const char *maildir)
 	for (size_t i = 0; r != NULL && i < r->n_found; i++) {
 		const struct store_found_intent *f = &r->found[i];
 		struct store_settlement s = { .folder = f->folder, .uid = f->uid, .settle_from = f->settle_from, .sink = f->sink,
-		    .delivered = true, .after_owed = f->after_owed };
+		    .delivered = true, .after_owed = f->after_owed, .internaldate_s = f->internaldate_s };
 
 		if (maildir != NULL && strcmp(maildir, f->maildir) != 0)
 			continue;
@@ -405,7 +405,7 @@ static void on_flushed(void *arg, int error)
 	const struct message *m = d->message;
 	struct store_intent intent = { .folder = m->ref, .uid = m->uid, .sink = d->sink->conf->name, .maildir = d->maildir,
 	    .tmp_name = strrchr(m->path, '/') + 1, .new_name = d->new_name, .settle_from = m->settle_from,
-	    .after_owed = m->after_owed };
+	    .after_owed = m->after_owed, .internaldate_s = m->internaldate_s };
 
 	if (error != 0) {
 		answer_lost(d, "flushing a file of", error);

@@ -62,6 +62,7 @@ static void op_free(struct op *op)
 	free(op->owed.why);
 	ranges_done(&op->ranges);
 	store_folder_done(&op->answer);
+	store_known_done(&op->known);
 	free(op);
 }
 
@@ -130,6 +131,9 @@ static void on_committed(struct store *s, struct ops *done)
 		if (op->folder_cb != NULL) {
 			op->folder_cb(op->arg, STORE_OK, &op->answer);
 			op->answer = (struct store_folder){ 0 };	/* the callback's now */
+		} else if (op->known_cb != NULL) {
+			op->known_cb(op->arg, STORE_OK, &op->known);
+			op->known = (struct store_known){ 0 };
 		} else if (op->cb != NULL) {
 			op->cb(op->arg, STORE_OK);
 		}
@@ -285,6 +289,38 @@ void store_begin(struct store *s, const char *id, const char *folder, uint32_t u
 	submit(s, op);
 }
 
+void store_unsettle(struct store *s, const char *id, const char *folder, const struct ranges *uids, store_folder_cb *cb, void *arg)
+{
+	struct op *op = folder_op(OP_UNSETTLE, id, folder, cb, arg);
+
+	ranges_copy(&op->ranges, uids);
+	submit(s, op);
+}
+
+void store_read_known(struct store *s, folder_ref folder, store_known_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_READ_KNOWN, folder, NULL, arg);
+
+	op->known_cb = cb;
+	submit(s, op);
+}
+
+static int compare_hashes(const void *a, const void *b)
+{
+	return memcmp(a, b, STORE_HASH_BYTES);
+}
+
+bool store_known_has(const struct store_known *known, const uint8_t hash[static STORE_HASH_BYTES])
+{
+	return known->n > 0 && bsearch(hash, known->hashes, known->n, STORE_HASH_BYTES, compare_hashes) != NULL;
+}
+
+void store_known_done(struct store_known *known)
+{
+	free(known->hashes);
+	*known = (struct store_known){ 0 };
+}
+
 void store_add_intent(struct store *s, const struct store_intent *i, store_cb *cb, void *arg)
 {
 	struct op *op = op_new(OP_ADD_INTENT, i->folder, cb, arg);
@@ -296,6 +332,7 @@ void store_add_intent(struct store *s, const struct store_intent *i, store_cb *c
 	op->new_name = xstrdup(i->new_name);
 	op->settle_from = i->settle_from;
 	memcpy(op->hash, i->hash, sizeof(op->hash));
+	op->internaldate_s = i->internaldate_s;
 	op->after_owed = i->after_owed;
 	submit(s, op);
 }
@@ -317,6 +354,7 @@ void store_settle(struct store *s, const struct store_settlement *what, store_cb
 	op->settle_from = what->settle_from;
 	op->sink = xstrdup(what->sink);
 	memcpy(op->hash, what->hash, sizeof(op->hash));
+	op->internaldate_s = what->internaldate_s;
 	op->delivered = what->delivered;
 	op->after_owed = what->after_owed;
 	submit(s, op);

@@ -31,6 +31,7 @@ struct store_folder {			/* a folder's checkpoint, as last committed */
 	folder_ref ref;			/* 0: never seen */
 	uint32_t uidvalidity;
 	bool complete;			/* the first sync has been finished once */
+	int64_t begun_wall_s;		/* first contact */
 	struct ranges settled, after_owed;
 	struct store_owed *owed; size_t n_owed;
 	uint64_t delivered; int64_t last_delivery_wall_s, last_success_wall_s;
@@ -41,15 +42,28 @@ typedef void store_folder_cb(void *arg, enum store_result, struct store_folder *
 /* Every call below answers later, from the loop, exactly once; cb may be NULL. Arguments are copied. No cancel: arg must
  * live until the answer. */
 void store_load(struct store *, const char *id, const char *folder, store_folder_cb *cb, void *arg);
-/* First contact, or a new UIDVALIDITY: makes or replaces the checkpoint, then answers it. */
+/* First contact, or a new UIDVALIDITY: makes or replaces the checkpoint, then answers it. The record of delivered
+ * messages stays. */
 void store_begin(struct store *, const char *id, const char *folder, uint32_t uidvalidity,
     const struct ranges *settled, store_folder_cb *cb, void *arg);
+
+/* What a folder's record of delivered messages knows: at most 5,000, of 30 days. */
+struct store_known {
+	uint8_t (*hashes)[STORE_HASH_BYTES]; size_t n;	/* ascending */
+	int64_t oldest_internaldate_s;	/* of those kept; 0: none */
+};
+bool store_known_has(const struct store_known *, const uint8_t hash[static STORE_HASH_BYTES]);
+void store_known_done(struct store_known *);
+typedef void store_known_cb(void *arg, enum store_result, struct store_known *);	/* the callback takes it over */
+void store_read_known(struct store *, folder_ref, store_known_cb *cb, void *arg);
+/* These UIDs are to be fetched again, though they were settled, owed or given up; answers the new checkpoint. */
+void store_unsettle(struct store *, const char *id, const char *folder, const struct ranges *uids, store_folder_cb *cb, void *arg);
 
 struct store_intent {			/* a rename about to be made */
 	folder_ref folder; uint32_t uid; const char *sink;
 	const char *maildir, *tmp_name, *new_name;	/* tmp/tmp_name becomes new/new_name */
 	uint32_t settle_from;		/* as in store_settlement */
-	uint8_t hash[STORE_HASH_BYTES]; bool after_owed;
+	uint8_t hash[STORE_HASH_BYTES]; int64_t internaldate_s; bool after_owed;
 };
 void store_add_intent(struct store *, const struct store_intent *, store_cb *cb, void *arg);
 void store_drop_intent(struct store *, folder_ref, uint32_t uid, const char *sink, store_cb *cb, void *arg);
@@ -59,6 +73,7 @@ struct store_settlement {
 	uint32_t settle_from;		/* settles settle_from..uid: the server lists no other UID in between */
 	const char *sink;		/* its intent, if any, goes with it */
 	uint8_t hash[STORE_HASH_BYTES];	/* of Message-ID and INTERNALDATE; all 0: none kept */
+	int64_t internaldate_s;
 	bool delivered;			/* counts as delivery (not: refused, skipped) */
 	bool after_owed;		/* `after` is now owed for it */
 };
@@ -71,7 +86,8 @@ void store_complete(struct store *, folder_ref, store_cb *cb, void *arg);	/* fir
 /* Intents found at store_open(), to be resolved before mailboxes start. */
 struct store_found_intent {
 	folder_ref folder; uint32_t uid; char *sink;
-	char *maildir, *tmp_name, *new_name; uint32_t settle_from; uint8_t hash[STORE_HASH_BYTES]; bool after_owed;
+	char *maildir, *tmp_name, *new_name; uint32_t settle_from; uint8_t hash[STORE_HASH_BYTES]; int64_t internaldate_s;
+	bool after_owed;
 	bool this_boot;			/* written since the machine last started */
 };
 const struct store_found_intent *store_found_intents(const struct store *, size_t *ret_n);

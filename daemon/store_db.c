@@ -31,21 +31,24 @@ static const char *const schema_steps[] = {
 	"CREATE TABLE delivered (seq INTEGER PRIMARY KEY, folder INTEGER NOT NULL, hash BLOB NOT NULL, at INTEGER NOT NULL,"
 	" UNIQUE (folder, hash));"
 	"CREATE INDEX delivered_age ON delivered (folder, seq);",
+	"ALTER TABLE folder ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE delivered ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;"
+	"ALTER TABLE intent ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;",
 };
 #define SCHEMA ((int)ARRAY_LEN(schema_steps))
 
 enum statement {
 	S_FIND_FOLDER, S_ADD_FOLDER, S_RESET_FOLDER, S_COUNT, S_COMPLETE,
 	S_SETTLED_BELOW, S_SETTLED_DELETE, S_SETTLED_ADD, S_SETTLED_ALL, S_SETTLED_CLEAR,
-	S_OWED_PUT, S_OWED_DELETE, S_OWED_ALL, S_OWED_CLEAR,
+	S_OWED_PUT, S_OWED_DELETE, S_OWED_DELETE_RANGE, S_OWED_ALL, S_OWED_CLEAR,
 	S_AFTER_ADD, S_AFTER_DELETE, S_AFTER_ALL, S_AFTER_CLEAR,
 	S_INTENT_PUT, S_INTENT_DELETE, S_INTENT_CLEAR,
-	S_HASH_ADD, S_HASH_PRUNE,
+	S_HASH_ADD, S_HASH_PRUNE, S_HASH_ALL,
 	S_N
 };
 static const char *const sql[S_N] = {
-	[S_FIND_FOLDER] = "SELECT ref, uidvalidity, complete, delivered, last_delivery, last_success FROM folder WHERE id = ?1 AND name = ?2",
-	[S_ADD_FOLDER] = "INSERT INTO folder (id, name, uidvalidity) VALUES (?1, ?2, ?3)",
+	[S_FIND_FOLDER] = "SELECT ref, uidvalidity, complete, delivered, last_delivery, last_success, begun FROM folder WHERE id = ?1 AND name = ?2",
+	[S_ADD_FOLDER] = "INSERT INTO folder (id, name, uidvalidity, begun) VALUES (?1, ?2, ?3, ?4)",
 	[S_RESET_FOLDER] = "UPDATE folder SET uidvalidity = ?2 WHERE ref = ?1",
 	[S_COUNT] = "UPDATE folder SET delivered = delivered + ?2, last_delivery = CASE WHEN ?2 THEN ?3 ELSE last_delivery END,"
 	            " last_success = ?3 WHERE ref = ?1",
@@ -57,19 +60,21 @@ static const char *const sql[S_N] = {
 	[S_SETTLED_CLEAR] = "DELETE FROM settled WHERE folder = ?1",
 	[S_OWED_PUT] = "INSERT OR REPLACE INTO owed (folder, uid, attempts, first, next, why) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
 	[S_OWED_DELETE] = "DELETE FROM owed WHERE folder = ?1 AND uid = ?2",
+	[S_OWED_DELETE_RANGE] = "DELETE FROM owed WHERE folder = ?1 AND uid BETWEEN ?2 AND ?3",
 	[S_OWED_ALL] = "SELECT uid, attempts, first, next, why FROM owed WHERE folder = ?1 ORDER BY uid",
 	[S_OWED_CLEAR] = "DELETE FROM owed WHERE folder = ?1",
 	[S_AFTER_ADD] = "INSERT OR IGNORE INTO after_owed (folder, uid) VALUES (?1, ?2)",
 	[S_AFTER_DELETE] = "DELETE FROM after_owed WHERE folder = ?1 AND uid BETWEEN ?2 AND ?3",
 	[S_AFTER_ALL] = "SELECT uid, uid FROM after_owed WHERE folder = ?1 ORDER BY uid",
 	[S_AFTER_CLEAR] = "DELETE FROM after_owed WHERE folder = ?1",
-	[S_INTENT_PUT] = "INSERT OR REPLACE INTO intent (folder, uid, sink, maildir, tmp_name, new_name, settle_from, hash, after_owed, boot)"
-	                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+	[S_INTENT_PUT] = "INSERT OR REPLACE INTO intent (folder, uid, sink, maildir, tmp_name, new_name, settle_from, hash, after_owed, boot,"
+	                 " internaldate) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
 	[S_INTENT_DELETE] = "DELETE FROM intent WHERE folder = ?1 AND uid = ?2 AND sink = ?3",
 	[S_INTENT_CLEAR] = "DELETE FROM intent WHERE folder = ?1",
-	[S_HASH_ADD] = "INSERT OR REPLACE INTO delivered (folder, hash, at) VALUES (?1, ?2, ?3)",
+	[S_HASH_ADD] = "INSERT OR REPLACE INTO delivered (folder, hash, at, internaldate) VALUES (?1, ?2, ?3, ?4)",
 	[S_HASH_PRUNE] = "DELETE FROM delivered WHERE folder = ?1 AND (at < ?2 OR seq <="
 	                 " (SELECT seq FROM delivered WHERE folder = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?3))",
+	[S_HASH_ALL] = "SELECT hash, internaldate FROM delivered WHERE folder = ?1 ORDER BY hash",
 };
 
 struct db {
@@ -177,6 +182,7 @@ static void add_hash(struct db *db, const struct op *op, int64_t now_wall_s)
 	sqlite3_bind_int64(s, 1, op->folder);
 	sqlite3_bind_blob(s, 2, op->hash, sizeof(op->hash), SQLITE_STATIC);
 	sqlite3_bind_int64(s, 3, now_wall_s);
+	sqlite3_bind_int64(s, 4, op->internaldate_s);
 	run(db, s);
 	if (++db->since_pruned < PRUNE_EVERY)
 		return;
@@ -212,6 +218,7 @@ static void add_intent(struct db *db, const struct op *op)
 	sqlite3_bind_blob(s, 8, op->hash, sizeof(op->hash), SQLITE_STATIC);
 	sqlite3_bind_int(s, 9, op->after_owed);
 	bind_text(s, 10, db->boot);
+	sqlite3_bind_int64(s, 11, op->internaldate_s);
 	run(db, s);
 }
 
@@ -266,6 +273,7 @@ static bool find_folder(struct db *db, const struct op *op, struct store_folder 
 		ret->delivered = (uint64_t)sqlite3_column_int64(s, 3);
 		ret->last_delivery_wall_s = sqlite3_column_int64(s, 4);
 		ret->last_success_wall_s = sqlite3_column_int64(s, 5);
+		ret->begun_wall_s = sqlite3_column_int64(s, 6);
 	}
 	sqlite3_reset(s);
 	sqlite3_clear_bindings(s);
@@ -320,6 +328,7 @@ static void begin(struct db *db, struct op *op)
 		bind_text(s, 1, op->id);
 		bind_text(s, 2, op->name);
 		sqlite3_bind_int64(s, 3, op->uidvalidity);
+		sqlite3_bind_int64(s, 4, clock_wall_s());
 		run(db, s);
 		there.ref = sqlite3_last_insert_rowid(db->sqlite);
 	} else {
@@ -331,6 +340,50 @@ static void begin(struct db *db, struct op *op)
 	}
 	for (size_t i = 0; i < op->ranges.n; i++)
 		RUN(db, S_SETTLED_ADD, there.ref, op->ranges.v[i].lo, op->ranges.v[i].hi);
+	load(db, op);
+}
+
+/* What is in the record without a date (of before it was kept) does not count as the oldest. */
+static void read_known(struct db *db, struct op *op)
+{
+	sqlite3_stmt *s = statement(db, S_HASH_ALL);
+	size_t room = 0;
+
+	if (s == NULL)
+		return;
+	sqlite3_bind_int64(s, 1, op->folder);
+	while (step(db, s)) {
+		int64_t internaldate_s = sqlite3_column_int64(s, 1);
+
+		if (sqlite3_column_bytes(s, 0) != STORE_HASH_BYTES)
+			continue;
+		if (op->known.n == room) {
+			room = room == 0 ? 64 : 2 * room;
+			op->known.hashes = xreallocarray(op->known.hashes, room, STORE_HASH_BYTES);
+		}
+		memcpy(op->known.hashes[op->known.n++], sqlite3_column_blob(s, 0), STORE_HASH_BYTES);
+		if (internaldate_s != 0 && (op->known.oldest_internaldate_s == 0 || internaldate_s < op->known.oldest_internaldate_s))
+			op->known.oldest_internaldate_s = internaldate_s;
+	}
+	sqlite3_reset(s);
+}
+
+static void unsettle(struct db *db, struct op *op)
+{
+	struct store_folder there = { 0 };
+
+	load(db, op);
+	there = op->answer;
+	op->answer = (struct store_folder){ 0 };
+	ranges_remove_all(&there.settled, &op->ranges);
+	RUN(db, S_SETTLED_CLEAR, there.ref);
+	for (size_t i = 0; i < there.settled.n; i++)
+		RUN(db, S_SETTLED_ADD, there.ref, there.settled.v[i].lo, there.settled.v[i].hi);
+	for (size_t i = 0; i < op->ranges.n; i++) {
+		RUN(db, S_OWED_DELETE_RANGE, there.ref, op->ranges.v[i].lo, op->ranges.v[i].hi);
+		RUN(db, S_AFTER_DELETE, there.ref, op->ranges.v[i].lo, op->ranges.v[i].hi);
+	}
+	store_folder_done(&there);
 	load(db, op);
 }
 
@@ -362,6 +415,12 @@ static void apply_one(struct db *db, struct op *op)
 	case OP_COMPLETE:
 		RUN(db, S_COMPLETE, op->folder);
 		break;
+	case OP_READ_KNOWN:
+		read_known(db, op);
+		break;
+	case OP_UNSETTLE:
+		unsettle(db, op);
+		break;
 	}
 }
 
@@ -375,6 +434,7 @@ int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 	db->error = exec(db, "BEGIN");
 	for (struct op *op = ops; op != NULL && db->error == 0; op = op->next) {
 		store_folder_done(&op->answer);		/* of an attempt before */
+		store_known_done(&op->known);
 		apply_one(db, op);
 	}
 	if (db->error == 0)
@@ -556,8 +616,8 @@ static char *column_copy(sqlite3_stmt *s, int i)
 static int read_intents(struct db *db)
 {
 	sqlite3_stmt *s = NULL;
-	int rc = sqlite3_prepare_v2(db->sqlite, "SELECT folder, uid, sink, maildir, tmp_name, new_name, settle_from, after_owed, boot, hash"
-	    " FROM intent ORDER BY folder, uid", -1, &s, NULL);
+	int rc = sqlite3_prepare_v2(db->sqlite, "SELECT folder, uid, sink, maildir, tmp_name, new_name, settle_from, after_owed, boot, hash,"
+	    " internaldate FROM intent ORDER BY folder, uid", -1, &s, NULL);
 
 	while (rc == SQLITE_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
 		struct store_found_intent *i;
@@ -567,7 +627,7 @@ static int read_intents(struct db *db)
 		i = &db->found[db->n_found++];
 		*i = (struct store_found_intent){ .folder = sqlite3_column_int64(s, 0), .uid = (uint32_t)sqlite3_column_int64(s, 1),
 			.sink = column_copy(s, 2), .maildir = column_copy(s, 3), .tmp_name = column_copy(s, 4), .new_name = column_copy(s, 5),
-			.settle_from = (uint32_t)sqlite3_column_int64(s, 6), .after_owed = sqlite3_column_int(s, 7) != 0,
+			.settle_from = (uint32_t)sqlite3_column_int64(s, 6), .after_owed = sqlite3_column_int(s, 7) != 0, .internaldate_s = sqlite3_column_int64(s, 10),
 			.this_boot = db->boot[0] != '\0' && strcmp(db->boot, (const char *)sqlite3_column_text(s, 8)) == 0 };
 		if (sqlite3_column_bytes(s, 9) == STORE_HASH_BYTES)
 			memcpy(i->hash, sqlite3_column_blob(s, 9), STORE_HASH_BYTES);

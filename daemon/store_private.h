@@ -6,7 +6,7 @@
 struct sqlite3;
 struct db;
 
-enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE };
+enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE, OP_READ_KNOWN, OP_UNSETTLE };
 struct op {				/* one change or question, with copies of all it needs */
 	struct op *next;
 	enum op_kind kind;
@@ -14,12 +14,15 @@ struct op {				/* one change or question, with copies of all it needs */
 	uint32_t uid, settle_from, uidvalidity;
 	char *id, *name, *sink, *maildir, *tmp_name, *new_name;
 	uint8_t hash[STORE_HASH_BYTES];
+	int64_t internaldate_s;
 	bool delivered, after_owed;
 	struct ranges ranges;
 	struct store_owed owed;
-	struct store_folder answer;	/* LOAD, BEGIN */
+	struct store_folder answer;	/* LOAD, BEGIN, UNSETTLE */
+	struct store_known known;	/* READ_KNOWN */
 	store_cb *cb;
 	store_folder_cb *folder_cb;
+	store_known_cb *known_cb;
 	void *arg;
 };
 

@@ -132,7 +132,7 @@ static void expect_ranges(const struct ranges *set, const char *text)
 static void settle(struct world *w, uint32_t from, uint32_t uid, bool after_owed)
 {
 	struct store_settlement s = { .folder = w->folder.ref, .uid = uid, .settle_from = from, .sink = "maildir", .delivered = true,
-	    .after_owed = after_owed, .hash = { 1 } };
+	    .after_owed = after_owed, .hash = { 1 }, .internaldate_s = 1000000 + uid };
 
 	memcpy(s.hash + 1, &uid, sizeof(uid));
 	store_settle(w->store, &s, on_done, w);
@@ -310,6 +310,57 @@ static void test_hashes_are_bounded(void **state)
 	assert_int_equal(ask(w->dir, "SELECT count(*) FROM delivered WHERE seq <= 200"), 0);	/* the oldest went */
 }
 
+static void on_known(void *arg, enum store_result result, struct store_known *known)
+{
+	struct world *w = arg;
+	uint8_t hash[STORE_HASH_BYTES] = { 1, 20 }, other[STORE_HASH_BYTES] = { 1, 21 }, none[STORE_HASH_BYTES] = { 0 };
+
+	assert_int_equal(result, STORE_OK);
+	assert_int_equal(known->n, 11);
+	assert_int_equal(known->oldest_internaldate_s, 1000010);
+	assert_true(store_known_has(known, hash));
+	assert_false(store_known_has(known, other));
+	assert_false(store_known_has(known, none));
+	store_known_done(known);
+	answered(w);
+}
+
+/* exchange-online 5.12: the record of what was delivered outlives the UIDs. */
+static void test_known_messages(void **state)
+{
+	struct world *w = *state;
+
+	begin(w, 14, NULL);
+	assert_true(w->folder.begun_wall_s > 0);
+	for (uint32_t uid = 20; uid >= 10; uid--)
+		settle(w, uid, uid, false);
+	wait_for(w, 11);
+	begin(w, 15, "1:3");
+	store_read_known(w->store, w->folder.ref, on_known, w);
+	wait_for(w, 1);
+}
+
+static void test_unsettle(void **state)
+{
+	struct world *w = *state;
+	struct store_owed owed = { .uid = 50, .attempts = 4, .first_wall_s = 5, .why = (char[]){ "x" } };
+	struct ranges uids = { 0 };
+
+	begin(w, 14, "1:49");
+	settle(w, 30, 30, true);
+	store_owe(w->store, w->folder.ref, &owed, on_done, w);
+	wait_for(w, 2);
+	assert_int_equal(ranges_parse(&uids, "20:30,50"), 0);
+	store_unsettle(w->store, "box", "INBOX", &uids, on_folder, w);
+	ranges_done(&uids);
+	wait_for(w, 1);
+	reopen(w);
+	load(w);
+	expect_ranges(&w->folder.settled, "1:19,31:49");
+	assert_int_equal(w->folder.n_owed, 0);
+	assert_int_equal(w->folder.after_owed.n, 0);
+}
+
 static void on_refused_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct world *w = arg;
@@ -387,7 +438,7 @@ static void test_newer_state(void **state)
 
 	change_file(w, "PRAGMA user_version = 99");
 	expect_refused(w, "newer mailpolld (schema 99");
-	expect_refused(w, "state.db.schema-1");
+	expect_refused(w, "state.db.schema-2");
 	assert_int_equal(ask(w->dir, "PRAGMA user_version"), 99);
 	end_refused(w);
 }
@@ -463,7 +514,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_after_and_owed), TEST(test_intents),
-		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_disk_that_refuses), TEST(test_second_daemon),
+		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_migration),
 	};
 
