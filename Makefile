@@ -1,6 +1,7 @@
 # make            build/mailpolld and build/mailpollctl
 # make test       every test (./run test installs what is missing first)
 # make asan       the same tests with the address and undefined-behaviour sanitizers
+# make man        man/mailpolld-errors.7 from the failure table
 # make fuzz       each fuzz target for FUZZ_SECONDS
 # make install    DESTDIR= PREFIX=
 # Nothing is installed by make itself; ./run does that.
@@ -49,7 +50,7 @@ SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all test unit integration demo asan asan-test fuzz tidy format install clean check-tree
+.PHONY: all man test unit integration demo asan asan-test fuzz tidy format install clean check-tree
 all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
 
 $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
@@ -79,7 +80,14 @@ integration: all $(BUILD)/mailpolld-scaled
 	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
 		$(PYTEST_ARGS) tests/integration
 
-check-tree:
+$(BUILD)/errors_page: tests/errors_page.c $(BUILD)/libshared.a
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $< $(BUILD)/libshared.a $(LIBS)
+# The manual page that is made from the failure table.
+man: $(BUILD)/errors_page
+	$(BUILD)/errors_page > man/mailpolld-errors.7
+
+check-tree: $(BUILD)/errors_page
+	$(BUILD)/errors_page | diff -u man/mailpolld-errors.7 -
 	$(PYTHON) tests/check_tree.py
 
 SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer

@@ -1,3 +1,5 @@
+#include <stdio.h>
+#include <string.h>
 #include "backoff.h"
 #include "util.h"
 
@@ -44,4 +46,19 @@ msec_t backoff_wait_ms(enum schedule schedule, unsigned attempt, msec_t asked_wa
 			wait_ms = asked_wait_ms;
 	}
 	return wait_ms;
+}
+
+void backoff_describe(enum schedule schedule, char *ret_text, size_t size)
+{
+	const struct steps *s = &schedules[schedule];
+	size_t at = 0;
+
+	ret_text[0] = '\0';
+	for (unsigned i = 0; i < s->n && at < size; i++) {
+		unsigned seconds = s->seconds[i];
+		bool minutes = seconds >= 60 && seconds % 60 == 0;
+
+		at += (size_t)snprintf(ret_text + at, size - at, "%s%u %s", i == 0 ? "" : i + 1U == s->n ? ", then every " : ", ",
+		    minutes ? seconds / 60 : seconds, minutes ? "min" : "s");
+	}
 }

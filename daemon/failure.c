@@ -18,7 +18,7 @@
 
 #define NO_HINT ""
 
-enum source { IMAP, TOKEN, NETWORK };
+enum source { IMAP, TOKEN, NETWORK, OWN };
 
 struct row {
 	const char *name;
@@ -38,6 +38,7 @@ struct row {
 #define TOKEN_ROW(name, codes) name, TOKEN, 0, 0, codes, NULL, 400, 499, false
 #define TOKEN_STATUS(name, lo, hi) name, TOKEN, 0, 0, NULL, NULL, lo, hi, false
 #define NETWORK_ROW(name, phases, certificate) name, NETWORK, phases, 0, NULL, NULL, 0, 0, certificate
+#define OWN_ROW(name) name, OWN, 0, 0, NULL, NULL, 0, 0, false
 
 static const struct row rows[] = {
 	/* the IMAP server's answers: exchange-online 5, RFC 5530 */
@@ -47,16 +48,17 @@ static const struct row rows[] = {
 	{ IMAP_ROW("session-invalidated", ANY_PHASE, AS(ANSWER_BYE), NULL, "session invalidated"), FAIL_EXPECTED, SCHEDULE_NETWORK, 0,
 	  NO_HINT },
 	{ IMAP_ROW("no-access", ANY_PHASE, ANY_ANSWER, NULL, "authenticated but not connected"), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
-	  "Sign-in works but mailbox {mailbox} cannot be opened: give the app's service principal FullAccess to it "
-	  "(Add-MailboxPermission {mailbox} -User <service principal> -AccessRights FullAccess), make sure that IMAP is enabled "
+	  "Sign-in works but mailbox {mailbox} cannot be opened: give application {client_id} FullAccess to it (Add-MailboxPermission "
+	  "{mailbox} -User (Get-ServicePrincipal {client_id}).Identity -AccessRights FullAccess), make sure that IMAP is enabled "
 	  "(Set-CASMailbox {mailbox} -ImapEnabled $true), then wait up to an hour." },
 	{ IMAP_ROW("unavailable", ANY_PHASE, ANY_ANSWER, "UNAVAILABLE SERVERBUG", "server unavailable"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
 	  "{host} reports that its mailbox server is unavailable for {mailbox}; nothing to change here." },
 	{ IMAP_ROW("in-use", ANY_PHASE, ANY_ANSWER, "INUSE LIMIT", "too many simultaneous connections"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
 	  "Mailbox {mailbox} has too many IMAP connections: stop other clients on it." },
 	{ IMAP_ROW("sign-in-refused", IN(PHASE_AUTHENTICATE), AS(ANSWER_NO) | AS(ANSWER_BAD), NULL, NULL), FAIL_TOKEN, SCHEDULE_REFUSED, 0,
-	  "{host} refused the app's token for {mailbox}: check that IMAP.AccessAsApp has admin consent, that New-ServicePrincipal "
-	  "was run with the Object ID of the Enterprise application{oid}, and that {mailbox} is a mailbox of this tenant.{finding}" },
+	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent, that "
+	  "New-ServicePrincipal was run with the Object ID of the Enterprise application{oid}, and that {mailbox} is a mailbox of this "
+	  "tenant.{finding}" },
 	{ IMAP_ROW("sign-in-closed", IN(PHASE_AUTHENTICATE), AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
 	  "{host} closes the connection when {mailbox} signs in: sign-ins may have failed too often; mailpolld waits." },
 	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
@@ -76,6 +78,7 @@ static const struct row rows[] = {
 	  "{host} did not understand a command; please report this with the log line." },
 	{ IMAP_ROW("argument-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command argument error"), FAIL_WAIT, SCHEDULE_REFUSED,
 	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
+	{ IMAP_ROW("invalid-state", ANY_PHASE, AS(ANSWER_BAD), NULL, "invalid state"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
 	{ IMAP_ROW("bad", ANY_PHASE, AS(ANSWER_BAD), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
 	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
@@ -92,10 +95,11 @@ static const struct row rows[] = {
 	{ TOKEN_ROW("token-unavailable", "90006 90033 90012 50033 90090 temporarily_unavailable"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
 	  "{token_host} is temporarily unavailable; existing sessions continue." },
 	{ TOKEN_ROW("secret-wrong", "7000215 70002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Entra rejected the client secret: create a new secret for app {client_id} and copy its Value column, not its Secret ID." },
+	  "Entra rejected the client secret: create a new secret for app {client_id} (Entra admin center, App registrations, Certificates & "
+	  "secrets) and copy its Value column, not its Secret ID." },
 	{ TOKEN_ROW("secret-expired", "7000222"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "The client secret of app {client_id} has expired: create a new one under Certificates & secrets and put its Value into the "
-	  "secret file." },
+	  "The client secret of app {client_id} has expired: create a new one (Entra admin center, App registrations, Certificates & secrets) "
+	  "and put its Value into the secret file." },
 	{ TOKEN_ROW("secret-absent", "7000218 900144"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "No credential was sent: check the secret file of app {client_id}." },
 	{ TOKEN_ROW("app-unknown", "700016"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
@@ -119,7 +123,7 @@ static const struct row rows[] = {
 	{ TOKEN_ROW("resource-absent", "500011 50001 invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Exchange Online is not present in tenant {tenant}: check the tenant and that it has an Exchange Online subscription." },
 	{ TOKEN_ROW("consent-missing", "65001 650056 501051"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Grant admin consent for IMAP.AccessAsApp to application {client_id}." },
+	  "Grant admin consent for IMAP.AccessAsApp to application {client_id} (Entra admin center, App registrations, API permissions)." },
 	{ TOKEN_ROW("certificate-refused", "700027 50012 50013"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Entra does not accept the certificate: upload it to app {client_id} under Certificates & secrets, and check that the private key "
 	  "belongs to it." },
@@ -154,6 +158,15 @@ static const struct row rows[] = {
 	{ NETWORK_ROW("tls", IN(PHASE_TLS), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "TLS with {host} fails: check that the port speaks TLS (993 for IMAP) and that no firewall interferes." },
 	{ NETWORK_ROW("network", ANY_PHASE, false), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+
+	/* what we see ourselves */
+	{ OWN_ROW("no-xoauth2"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "{host} does not offer XOAUTH2: check `host` and `port` of {mailbox}." },
+	{ OWN_ROW("ca-file"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "Correct `ca_file` of {mailbox} in the configuration." },
+	{ OWN_ROW("protocol"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "{host} answered what is not IMAP: check that `host` and `port` of {mailbox} lead to the IMAP server and not to a proxy." },
+	{ OWN_ROW("stuck"), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
+	  "Message UID {uid} in {folder} of {mailbox} cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." },
 };
 
 /* --- matching --- */
@@ -184,7 +197,7 @@ struct seen {				/* what a row is compared with */
 	enum source source;
 	enum failure_phase phase;
 	enum failure_answer answer;
-	const char *code, *text;	/* IMAP */
+	const char *code, *text;	/* IMAP; OWN: the row's name */
 	long status;			/* TOKEN */
 	const char *codes;		/* TOKEN: numbers and error word, one space between */
 	bool certificate;
@@ -230,6 +243,10 @@ static const struct row *find_row(const struct seen *seen)
 			if ((row->phases & IN(seen->phase)) && row->certificate == seen->certificate)
 				return row;
 			break;
+		case OWN:
+			if (strcmp(row->name, seen->text) == 0)
+				return row;
+			break;
 		}
 	}
 	return NULL;
@@ -258,6 +275,8 @@ static const char *value_of(const char *word, size_t len, const struct failure_s
 	room[0] = '\0';
 	if (strncmp(word, "wait", len) == 0)
 		snprintf(room, size, "%lld", (long long)(wait_ms + 999) / 1000);
+	else if (strncmp(word, "uid", len) == 0 && s != NULL)
+		snprintf(room, size, "%u", s->uid);
 	else if (strncmp(word, "oid", len) == 0 && s != NULL && s->object_id != NULL)
 		snprintf(room, size, " (this app's is %s)", s->object_id);
 	else if (strncmp(word, "finding", len) == 0 && s != NULL && s->token_finding != NULL)
@@ -418,6 +437,21 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
 
 /* --- the rest --- */
 
+void failure_own(struct failure *ret, const char *name, const struct failure_subject *subject, const char *fmt, ...)
+{
+	struct seen seen = { .source = OWN, .text = name };
+	const struct row *row = find_row(&seen);
+	va_list args;
+
+	if (row == NULL)
+		abort();
+	*ret = (struct failure){ .name = "" };
+	from_row(ret, row, 0, subject);
+	va_start(args, fmt);
+	vsnprintf(ret->text, sizeof(ret->text), fmt, args);
+	va_end(args);
+}
+
 void failure_set(struct failure *ret, enum fail fail, enum schedule schedule, const char *name, const char *hint, const char *fmt, ...)
 {
 	va_list args;
@@ -441,13 +475,78 @@ const char *failure_phase_name(enum failure_phase phase)
 	return names[phase];
 }
 
-bool failure_row(size_t i, const char **ret_name, const char **ret_match, enum fail *ret_fail, const char **ret_hint)
+static void add_words(char *to, size_t size, const char *fmt, ...) PRINTF_LIKE(3, 4);
+static void add_words(char *to, size_t size, const char *fmt, ...)
+{
+	size_t at = strlen(to);
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(to + at, size - at, fmt, args);
+	va_end(args);
+}
+
+static void add_phases(char *to, size_t size, unsigned phases)
+{
+	const char *before = ", while ";
+
+	for (enum failure_phase p = PHASE_RESOLVE; p <= PHASE_LOGOUT && phases != ANY_PHASE; p++) {
+		if (phases & IN(p)) {
+			add_words(to, size, "%s%s", before, failure_phase_name(p));
+			before = " or ";
+		}
+	}
+}
+
+static void describe_imap(const struct row *row, char *to, size_t size)
+{
+	static const char *const answers[] = { [ANSWER_NO] = "NO", [ANSWER_BAD] = "BAD", [ANSWER_BYE] = "BYE", [ANSWER_STRAY] = "a bare line" };
+	const char *before = "";
+
+	for (enum failure_answer a = ANSWER_NO; a <= ANSWER_STRAY && row->answers != ANY_ANSWER; a++) {
+		if (row->answers & AS(a)) {
+			add_words(to, size, "%s%s", before, answers[a]);
+			before = " or ";
+		}
+	}
+	if (row->answers == ANY_ANSWER)
+		add_words(to, size, "any answer");
+	if (row->text != NULL)
+		add_words(to, size, " with the text \"%s\"", row->text);
+	if (row->codes != NULL)
+		add_words(to, size, "%s a response code of %s", row->text != NULL ? " or" : " with", row->codes);
+	add_phases(to, size, row->phases);
+}
+
+static void describe_token(const struct row *row, char *to, size_t size)
+{
+	if (row->codes != NULL)
+		add_words(to, size, "the token endpoint's error %s", row->codes);
+	else if (row->status_lo == row->status_hi)
+		add_words(to, size, "HTTP status %d of the token endpoint", row->status_lo);
+	else
+		add_words(to, size, "HTTP status %d to %d of the token endpoint", row->status_lo, row->status_hi);
+}
+
+bool failure_row(size_t i, struct failure_row *ret)
 {
 	if (i >= ARRAY_LEN(rows))
 		return false;
-	*ret_name = rows[i].name;
-	*ret_match = rows[i].text != NULL ? rows[i].text : rows[i].codes != NULL ? rows[i].codes : "";
-	*ret_fail = rows[i].fail;
-	*ret_hint = rows[i].hint;
+	*ret = (struct failure_row){ .name = rows[i].name, .hint = rows[i].hint, .fail = rows[i].fail, .schedule = rows[i].schedule };
+	switch (rows[i].source) {
+	case IMAP:
+		describe_imap(&rows[i], ret->seen, sizeof(ret->seen));
+		break;
+	case TOKEN:
+		describe_token(&rows[i], ret->seen, sizeof(ret->seen));
+		break;
+	case NETWORK:
+		add_words(ret->seen, sizeof(ret->seen), "%s", rows[i].certificate ? "a certificate that is not accepted" : "the network");
+		add_phases(ret->seen, sizeof(ret->seen), rows[i].phases);
+		break;
+	case OWN:
+		add_words(ret->seen, sizeof(ret->seen), "mailpolld itself");
+		break;
+	}
 	return true;
 }

@@ -49,6 +49,7 @@ struct failure_subject {
 	const char *object_id;		/* `oid` of the token, when known */
 	const char *token_finding;	/* what reading the token's payload showed to be wrong; NULL: nothing */
 	const char *host;		/* IMAP host */
+	uint32_t uid;			/* of the message it is about */
 	bool worked_before;		/* this mailbox has been opened with success before */
 };
 
@@ -70,10 +71,18 @@ void failure_from_network(struct failure *ret, enum failure_phase, bool is_certi
 /* From the token endpoint's HTTP answer (body may be anything). retry_after_s: 0 when not given. */
 void failure_from_token_answer(struct failure *ret, long http_status, const char *body, size_t body_len,
     unsigned retry_after_s, const struct failure_subject *);
-/* Our own: fmt fills text; hint may be NULL. */
+/* Seen by ourselves: the row of that name, fmt fills text. The name must be in the table. */
+void failure_own(struct failure *ret, const char *name, const struct failure_subject *, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* What no table can foresee (a sink's, a disk's): fmt fills text; hint may be NULL. */
 void failure_set(struct failure *ret, enum fail, enum schedule, const char *name, const char *hint, const char *fmt, ...)
     PRINTF_LIKE(6, 7);
 const char *failure_phase_name(enum failure_phase);	/* "connecting" */
 
-/* The table as text for the manual page's test: row i's name, class and hint pattern; false after the last. */
-bool failure_row(size_t i, const char **ret_name, const char **ret_match, enum fail *ret_fail, const char **ret_hint);
+/* The table for the manual page: row i; false after the last. */
+struct failure_row {
+	const char *name, *hint;	/* the hint with its {words} */
+	char seen[320];			/* what it matches, in words */
+	enum fail fail;
+	enum schedule schedule;
+};
+bool failure_row(size_t i, struct failure_row *ret);

@@ -128,7 +128,7 @@ static void end_by_protocol(struct imap_session *s, const char *what, const char
 	char shown[81];
 
 	printable(shown, sizeof(shown), text, strlen(text));
-	failure_set(&why, FAIL_WAIT, SCHEDULE_NETWORK, "protocol", NULL, "%s while %s: %s", what, phases[s->phase].name, shown);
+	failure_own(&why, "protocol", s->conf.subject, "%s while %s: %s", what, phases[s->phase].name, shown);
 	end_with(s, &why);
 }
 
@@ -242,8 +242,7 @@ static void on_capability_done(struct imap_session *s, const struct imap_respons
 		session_enter(s, P_READY);
 		s->ops->on_ready(s->arg);
 	} else if (!imap_capability_has(s->capabilities, "AUTH=XOAUTH2")) {
-		failure_set(&why, FAIL_ADMIN, SCHEDULE_REFUSED, "no-xoauth2", "The server does not offer XOAUTH2: check host and port.",
-		    "server offers no AUTH=XOAUTH2");
+		failure_own(&why, "no-xoauth2", s->conf.subject, "server offers no AUTH=XOAUTH2");
 		end_with(s, &why);
 	} else {
 		s->ops->on_authenticating(s->arg);
@@ -625,7 +624,7 @@ struct imap_session *imap_session_new(struct event_base *base, struct dialer *di
 	if (s->ssl != NULL) {
 		s->dial = dial_start(dialer, conf->host, conf->port, on_dialed, s);
 	} else {
-		failure_set(&why, FAIL_ADMIN, SCHEDULE_REFUSED, "ca-file", "Correct ca_file in the configuration.", "%s", error);
+		failure_own(&why, "ca-file", s->conf.subject, "%s", error);
 		end_with(s, &why);
 	}
 	return s;
@@ -751,6 +750,11 @@ void imap_session_search_since(struct imap_session *s, int year, int month, int 
 void imap_session_fetch_sizes(struct imap_session *s, const struct ranges *uids)
 {
 	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID RFC822.SIZE)");
+}
+
+void imap_session_fetch_identity(struct imap_session *s, const struct ranges *uids)
+{
+	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID INTERNALDATE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])");
 }
 
 void imap_session_fetch(struct imap_session *s, const struct ranges *uids)

@@ -52,9 +52,23 @@ static void test_throttled(void **state)
 	assert_int_equal(backoff_wait_ms(SCHEDULE_THROTTLED, 1, 0, UINT32_MAX), 330000);
 }
 
+static void test_in_words(void **state)
+{
+	char text[200];
+
+	(void)state;
+	backoff_describe(SCHEDULE_NO_ACCESS, text, sizeof(text));
+	assert_string_equal(text, "5 min, 15 min, then every 30 min");
+	backoff_describe(SCHEDULE_UNAVAILABLE, text, sizeof(text));
+	assert_string_equal(text, "5 s, 15 s, 1 min, then every 5 min");
+	backoff_describe(SCHEDULE_THROTTLED, text, sizeof(text));
+	assert_string_equal(text, "5 min");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_in_words),
 		cmocka_unit_test(test_schedules), cmocka_unit_test(test_what_was_asked), cmocka_unit_test(test_throttled),
 	};
 

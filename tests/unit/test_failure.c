@@ -170,7 +170,7 @@ static void test_token_answers(void **state)
 	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: Invalid client secret provided. Ensure it.\\r\\n"
 	    "Trace ID: 0000aaaa\\r\\nTimestamp: 2026\",\"error_codes\":[7000215],\"trace_id\":\"0000aaaa-11bb\"}", 0);
 	expect(&f, "secret-wrong", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
-	expect_hint(&f, "Entra rejected the client secret: create a new secret for app APP and copy its Value column");
+	expect_hint(&f, "copy its Value column, not its Secret ID");
 	assert_string_equal(f.text, "token endpoint: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret provided. Ensure it. "
 	    "(trace ID 0000aaaa-11bb)");
 	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: expired Trace ID: x\"}", 0);
@@ -211,17 +211,29 @@ static void test_token_status(void **state)
 
 static void test_rows(void **state)
 {
-	const char *name, *match, *hint;
-	enum fail fail;
+	struct failure_row row;
 	size_t n = 0;
 
 	(void)state;
-	for (; failure_row(n, &name, &match, &fail, &hint); n++) {
-		assert_true(strlen(name) > 0);
-		if (fail == FAIL_ADMIN || fail == FAIL_TOKEN)	/* who is to act is told what to do */
-			assert_true(strlen(hint) > 0);
+	for (; failure_row(n, &row); n++) {
+		assert_true(strlen(row.name) > 0 && strlen(row.seen) > 0);
+		if (row.fail == FAIL_ADMIN || row.fail == FAIL_TOKEN)	/* who is to act is told what to do */
+			assert_true(strlen(row.hint) > 0);
 	}
 	assert_true(n > 40);
+}
+
+static void test_own(void **state)
+{
+	const struct failure_subject who = { .mailbox = "a@b", .folder = "INBOX", .uid = 4294967295 };
+	struct failure f;
+
+	(void)state;
+	failure_own(&f, "unretrievable", &who, "message UID %d", 7);
+	expect(&f, "unretrievable", FAIL_ADMIN, SCHEDULE_NETWORK);
+	assert_string_equal(f.text, "message UID 7");
+	assert_string_equal(f.hint, "Message UID 4294967295 in INBOX of a@b cannot be read over IMAP: open it in Outlook on the web, then "
+	    "forward or re-save it.");
 }
 
 static void test_set(void **state)
@@ -240,7 +252,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_access), cmocka_unit_test(test_sign_in), cmocka_unit_test(test_ends), cmocka_unit_test(test_unavailable),
 		cmocka_unit_test(test_throttled), cmocka_unit_test(test_opening_and_other_answers), cmocka_unit_test(test_network),
-		cmocka_unit_test(test_token_answers), cmocka_unit_test(test_token_status), cmocka_unit_test(test_rows), cmocka_unit_test(test_set),
+		cmocka_unit_test(test_token_answers), cmocka_unit_test(test_token_status), cmocka_unit_test(test_rows), cmocka_unit_test(test_own), cmocka_unit_test(test_set),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

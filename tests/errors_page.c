@@ -1,0 +1,56 @@
+/* Prints mailpolld-errors(7) from the failure table; `make man` writes it, `make check-tree` compares it. */
+#include <stdio.h>
+#include "backoff.h"
+#include "failure.h"
+
+static const char *const cures[] = {
+	[FAIL_NONE] = "", [FAIL_EXPECTED] = "Ordinary: once more at once, nothing is counted.",
+	[FAIL_TOKEN] = "Once more with a fresh token; then a person must act.", [FAIL_WAIT] = "Goes away by itself.",
+	[FAIL_ADMIN] = "A person must act; mailpolld goes on trying.",
+};
+
+static void put(const char *text)	/* as mdoc text: a line must not begin with a dot or an apostrophe, a backslash is an escape */
+{
+	if (*text == '.' || *text == '\'')
+		fputs("\\&", stdout);
+	for (; *text != '\0'; text++) {
+		if (text[0] == '.' && text[1] == ' ') {		/* a new sentence, a new line */
+			fputs(".\n", stdout);
+			text++;
+			continue;
+		}
+		fputs(*text == '\\' ? "\\e" : *text == '-' ? "\\-" : (char[]){ *text, '\0' }, stdout);
+	}
+	putchar('\n');
+}
+
+int main(void)
+{
+	struct failure_row row;
+	char waits[200];
+
+	puts(".\\\" Made by `make man` from the table in daemon/failure.c; do not edit.\n"
+	    ".Dd November 24, 2026\n.Dt MAILPOLLD-ERRORS 7\n.Os\n.Sh NAME\n.Nm mailpolld-errors\n.Nd what mailpolld has seen, and what to do about it\n"
+	    ".Sh DESCRIPTION\nThe field\n.Li FAILURE\nof a log line of\n.Xr mailpolld 8\nis one of these names.\n"
+	    "The rows are tried from the top; the first that matches what was seen counts.\n"
+	    "A wait is drawn at random up to the time given, is never shorter than what the server asked for, and begins anew once the mailbox\n"
+	    "has been looked at with success.\n"
+	    "Words in braces stand for what the hint fills in.\n.Bl -tag -width Ds");
+	for (size_t i = 0; failure_row(i, &row); i++) {
+		printf(".It Li %s\nSeen: ", row.name);
+		put(row.seen);
+		puts(".br");
+		fputs(cures[row.fail], stdout);
+		backoff_describe(row.schedule, waits, sizeof(waits));
+		if (row.fail != FAIL_EXPECTED)
+			printf("\nWaits: %s.", waits);
+		putchar('\n');
+		if (row.hint[0] != '\0') {
+			puts(".br");
+			fputs("Hint: ", stdout);
+			put(row.hint);
+		}
+	}
+	puts(".El\n.Sh SEE ALSO\n.Xr mailpolld-exchange-setup 7 ,\n.Xr mailpolld 8");
+	return 0;
+}
