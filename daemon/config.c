@@ -244,9 +244,6 @@ static void read_folders(struct loading *l, struct node *n, const char *where, s
 
 static void read_start(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)
 {
-	struct tm tm = { 0 };
-	const char *end;
-
 	if (!is_kind(l, n, where, NODE_SCALAR))
 		return;
 	if (strcmp(n->text, "all") == 0) {
@@ -257,16 +254,10 @@ static void read_start(struct loading *l, struct node *n, const char *where, str
 		m->start = START_NEW;
 		return;
 	}
-	end = strlen(n->text) == 10 ? strptime(n->text, "%Y-%m-%d", &tm) : NULL;
-	struct tm normal = tm;
-	if (end == NULL || *end != '\0' || timegm(&normal) < 0 || normal.tm_mday != tm.tm_mday) {
+	if (date_parse(n->text, &m->start_year, &m->start_month, &m->start_day) < 0)
 		bad(l, n, where, "must be all, new or a date such as 2026-01-31");
-		return;
-	}
-	m->start = START_SINCE;
-	m->start_year = tm.tm_year + 1900;
-	m->start_month = tm.tm_mon + 1;
-	m->start_day = tm.tm_mday;
+	else
+		m->start = START_SINCE;
 }
 
 static void read_after(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)

@@ -426,6 +426,23 @@ static void post_resume(struct control *c, struct evhttp_request *req, const cha
 	do_verb(c, req, address, "resume", fleet_resume);
 }
 
+static void post_resync(struct control *c, struct evhttp_request *req, const char *address)
+{
+	const struct mailbox *mailbox = fleet_find(c->fleet, address);
+	char *since = query_value(req, "since");
+	int year, month, day;
+
+	if (since == NULL || date_parse(since, &year, &month, &day) < 0) {
+		reply_error(req, HTTP_BADREQUEST, "since must be a date such as 2026-01-31");
+	} else if (mailbox == NULL || !fleet_resync(c->fleet, address, year, month, day)) {
+		reply_no_mailbox(req, address);
+	} else {
+		log_verb(req, "resync", mailbox_conf(mailbox)->address);
+		reply(req, HTTP_OK, status_json_done(mailbox));
+	}
+	free(since);
+}
+
 /* --- requests --- */
 
 static const struct route readers[] = {
@@ -438,6 +455,7 @@ static const struct route verbs[] = {
 	{ "/mailboxes/*/poll", post_poll },
 	{ "/mailboxes/*/pause", post_pause },
 	{ "/mailboxes/*/resume", post_resume },
+	{ "/mailboxes/*/resync", post_resync },
 	{ NULL, NULL },
 };
 

@@ -388,6 +388,15 @@ bool fleet_poll(struct fleet *f, const char *address)
 	return verb(f, address, mailbox_poll);
 }
 
+bool fleet_resync(struct fleet *f, const char *address, int year, int month, int day)
+{
+	struct member *member = find(f, address);
+
+	if (member != NULL)
+		mailbox_resync(member->mailbox, year, month, day);
+	return member != NULL;
+}
+
 bool fleet_pause(struct fleet *f, const char *address)
 {
 	return verb(f, address, mailbox_pause);

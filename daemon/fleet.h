@@ -25,6 +25,7 @@ void fleet_reload(struct fleet *, void (*done)(void *arg, const struct reload_ou
 
 /* Verbs; false: no such mailbox. */
 bool fleet_poll(struct fleet *, const char *address);
+bool fleet_resync(struct fleet *, const char *address, int year, int month, int day);
 bool fleet_pause(struct fleet *, const char *address);
 bool fleet_resume(struct fleet *, const char *address);
 

@@ -188,6 +188,18 @@ void folder_put_back(struct folder *f, const struct ranges *uids)
 	forget_sizes(f);
 }
 
+int64_t folder_known_before_s(const struct folder *f, int64_t policy_s, int64_t oldest_kept_s)
+{
+	int64_t before_s = policy_s;
+
+	if (f->at.complete && oldest_kept_s > before_s)
+		before_s = oldest_kept_s;
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		if (f->at.owed[i].first_wall_s - 86400 < before_s)
+			before_s = f->at.owed[i].first_wall_s - 86400;
+	return before_s;
+}
+
 struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, int64_t now_wall_s)
 {
 	struct store_owed *o = owed_find(f, uid);

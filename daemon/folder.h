@@ -24,6 +24,8 @@ struct folder {
 	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
 	uint32_t exists;		/* as last told */
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are */
+	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
+	int resync_year, resync_month, resync_day;	/* an operator wants what came since then again; year 0: no */
 	uint32_t at_uidnext;		/* at first contact, while its SEARCH runs; 0: not told */
 	struct { uint32_t uid; uint64_t bytes; } *sizes; size_t n_sizes;	/* estimates for the lowest pending; NULL: not asked */
 	char *place_dir; struct volume *volume; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */
@@ -59,6 +61,11 @@ void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);
 uint32_t folder_settle_from(const struct folder *, uint32_t uid);
 void folder_settled(struct folder *, uint32_t from, uint32_t uid);
 void folder_put_back(struct folder *, const struct ranges *uids);	/* under way no more, to be fetched again */
+
+/* When the UIDs have changed: a message whose INTERNALDATE is older than this counts as delivered, though the record of
+ * delivered messages has lost sight of it. policy_s: what the configuration's `start` leaves out; oldest_kept_s: of the
+ * record. What is owed has never been delivered and holds the limit back by a day. */
+int64_t folder_known_before_s(const struct folder *, int64_t policy_s, int64_t oldest_kept_s);
 
 /* UIDs that could not be had (exchange-online 5.8): tried again after 1 min, 10 min, 1 h, then given up. Returns the
  * entry to be stored. */

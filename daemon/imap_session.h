@@ -70,6 +70,7 @@ void imap_session_status(struct imap_session *, const char *folder);
 void imap_session_search_from(struct imap_session *, uint32_t uid);		/* UID SEARCH UID uid:* */
 void imap_session_search_since(struct imap_session *, int year, int month, int day);
 void imap_session_fetch_sizes(struct imap_session *, const struct ranges *uids);
+void imap_session_fetch_identity(struct imap_session *, const struct ranges *uids);	/* INTERNALDATE, Message-ID */
 void imap_session_fetch(struct imap_session *, const struct ranges *uids);	/* BODY.PEEK[] with all that goes with it */
 void imap_session_add_flag(struct imap_session *, const struct ranges *uids, const char *flag);
 void imap_session_copy(struct imap_session *, const struct ranges *uids, const char *folder);

@@ -196,6 +196,38 @@ static void on_ready(void *arg)
 	mailbox_wake(m);
 }
 
+static void on_body_start(void *arg, const char *section, uint32_t uid, uint64_t size_bytes)
+{
+	struct mailbox *m = arg;
+
+	if (m->task == TASK_RELIST)
+		relist_on_body_start(m);
+	else
+		fetch_on_body_start(m, section, uid, size_bytes);
+}
+
+static void on_body(void *arg, struct evbuffer *in, size_t len)
+{
+	struct mailbox *m = arg;
+
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	if (m->task == TASK_RELIST)
+		relist_on_body(m, in, len);
+	else
+		fetch_on_body(m, in, len);
+}
+
+static void on_fetched(void *arg, const struct imap_fetch *fetch)
+{
+	struct mailbox *m = arg;
+
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	if (m->task == TASK_RELIST)
+		relist_on_fetched(m, fetch);
+	else
+		fetch_on_fetched(m, fetch);
+}
+
 static void on_end(void *arg, const struct failure *why);
 
 static const struct imap_session_ops session_ops = {
@@ -203,9 +235,9 @@ static const struct imap_session_ops session_ops = {
 	.on_ready = on_ready,
 	.on_done = work_on_done,
 	.on_uids = work_on_uids,
-	.on_body_start = fetch_on_body_start,
-	.on_body = fetch_on_body,
-	.on_fetched = fetch_on_fetched,
+	.on_body_start = on_body_start,
+	.on_body = on_body,
+	.on_fetched = on_fetched,
 	.on_exists = work_on_exists,
 	.on_end = on_end,
 };
@@ -602,6 +634,7 @@ void mailbox_free(struct mailbox **mailbox)
 		return;
 	token_cancel(&m->token_request);
 	imap_session_free(&m->session, NULL);
+	relist_drop(m);
 	fetch_drop(m);
 	delivery_free(&m->delivery);
 	event_free(m->kick);
@@ -651,6 +684,16 @@ void mailbox_poll(struct mailbox *m)
 	mailbox_wake(m);
 }
 
+void mailbox_resync(struct mailbox *m, int year, int month, int day)
+{
+	for (size_t i = 0; i < m->n_folders; i++) {
+		m->folders[i].resync_year = year;
+		m->folders[i].resync_month = month;
+		m->folders[i].resync_day = day;
+	}
+	mailbox_poll(m);
+}
+
 void mailbox_pause(struct mailbox *m)
 {
 	m->paused = true;
@@ -682,7 +725,7 @@ void mailbox_restart_session(struct mailbox *m)
 	struct failure why;
 
 	m->stalls++;
-	failure_set(&why, FAIL_WAIT, SCHEDULE_NETWORK, "stuck", NULL, "no progress within the deadline while %s", state_names[m->state]);
+	failure_own(&why, "stuck", &m->subject, "no progress within the deadline while %s", state_names[m->state]);
 	mailbox_expect(m, 60000);
 	if (m->session != NULL) {
 		mailbox_end_session(m, &why);
@@ -756,8 +799,33 @@ void mailbox_folder_snapshot(const struct mailbox *m, size_t i, struct folder_sn
 	*ret = (struct folder_snapshot){ .name = f->name, .delivered = f->at.delivered, .owed = f->at.n_owed,
 	    .after_owed = ranges_count(&f->at.after_owed), .backlog = ranges_count(&f->pending) + ranges_count(&f->under_way),
 	    .quarantined = quarantine_count(m->env->quarantined, m->conf->id, f->name),
-	    .last_success_wall_s = f->at.last_success_wall_s, .last_delivery_wall_s = f->at.last_delivery_wall_s };
+	    .last_success_wall_s = f->at.last_success_wall_s, .last_delivery_wall_s = f->at.last_delivery_wall_s,
+	    .rebuilt_wall_s = f->rebuilt_wall_s, .rebuilt_known = f->rebuilt_known, .rebuilt_new = f->rebuilt_new };
 	for (size_t j = 0; j < f->at.n_owed; j++)
 		if (ret->oldest_owed_wall_s == 0 || f->at.owed[j].first_wall_s < ret->oldest_owed_wall_s)
 			ret->oldest_owed_wall_s = f->at.owed[j].first_wall_s;
+}
+
+void mailbox_unretrievable(const struct mailbox *m, const struct folder *f, const struct store_owed *owed, struct failure *ret)
+{
+	struct failure_subject subject = m->subject;
+
+	subject.folder = f->name;
+	subject.uid = owed->uid;
+	failure_own(ret, "unretrievable", &subject, "message UID %u cannot be read over IMAP (%s)", owed->uid, owed->why);
+}
+
+bool mailbox_given_up(const struct mailbox *m, size_t i, size_t n, uint32_t *ret_uid, int64_t *ret_since_wall_s, struct failure *ret_why)
+{
+	const struct folder *f = &m->folders[i];
+
+	for (size_t j = 0; j < f->at.n_owed; j++) {
+		if (f->at.owed[j].next_wall_s != 0 || n-- > 0)
+			continue;
+		*ret_uid = f->at.owed[j].uid;
+		*ret_since_wall_s = f->at.owed[j].first_wall_s;
+		mailbox_unretrievable(m, f, &f->at.owed[j], ret_why);
+		return true;
+	}
+	return false;
 }

@@ -57,6 +57,8 @@ void mailbox_free(struct mailbox **);		/* only after stopped, or at the very end
 void mailbox_admit(struct mailbox *);
 void mailbox_fetch_admit(struct mailbox *);
 void mailbox_poll(struct mailbox *);		/* look now, whatever it waits for (a pause excepted) */
+/* What was delivered since that day is fetched and delivered once more, in the next look. */
+void mailbox_resync(struct mailbox *, int year, int month, int day);
 void mailbox_pause(struct mailbox *);
 void mailbox_resume(struct mailbox *);
 /* Past its own deadline (no progress for longer than any phase may last)? The watchdog's question. */
@@ -72,6 +74,8 @@ struct folder_snapshot {	/* lent until the mailbox changes */
 	const char *name;
 	uint64_t delivered, owed, after_owed, backlog, quarantined;
 	int64_t oldest_owed_wall_s, last_success_wall_s, last_delivery_wall_s;	/* 0: none */
+	int64_t rebuilt_wall_s;		/* its UIDs changed and it was listed anew; 0: not in this run */
+	uint64_t rebuilt_known, rebuilt_new;	/* skipped, fetched */
 };
 struct mailbox_snapshot {	/* lent until the mailbox changes */
 	const char *address, *id;
@@ -83,3 +87,5 @@ struct mailbox_snapshot {	/* lent until the mailbox changes */
 };
 void mailbox_snapshot(const struct mailbox *, struct mailbox_snapshot *ret);
 void mailbox_folder_snapshot(const struct mailbox *, size_t i, struct folder_snapshot *ret);
+/* The n-th message of folder i that was given up after its last try; it stays owed. False: there are no more. */
+bool mailbox_given_up(const struct mailbox *, size_t i, size_t n, uint32_t *ret_uid, int64_t *ret_since_wall_s, struct failure *ret_why);

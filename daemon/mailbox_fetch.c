@@ -10,7 +10,6 @@
 #define WINDOW_MESSAGES 200		/* fetched and not settled; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
 #define BATCH_MESSAGES 100		/* the next one comes while this one is delivered */
-#define COMMAND_LIMIT_MS (180 * 1000)	/* the session's own limit for silence is shorter */
 #define ROOM_WAIT_MS 5000
 
 struct arrival {			/* a message from its first byte until the delivery has it */
@@ -280,9 +279,8 @@ static void on_spooled(void *arg, struct incoming *incoming, struct message *mes
 
 static const struct incoming_ops incoming_ops = { .on_room = on_room, .on_spooled = on_spooled };
 
-void fetch_on_body_start(void *arg, const char *section, uint32_t uid, uint64_t size_bytes)
+void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, uint64_t size_bytes)
 {
-	struct mailbox *m = arg;
 	struct folder *f = m->task_folder;
 	struct spool_place place;
 	static unsigned long long names;	/* of this run */
@@ -303,11 +301,8 @@ void fetch_on_body_start(void *arg, const char *section, uint32_t uid, uint64_t 
 	m->coming = a;
 }
 
-void fetch_on_body(void *arg, struct evbuffer *in, size_t len)
+void fetch_on_body(struct mailbox *m, struct evbuffer *in, size_t len)
 {
-	struct mailbox *m = arg;
-
-	mailbox_expect(m, COMMAND_LIMIT_MS);
 	if (m->coming == NULL) {
 		evbuffer_drain(in, len);
 		return;
@@ -345,12 +340,10 @@ static struct message *make_message(const struct mailbox *m, const struct folder
 	return message;
 }
 
-void fetch_on_fetched(void *arg, const struct imap_fetch *fetch)
+void fetch_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 {
-	struct mailbox *m = arg;
 	struct arrival *a = m->coming;
 
-	mailbox_expect(m, COMMAND_LIMIT_MS);
 	if (m->task == TASK_SIZES && fetch->uid != 0 && fetch->has_size)
 		folder_note_size(m->task_folder, fetch->uid, fetch->rfc822_size_bytes);
 	if (a == NULL)
@@ -374,6 +367,17 @@ void fetch_on_fetched(void *arg, const struct imap_fetch *fetch)
 
 /* --- how it ends --- */
 
+static void log_unretrievable(struct mailbox *m, const struct folder *f, const struct log_context *ctx, const struct store_owed *entry)
+{
+	struct failure failure;
+	char number[16];
+	struct log_field fields[] = { { "UID", number }, { "FAILURE", "unretrievable" }, { "HINT", failure.hint } };
+
+	snprintf(number, sizeof(number), "%u", entry->uid);
+	mailbox_unretrievable(m, f, entry, &failure);
+	log_write(LOG_LEVEL_ERROR, EVENT_UNRETRIEVABLE, ctx, fields, ARRAY_LEN(fields), "%s; %s", failure.text, failure.hint);
+}
+
 void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *why)
 {
 	struct store_owed entry = folder_owe(f, uid, why, clock_wall_s());
@@ -384,8 +388,7 @@ void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *wh
 	store_owe(m->env->store, f->at.ref, &entry, NULL, NULL);
 	snprintf(number, sizeof(number), "%u", uid);
 	if (entry.next_wall_s == 0)
-		log_write(LOG_LEVEL_ERROR, EVENT_UNRETRIEVABLE, &ctx, fields, 1,
-		    "message UID %u cannot be read over IMAP (%s): open it in Outlook on the web, then forward or re-save it", uid, why);
+		log_unretrievable(m, f, &ctx, &entry);
 	else
 		log_write(LOG_LEVEL_WARNING, EVENT_NONE, &ctx, fields, 1, "message UID %u could not be had (%s), trying again in %lld s", uid, why,
 		    (long long)(entry.next_wall_s - clock_wall_s()));

@@ -1,6 +1,6 @@
-/* mailbox_private.h - what the three files of a mailbox share: mailbox.c (its life: starting, patience, stopping),
- * mailbox_work.c (what to do next in a session) and mailbox_fetch.c (a batch of messages coming in). Nobody else
- * includes it. */
+/* mailbox_private.h - what the files of a mailbox share: mailbox.c (its life: starting, patience, stopping),
+ * mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
+ * (a folder whose UIDs have changed, a resync). Nobody else includes it. */
 #pragma once
 #include "config.h"
 #include "delivery.h"
@@ -11,11 +11,13 @@
 #include "sink.h"
 #include "spool.h"
 
+#define COMMAND_LIMIT_MS (180 * 1000)	/* the watchdog's for one command; the session's own limit for silence is shorter */
+
 struct event; struct arrival; struct token_request;
 
 enum task {			/* what the command under way is for */
 	TASK_NONE, TASK_STATUS, TASK_SELECT, TASK_LOOK, TASK_FIRST_LOOK /* SEARCH of the first contact */, TASK_SIZES, TASK_FETCH,
-	TASK_AFTER, TASK_IDLE,
+	TASK_AFTER, TASK_IDLE, TASK_RELIST_SEARCH, TASK_RELIST, TASK_RESYNC,
 };
 enum after_step { AFTER_STEP_FIRST, AFTER_STEP_FLAG, AFTER_STEP_EXPUNGE };
 
@@ -67,6 +69,8 @@ struct mailbox {
 	bool no_idle_told, looked_all;
 	msec_t last_look_ms;
 
+	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way */
+
 	/* fetching, mailbox_fetch.c */
 	bool fetch_wanted, fetch_granted;
 	struct ranges batch;			/* asked for and not answered yet */
@@ -85,6 +89,7 @@ void mailbox_expect(struct mailbox *, msec_t within_ms);	/* progress; 0: waiting
 void mailbox_end_session(struct mailbox *, const struct failure *why);	/* why NULL: as planned */
 /* A NO that is for the mailbox as a whole, now; others are for the command or for one message (exchange-online 5.8 C). */
 bool mailbox_is_refused(const struct failure *);
+void mailbox_unretrievable(const struct mailbox *, const struct folder *, const struct store_owed *, struct failure *ret);
 void mailbox_proved(struct mailbox *);			/* a full look at all folders has been done */
 bool mailbox_is_held(const struct mailbox *);
 void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for the folder's place */
@@ -98,15 +103,29 @@ void work_on_done(void *, const struct imap_done *);
 void work_on_uids(void *, uint32_t lo, uint32_t hi);
 void work_on_exists(void *, uint32_t n);
 
+enum step { STEP_NOTHING, STEP_WAIT, STEP_SENT };	/* STEP_WAIT: an answer will wake the mailbox */
+void work_begin_task(struct mailbox *, enum task, struct folder *);	/* a command follows */
+void work_begin_folder(struct mailbox *, struct folder *, uint32_t uidvalidity, const struct ranges *settled);
+void work_unsettle(struct mailbox *, struct folder *, const struct ranges *uids);
+
+/* mailbox_relist.c; the folder is selected and nothing of it is under way */
+enum step relist_step(struct mailbox *, struct folder *);	/* until f->new_uidvalidity is 0 */
+void relist_on_body_start(struct mailbox *);
+void relist_on_body(struct mailbox *, struct evbuffer *in, size_t len);
+void relist_on_fetched(struct mailbox *, const struct imap_fetch *);
+void relist_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
+void relist_drop(struct mailbox *);			/* the session has ended */
+enum step resync_step(struct mailbox *, struct folder *);
+void resync_on_done(struct mailbox *, struct folder *, const struct imap_done *);
+
 /* mailbox_fetch.c */
-enum step { STEP_NOTHING, STEP_WAIT, STEP_SENT };
 bool fetch_is_under_way(const struct mailbox *);	/* messages that are fetched and not settled */
 /* There is something to fetch in this folder, and room for it. */
 bool fetch_is_wanted(const struct mailbox *, const struct folder *);
 enum step fetch_step(struct mailbox *, struct folder *);	/* the folder is selected and fetch_is_wanted() */
-void fetch_on_body_start(void *, const char *section, uint32_t uid, uint64_t size_bytes);
-void fetch_on_body(void *, struct evbuffer *in, size_t len);
-void fetch_on_fetched(void *, const struct imap_fetch *);
+void fetch_on_body_start(struct mailbox *, const char *section, uint32_t uid, uint64_t size_bytes);
+void fetch_on_body(struct mailbox *, struct evbuffer *in, size_t len);
+void fetch_on_fetched(struct mailbox *, const struct imap_fetch *);
 void fetch_on_done(struct mailbox *, const struct imap_done *);
 void fetch_over(struct mailbox *, const struct failure *);	/* the session has ended */
 void fetch_drop(struct mailbox *);			/* the mailbox stops: what is not spooled yet goes */

@@ -5,7 +5,6 @@
 #include "mailbox_private.h"
 #include "util.h"
 
-#define COMMAND_LIMIT_MS (180 * 1000)	/* the session's own limit for silence is shorter */
 #define IDLE_MAX_MS (9 * 60 * 1000)	/* exchange-online 5.10 */
 #define IDLE_SLACK_MS (90 * 1000)	/* the session leaves IDLE by itself, with a limit of its own */
 #define LINGER_MS 5000			/* deliveries under way: stay for them that long before IDLE */
@@ -16,7 +15,7 @@
 
 static const unsigned look_again_s[] = { 1, 5, 30, 120 };	/* an EXISTS without new UIDs (exchange-online 5.10) */
 
-static void begin_task(struct mailbox *m, enum task task, struct folder *f)
+void work_begin_task(struct mailbox *m, enum task task, struct folder *f)
 {
 	m->task = task;
 	m->task_folder = f;
@@ -25,7 +24,7 @@ static void begin_task(struct mailbox *m, enum task task, struct folder *f)
 
 static void send_select(struct mailbox *m, struct folder *f)
 {
-	begin_task(m, TASK_SELECT, f);
+	work_begin_task(m, TASK_SELECT, f);
 	m->selected = NULL;
 	m->subject.folder = f->name;
 	imap_session_select(m->session, f->name);
@@ -48,6 +47,7 @@ void work_over(struct mailbox *m)
 {
 	m->task = TASK_NONE;
 	m->task_folder = m->selected = NULL;
+	relist_drop(m);
 	for (size_t i = 0; i < m->n_folders; i++)
 		folder_forget_session(&m->folders[i]);
 }
@@ -70,11 +70,18 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 	mailbox_wake(m);
 }
 
-static void begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
+void work_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
 {
 	f->beginning = true;
 	m->answers_due++;
 	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
+}
+
+void work_unsettle(struct mailbox *m, struct folder *f, const struct ranges *uids)
+{
+	f->beginning = true;
+	m->answers_due++;
+	store_unsettle(m->env->store, m->conf->id, f->name, uids, on_begun, f);
 }
 
 /* What of the mailbox counts as settled before anything is fetched (`start`). */
@@ -82,10 +89,10 @@ static void first_contact(struct mailbox *m, struct folder *f, const struct imap
 {
 	struct ranges settled = { 0 };
 
-	f->at.uidvalidity = select->uidvalidity;	/* for begin_folder() after a SEARCH */
+	f->at.uidvalidity = select->uidvalidity;	/* for work_begin_folder() after a SEARCH */
 	f->at_uidnext = select->uidnext;
 	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && select->uidnext == 0)) {
-		begin_task(m, TASK_FIRST_LOOK, f);
+		work_begin_task(m, TASK_FIRST_LOOK, f);
 		if (m->conf->start == START_SINCE)
 			imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
 		else
@@ -94,7 +101,7 @@ static void first_contact(struct mailbox *m, struct folder *f, const struct imap
 	}
 	if (m->conf->start == START_NEW && select->uidnext > 1)
 		ranges_add(&settled, 1, select->uidnext - 1);
-	begin_folder(m, f, select->uidvalidity, &settled);
+	work_begin_folder(m, f, select->uidvalidity, &settled);
 	ranges_done(&settled);
 }
 
@@ -108,26 +115,13 @@ static void on_first_look_done(struct mailbox *m, struct folder *f)
 	if (m->conf->start == START_SINCE)
 		ranges_remove_all(&settled, &f->listed);
 	ranges_done(&f->listed);
-	begin_folder(m, f, f->at.uidvalidity, &settled);
+	work_begin_folder(m, f, f->at.uidvalidity, &settled);
 	ranges_done(&settled);
-}
-
-/* The mailbox was moved or restored: its UIDs mean something else now (exchange-online 5.12). */
-static void begin_anew(struct mailbox *m, struct folder *f)
-{
-	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
-	struct ranges none = { 0 };
-
-	log_write(LOG_LEVEL_WARNING, EVENT_UIDVALIDITY_CHANGED, &ctx, NULL, 0,
-	    "the folder was rebuilt or moved (UIDVALIDITY %u, was %u): everything in it is fetched as new", f->new_uidvalidity,
-	    f->at.uidvalidity);
-	begin_folder(m, f, f->new_uidvalidity, &none);
-	f->new_uidvalidity = 0;
 }
 
 static bool uids_are_others(const struct folder *f, uint32_t uidvalidity, uint32_t uidnext)
 {
-	return uidvalidity != f->at.uidvalidity || (uidnext != 0 && uidnext <= ranges_last(&f->at.settled));
+	return (uidvalidity != 0 && uidvalidity != f->at.uidvalidity) || (uidnext != 0 && uidnext <= ranges_last(&f->at.settled));
 }
 
 static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
@@ -143,7 +137,7 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 	if (f->at.ref == 0)
 		first_contact(m, f, done);
 	else if (uids_are_others(f, done->uidvalidity, done->uidnext))
-		f->new_uidvalidity = done->uidvalidity;
+		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
 }
 
 /* --- looking --- */
@@ -156,7 +150,7 @@ static void send_search(struct mailbox *m, struct folder *f)
 		from = unanswered;
 	m->search_from = from == 0 ? UINT32_MAX : from;
 	ranges_done(&f->listed);
-	begin_task(m, TASK_LOOK, f);
+	work_begin_task(m, TASK_LOOK, f);
 	imap_session_search_from(m->session, m->search_from);
 }
 
@@ -258,17 +252,18 @@ static void on_status_done(struct mailbox *m, struct folder *f, const struct ima
 
 static enum step look_step(struct mailbox *m, struct folder *f)
 {
-	/* what is on its way belongs to the old UIDs: it is settled first */
-	if (f->new_uidvalidity != 0 && m->selected == f && !fetch_is_under_way(m))
-		begin_anew(m, f);
-	if (f->beginning || (f->new_uidvalidity != 0 && m->selected == f))
+	bool changes = m->selected == f && (f->new_uidvalidity != 0 || (f->resync_year != 0 && f->at.ref != 0));
+
+	if (f->beginning || (changes && fetch_is_under_way(m)))
 		return STEP_WAIT;
+	if (changes)
+		return f->new_uidvalidity != 0 ? relist_step(m, f) : resync_step(m, f);
 	if (!f->look_due)
 		return STEP_NOTHING;
 	if (m->selected == f) {
 		send_search(m, f);
-	} else if (f->at.ref != 0 && !f->select_due && (m->conf->watch == WATCH_POLL || f != &m->folders[0])) {
-		begin_task(m, TASK_STATUS, f);
+	} else if (f->at.ref != 0 && !f->select_due && f->resync_year == 0 && (m->conf->watch == WATCH_POLL || f != &m->folders[0])) {
+		work_begin_task(m, TASK_STATUS, f);
 		m->subject.folder = f->name;
 		imap_session_status(m->session, f->name);
 	} else {
@@ -292,7 +287,7 @@ static void send_after(struct mailbox *m, struct folder *f)
 {
 	struct imap_session *s = m->session;
 
-	begin_task(m, TASK_AFTER, f);
+	work_begin_task(m, TASK_AFTER, f);
 	if (m->after_step == AFTER_STEP_EXPUNGE)
 		imap_session_expunge(s, &m->after_uids);
 	else if (m->after_step == AFTER_STEP_FLAG || m->conf->after == AFTER_DELETE)
@@ -453,7 +448,7 @@ static void send_idle(struct mailbox *m)
 {
 	msec_t at_most_ms = next_due_ms(m) - clock_now_ms();
 
-	begin_task(m, TASK_IDLE, &m->folders[0]);
+	work_begin_task(m, TASK_IDLE, &m->folders[0]);
 	mailbox_expect(m, at_most_ms + IDLE_SLACK_MS);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
 	imap_session_idle(m->session, at_most_ms);
@@ -614,6 +609,13 @@ void work_on_done(void *arg, const struct imap_done *done)
 	case TASK_AFTER:
 		on_after_done(m, f, done);
 		break;
+	case TASK_RELIST_SEARCH:
+	case TASK_RELIST:
+		relist_on_done(m, f, task, done);
+		break;
+	case TASK_RESYNC:
+		resync_on_done(m, f, done);
+		break;
 	case TASK_IDLE:
 		f->look_due = true;		/* a real look after each renewal: a silent IDLE hides nothing (exchange-online 5.10) */
 		break;
@@ -628,7 +630,7 @@ void work_on_uids(void *arg, uint32_t lo, uint32_t hi)
 	struct mailbox *m = arg;
 
 	mailbox_expect(m, COMMAND_LIMIT_MS);
-	if (m->task == TASK_LOOK || m->task == TASK_FIRST_LOOK)
+	if (m->task == TASK_LOOK || m->task == TASK_FIRST_LOOK || m->task == TASK_RELIST_SEARCH || m->task == TASK_RESYNC)
 		folder_list(m->task_folder, lo, hi);
 }
 

@@ -29,6 +29,7 @@
 struct options {
 	const char *socket;
 	bool failing, json, watch;
+	const char *since;
 };
 struct reply {
 	long status;			/* of HTTP */
@@ -39,7 +40,7 @@ struct reply {
 struct command {
 	const char *name;
 	int (*run)(const struct options *, const char *address);
-	bool takes_address, needs_address, takes_flags;
+	bool takes_address, needs_address, takes_flags, needs_since;
 };
 
 /* --- text --- */
@@ -524,6 +525,9 @@ static void show_time(FILE *to, const char *label, const json_t *object, const c
 
 static void show_folder(FILE *to, const json_t *folder)
 {
+	const json_t *rebuilt = json_object_get(folder, "rebuilt"), *given_up = json_object_get(folder, "unretrievable"), *message;
+	size_t i;
+
 	fputs("  folder ", to);
 	put_clean(to, string_of(folder, "folder"));
 	fprintf(to, "\n    delivered      %lld\n", number_of(folder, "delivered"));
@@ -534,6 +538,11 @@ static void show_folder(FILE *to, const json_t *folder)
 	show_time(to, "    oldest owed    ", folder, "oldest_owed_at");
 	fprintf(to, "    after owed     %lld (delivered, `after` is still to be done)\n", number_of(folder, "after_owed"));
 	fprintf(to, "    quarantined    %lld\n", number_of(folder, "quarantined"));
+	show_time(to, "    rebuilt        ", rebuilt, "at");
+	if (json_is_object(rebuilt))
+		fprintf(to, "                   %lld known messages skipped, %lld fetched\n", number_of(rebuilt, "known"), number_of(rebuilt, "new"));
+	json_array_foreach(given_up, i, message)
+		put_text(to, 4, "unretrievable  ", string_of(message, "hint"));
 }
 
 static void show_mailbox(FILE *to, const json_t *mailbox)
@@ -685,6 +694,16 @@ static int run_resume(const struct options *o, const char *address)
 	return run_verb(o, "resume", address, "goes on");
 }
 
+static int run_resync(const struct options *o, const char *address)
+{
+	char *since = percent_encode(o->since, ""), *verb = xasprintf("resync?since=%s", since);
+	int status = run_verb(o, verb, address, "delivers once more what came since then");
+
+	free(since);
+	free(verb);
+	return status;
+}
+
 static int complain_not_reloaded(const struct reply *r)
 {
 	const json_t *errors = json_object_get(r->json, "errors"), *error;
@@ -720,17 +739,19 @@ static int run_reload(const struct options *o, const char *none)
 /* --- arguments --- */
 
 static const struct command commands[] = {
-	{ "status", run_status, true, false, true },
-	{ "poll", run_poll, true, true, false },
-	{ "pause", run_pause, true, true, false },
-	{ "resume", run_resume, true, true, false },
-	{ "reload", run_reload, false, false, false },
+	{ "status", run_status, true, false, true, false },
+	{ "poll", run_poll, true, true, false, false },
+	{ "pause", run_pause, true, true, false, false },
+	{ "resume", run_resume, true, true, false, false },
+	{ "resync", run_resync, true, true, false, true },
+	{ "reload", run_reload, false, false, false, false },
 };
 
 static int usage(FILE *to, int status)
 {
 	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS] [--failing] [--json] [--watch]\n"
 	    "       mailpollctl [-s SOCKET] poll | pause | resume ADDRESS\n"
+	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"
 	    "       mailpollctl --version | --help\n"
 	    "SOCKET is %s unless given; see mailpollctl(8).\n", DEFAULT_SOCKET);
@@ -755,7 +776,7 @@ static int run(const struct options *o, char **arguments, int n)
 
 	if (command == NULL || n > 2 || (address != NULL && !command->takes_address) || (address == NULL && command->needs_address) ||
 	    (flags && !command->takes_flags) || (o->failing && address != NULL) || (o->json && o->watch) ||
-	    (address != NULL && *address == '\0'))
+	    (address != NULL && *address == '\0') || command->needs_since != (o->since != NULL))
 		return usage(stderr, EX_USAGE);
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	status = command->run(o, address);
@@ -769,7 +790,7 @@ int main(int argc, char **argv)
 {
 	static const struct option long_options[] = {
 		{ "socket", required_argument, NULL, 's' }, { "failing", no_argument, NULL, 'f' }, { "json", no_argument, NULL, 'j' },
-		{ "watch", no_argument, NULL, 'w' }, { "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' },
+		{ "watch", no_argument, NULL, 'w' }, { "since", required_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct options o = { .socket = DEFAULT_SOCKET };
@@ -788,6 +809,9 @@ int main(int argc, char **argv)
 			break;
 		case 'w':
 			o.watch = true;
+			break;
+		case 'S':
+			o.since = optarg;
 			break;
 		case 'h':
 			return usage(stdout, EX_OK);

@@ -9,6 +9,7 @@
 
 #define SCHEMA 1
 #define REASONS_MAX 64
+#define GIVEN_UP_MAX 20		/* of a folder; the log has all */
 #define TEXT_BYTES 1024			/* of what is not UTF-8 and must be made so */
 
 static char *checked(char *text)
@@ -218,6 +219,36 @@ char *status_json_closing(struct fleet *fleet, msec_t lag_max_ms, uint64_t log_d
 
 /* --- one mailbox --- */
 
+static json_t *given_up_array(const struct mailbox *mailbox, size_t i)
+{
+	json_t *list = json_array(), *object;
+	struct failure why;
+	int64_t since_wall_s;
+	uint32_t uid;
+
+	for (size_t n = 0; n < GIVEN_UP_MAX && mailbox_given_up(mailbox, i, n, &uid, &since_wall_s, &why); n++) {
+		object = json_object();
+		put(object, "uid", json_integer(uid));
+		put(object, "since", time_or_null(since_wall_s));
+		put_failure(object, &why);
+		json_array_append_new(list, object);
+	}
+	return list;
+}
+
+static json_t *rebuilt_object(const struct folder_snapshot *folder)
+{
+	json_t *object;
+
+	if (folder->rebuilt_wall_s == 0)
+		return json_null();
+	object = json_object();
+	put(object, "at", time_or_null(folder->rebuilt_wall_s));
+	put(object, "known", number(folder->rebuilt_known));
+	put(object, "new", number(folder->rebuilt_new));
+	return object;
+}
+
 static json_t *folder_object(const struct folder_snapshot *folder)
 {
 	json_t *object = json_object();
@@ -231,18 +262,21 @@ static json_t *folder_object(const struct folder_snapshot *folder)
 	put(object, "oldest_owed_at", time_or_null(folder->oldest_owed_wall_s));
 	put(object, "last_success", time_or_null(folder->last_success_wall_s));
 	put(object, "last_delivery", time_or_null(folder->last_delivery_wall_s));
+	put(object, "rebuilt", rebuilt_object(folder));
 	return object;
 }
 
 static json_t *folders_array(const struct mailbox *mailbox, size_t n)
 {
-	json_t *list = json_array();
+	json_t *list = json_array(), *one;
 
 	for (size_t i = 0; i < n; i++) {
 		struct folder_snapshot folder;
 
 		mailbox_folder_snapshot(mailbox, i, &folder);
-		json_array_append_new(list, folder_object(&folder));
+		one = folder_object(&folder);
+		put(one, "unretrievable", given_up_array(mailbox, i));
+		json_array_append_new(list, one);
 	}
 	return list;
 }

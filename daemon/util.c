@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "util.h"
 
 static void *checked(void *p)
@@ -177,4 +178,25 @@ void printable(char *ret_text, size_t size, const char *s, size_t len)
 		}
 	}
 	ret_text[out] = '\0';
+}
+
+int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day)
+{
+	struct tm tm = { 0 }, normal;
+	const char *end = strlen(text) == 10 ? strptime(text, "%Y-%m-%d", &tm) : NULL;
+
+	normal = tm;
+	if (end == NULL || *end != '\0' || timegm(&normal) < 0 || normal.tm_mday != tm.tm_mday)
+		return -1;
+	*ret_year = tm.tm_year + 1900;
+	*ret_month = tm.tm_mon + 1;
+	*ret_day = tm.tm_mday;
+	return 0;
+}
+
+int64_t date_start_s(int year, int month, int day)
+{
+	struct tm tm = { .tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day };
+
+	return (int64_t)timegm(&tm);
 }

@@ -408,7 +408,11 @@ class Session:
             spec, size = {"text": text}, len(text)
         if section:
             head, _, rest = messages.body(spec).partition(b"\r\n\r\n")
-            data = head + b"\r\n\r\n" if section.startswith("HEADER") else rest
+            if section.startswith("HEADER.FIELDS"):
+                names = section.partition("(")[2].strip(")").lower().split()
+                fields = re.split(rb"\r\n(?![ \t])", head)
+                head = b"\r\n".join(f for f in fields if f.split(b":")[0].decode("latin-1").strip().lower() in names)
+            data = (head + b"\r\n\r\n" if head else b"\r\n") if section.startswith("HEADER") else rest
             spec, size = {"data": base64.b64encode(data).decode()}, len(data)
         empty = self.fault("body-nil", message.uid)
         if empty:

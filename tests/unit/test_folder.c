@@ -161,9 +161,27 @@ static void test_owed(void **state)
 	folder_done(&f);
 }
 
+/* exchange-online 5.12 */
+static void test_known_before(void **state)
+{
+	struct folder f;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	assert_int_equal(folder_known_before_s(&f, 0, 500000), 0);	/* the first sync was never complete: all may be new */
+	assert_int_equal(folder_known_before_s(&f, 300000, 500000), 300000);	/* but for what `start` leaves out */
+	f.at.complete = true;
+	assert_int_equal(folder_known_before_s(&f, 0, 500000), 500000);
+	assert_int_equal(folder_known_before_s(&f, 0, 0), 0);		/* nothing is kept: nothing is known */
+	folder_owe(&f, 7, "x", 400000);
+	assert_int_equal(folder_known_before_s(&f, 0, 500000), 400000 - 86400);
+	folder_done(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_known_before),
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 	};

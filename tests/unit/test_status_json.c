@@ -117,6 +117,16 @@ void mailbox_snapshot(const struct mailbox *m, struct mailbox_snapshot *ret)
 	*ret = m->now;
 }
 
+bool mailbox_given_up(const struct mailbox *m, size_t i, size_t n, uint32_t *ret_uid, int64_t *ret_since_wall_s, struct failure *ret_why)
+{
+	if (i != 0 || n >= m->folders[0].owed)
+		return false;
+	*ret_uid = 7;
+	*ret_since_wall_s = T0;
+	*ret_why = no_access;
+	return true;
+}
+
 void mailbox_folder_snapshot(const struct mailbox *m, size_t i, struct folder_snapshot *ret)
 {
 	*ret = m->folders[i];
@@ -244,7 +254,7 @@ static void test_mailbox(void **state)
 {
 	const struct folder_snapshot folders[] = {
 		{ .name = "INBOX", .delivered = 5, .owed = 1, .after_owed = 2, .backlog = 3, .quarantined = 4, .oldest_owed_wall_s = T0,
-		    .last_success_wall_s = T0 + 1, .last_delivery_wall_s = T0 + 2 },
+		    .last_success_wall_s = T0 + 1, .last_delivery_wall_s = T0 + 2, .rebuilt_wall_s = T0, .rebuilt_known = 8, .rebuilt_new = 9 },
 		{ .name = "Gel\xc3\xb6scht" },
 	};
 	struct mailbox m = { { .address = "a+b@contoso.com", .id = "a", .state = MAILBOX_BACKING_OFF, .since_wall_s = T0, .retry_at_wall_s = T0 + 60,
@@ -271,6 +281,12 @@ static void test_mailbox(void **state)
 	assert_text(mailbox, "folders/0/last_delivery", "2026-01-31T10:00:02Z");
 	assert_text(mailbox, "folders/1/folder", "Gel\xc3\xb6scht");
 	assert_text(mailbox, "folders/1/last_delivery", NULL);
+	assert_number(mailbox, "folders/0/rebuilt/known", 8);
+	assert_number(mailbox, "folders/0/rebuilt/new", 9);
+	assert_true(json_is_null(at(mailbox, "folders/1/rebuilt")));
+	assert_number(mailbox, "folders/0/unretrievable/0/uid", 7);
+	assert_text(mailbox, "folders/0/unretrievable/0/hint", no_access.hint);
+	assert_int_equal(json_array_size(at(mailbox, "folders/1/unretrievable")), 0);
 	json_decref(mailbox);
 }
 

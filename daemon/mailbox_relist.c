@@ -1,0 +1,191 @@
+/* Looking at a folder with other eyes: its UIDs are not those we knew (the mailbox was moved or restored,
+ * exchange-online 5.12), or an operator wants what was delivered once more. What is on its way through the sink belongs
+ * to the old checkpoint: it is settled before either begins. */
+#include <event2/buffer.h>
+#include <stdlib.h>
+#include <string.h>
+#include "mailbox_private.h"
+#include "message.h"
+#include "util.h"
+
+#define LIST_AT_ONCE 500
+
+struct relist {				/* one folder's, in one session; begun anew in the next */
+	struct folder *folder;
+	bool listed, has_known;
+	struct store_known known;	/* the record of delivered messages */
+	int64_t known_before_s;		/* an older INTERNALDATE counts as known */
+	struct ranges left, asked;	/* to be asked for; in the command under way */
+	struct ranges settled;		/* found in the record */
+	uint64_t n_listed, at_once;
+	struct header_scan scan;	/* of the response that comes */
+};
+
+void relist_drop(struct mailbox *m)
+{
+	struct relist *r = m->relist;
+
+	if (r == NULL)
+		return;
+	store_known_done(&r->known);
+	ranges_done(&r->left);
+	ranges_done(&r->asked);
+	ranges_done(&r->settled);
+	header_scan_done(&r->scan);
+	free(r);
+	m->relist = NULL;
+}
+
+static int64_t policy_floor_s(const struct mailbox *m, const struct folder *f)
+{
+	switch (m->conf->start) {
+	case START_SINCE:		/* a day of room for the server's time zone */
+		return date_start_s(m->conf->start_year, m->conf->start_month, m->conf->start_day) - 86400;
+	case START_NEW:
+		return f->at.begun_wall_s;
+	default:
+		return 0;
+	}
+}
+
+static void on_known(void *arg, enum store_result result, struct store_known *known)
+{
+	struct folder *f = arg;
+	struct mailbox *m = f->owner;
+	struct relist *r = m->relist;
+
+	m->answers_due--;
+	if (result != STORE_OK || r == NULL || r->folder != f || r->has_known) {
+		store_known_done(known);
+	} else {
+		r->known = *known;
+		r->has_known = true;
+		r->known_before_s = folder_known_before_s(f, policy_floor_s(m, f), known->oldest_internaldate_s);
+	}
+	mailbox_wake(m);
+}
+
+static enum step relist_begin(struct mailbox *m, struct folder *f)
+{
+	relist_drop(m);
+	m->relist = xcalloc(1, sizeof(*m->relist));
+	m->relist->folder = f;
+	m->relist->at_once = LIST_AT_ONCE;
+	m->answers_due++;
+	store_read_known(m->env->store, f->at.ref, on_known, f);
+	return STEP_WAIT;
+}
+
+static void relist_end(struct mailbox *m, struct folder *f)
+{
+	struct relist *r = m->relist;
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+
+	f->rebuilt_known = ranges_count(&r->settled);
+	f->rebuilt_new = r->n_listed - f->rebuilt_known;
+	f->rebuilt_wall_s = clock_wall_s();
+	log_write(LOG_LEVEL_WARNING, EVENT_UIDVALIDITY_CHANGED, &ctx, NULL, 0,
+	    "the folder was rebuilt or moved (UIDVALIDITY %u, was %u): %llu known messages are skipped, %llu are fetched", f->new_uidvalidity,
+	    f->at.uidvalidity, (unsigned long long)f->rebuilt_known, (unsigned long long)f->rebuilt_new);
+	work_begin_folder(m, f, f->new_uidvalidity, &r->settled);
+	f->new_uidvalidity = 0;
+	relist_drop(m);
+}
+
+enum step relist_step(struct mailbox *m, struct folder *f)
+{
+	struct relist *r = m->relist;
+
+	if (r == NULL || r->folder != f)
+		return relist_begin(m, f);
+	if (!r->has_known)
+		return STEP_WAIT;
+	if (!r->listed) {
+		ranges_done(&f->listed);
+		work_begin_task(m, TASK_RELIST_SEARCH, f);
+		imap_session_search_from(m->session, 1);
+	} else if (r->left.n > 0) {
+		ranges_take(&r->left, r->at_once, &r->asked);
+		work_begin_task(m, TASK_RELIST, f);
+		imap_session_fetch_identity(m->session, &r->asked);
+	} else {
+		relist_end(m, f);
+		return STEP_WAIT;
+	}
+	return STEP_SENT;
+}
+
+void relist_on_body_start(struct mailbox *m)
+{
+	header_scan_done(&m->relist->scan);
+}
+
+void relist_on_body(struct mailbox *m, struct evbuffer *in, size_t len)
+{
+	struct evbuffer_iovec first = { 0 };
+
+	if (evbuffer_peek(in, (ev_ssize_t)len, NULL, &first, 1) >= 1)
+		header_scan(&m->relist->scan, first.iov_base, first.iov_len < len ? first.iov_len : len);
+	evbuffer_drain(in, len);
+}
+
+void relist_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
+{
+	struct relist *r = m->relist;
+	const struct header_value *id = &r->scan.values[HEADER_MESSAGE_ID];
+	uint8_t hash[STORE_HASH_BYTES];
+
+	if (fetch->has_internaldate && ranges_has(&r->asked, fetch->uid)) {
+		message_hash(id->v, id->len, fetch->internaldate_s, hash);
+		if (fetch->internaldate_s < r->known_before_s || store_known_has(&r->known, hash))
+			ranges_add(&r->settled, fetch->uid, fetch->uid);
+	}
+	header_scan_done(&r->scan);
+}
+
+/* A message whose header is refused is not known: it will be fetched, or owed, as any other. */
+void relist_on_done(struct mailbox *m, struct folder *f, enum task task, const struct imap_done *done)
+{
+	struct relist *r = m->relist;
+
+	if (!done->ok && (task == TASK_RELIST_SEARCH || mailbox_is_refused(done->failure))) {
+		mailbox_end_session(m, done->failure);
+	} else if (!done->ok && r->at_once > 1) {
+		for (size_t i = 0; i < r->asked.n; i++)
+			ranges_add(&r->left, r->asked.v[i].lo, r->asked.v[i].hi);
+		r->at_once = (r->at_once + 1) / 2;
+	} else if (task == TASK_RELIST_SEARCH) {
+		r->listed = true;
+		ranges_done(&r->left);
+		r->left = f->listed;		/* moved */
+		f->listed = (struct ranges){ 0 };
+		r->n_listed = ranges_count(&r->left);
+	}
+	ranges_done(&r->asked);
+}
+
+/* --- on an operator's word --- */
+
+enum step resync_step(struct mailbox *m, struct folder *f)
+{
+	ranges_done(&f->listed);
+	work_begin_task(m, TASK_RESYNC, f);
+	imap_session_search_since(m->session, f->resync_year, f->resync_month, f->resync_day);
+	return STEP_SENT;
+}
+
+void resync_on_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+
+	if (!done->ok) {
+		mailbox_end_session(m, done->failure);
+		return;
+	}
+	log_info(&ctx, "resync: %llu messages since %04d-%02d-%02d are fetched again", (unsigned long long)ranges_count(&f->listed),
+	    f->resync_year, f->resync_month, f->resync_day);
+	f->resync_year = 0;
+	f->look_due = true;
+	work_unsettle(m, f, &f->listed);
+	ranges_done(&f->listed);
+}

@@ -1,0 +1,121 @@
+"""A mailbox that was moved or restored has other UIDs for the same messages: what was delivered is not delivered again, what is
+new is; an operator may want it again all the same (exchange-online 5.12)."""
+import os
+import time
+
+from lib.maildir import Maildir
+
+M = "moved@contoso.example"
+
+
+def delivered(daemon, n):
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] >= n and s["mailboxes"][0]["state"] == "watching", what="%d delivered" % n)
+
+
+def begin(simulator, daemon, n=30, **conf):
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 1500} for i in range(n)])
+    daemon.config([{"address": M, **conf}])
+    daemon.start()
+    delivered(daemon, n)
+
+
+def look_anew(simulator, daemon):
+    """The session that knows the old UIDs ends."""
+    simulator.post("/drop", address=M)
+    daemon.poll(M)
+
+
+def test_new_uidvalidity(simulator, daemon):
+    begin(simulator, daemon)
+    simulator.post("/folder", address=M, uidvalidity=15)
+    new = simulator.add(M, [{"seed": 100 + i, "size": 1500} for i in range(3)])
+    look_anew(simulator, daemon)
+    delivered(daemon, 33)
+    folder = daemon.of(M)["folders"][0]
+    assert folder["rebuilt"]["known"] == 30 and folder["rebuilt"]["new"] == 3
+    assert "30 known messages skipped, 3 fetched" in daemon.ctl("status", M).stdout
+    assert daemon.has_line("event=uidvalidity-changed mailbox=moved@contoso.example .*30 known messages are skipped, 3 are fetched")
+    assert set(simulator.folder(M)["fetched"]) & set(map(str, new)) == set(map(str, new))
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1}
+
+    simulator.post("/folder", address=M, uidvalidity=16)       # the record outlives the first change, and a restart
+    daemon.stop()
+    simulator.add(M, [{"seed": 200, "size": 1500}])
+    daemon.start()
+    delivered(daemon, 34)
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == 34
+
+
+def test_uidnext_went_back(simulator, daemon):
+    begin(simulator, daemon)
+    simulator.post("/remove", address=M, uids=[1, 2, 3, 4, 5])
+    simulator.post("/folder", address=M, uidvalidity=14)
+    simulator.add(M, [{"seed": 100, "size": 1500}])
+    look_anew(simulator, daemon)
+    delivered(daemon, 31)
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 25
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1}
+
+
+def test_older_than_the_record(simulator, daemon):
+    """Messages that no record can know (they have no Message-ID): those of before the oldest kept entry count as known."""
+    now = int(time.time())
+    anonymous = {"text": "Subject: without a name\r\n\r\nx\r\n"}
+    simulator.mailbox(M)
+    simulator.add(M, [{**anonymous, "internaldate": now - 86400 * 40}, {"seed": 1, "size": 1500, "internaldate": now - 86400 * 20},
+                      {**anonymous, "internaldate": now - 86400 * 10}])
+    daemon.config([M])
+    daemon.start()
+    delivered(daemon, 3)
+    simulator.post("/folder", address=M, uidvalidity=15)
+    look_anew(simulator, daemon)
+    delivered(daemon, 4)
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 2
+
+
+def test_what_start_left_out_stays_out(simulator, daemon):
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": int(time.time()) - 86400} for i in range(5)])
+    daemon.config([{"address": M, "start": "new"}])
+    daemon.start()
+    daemon.wait_state(M, "watching")
+    simulator.post("/folder", address=M, uidvalidity=15)
+    simulator.add(M, [{"seed": 50, "size": 1500, "internaldate": int(time.time()) + 5}])
+    look_anew(simulator, daemon)
+    delivered(daemon, 1)
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 5
+    assert daemon.of(M)["folders"][0]["delivered"] == 1
+
+
+def test_one_message_hinders_the_listing(simulator, daemon):
+    """exchange-online 5.8: NO to one, nothing for another, while all are listed: they are not known, and fetched when they can be"""
+    begin(simulator, daemon)
+    simulator.post("/folder", address=M, uidvalidity=15)
+    simulator.fault("fetch-no", M, uids=[7])
+    simulator.fault("fetch-empty", M, uids=[9])
+    look_anew(simulator, daemon)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["owed"] == 2)
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 28
+    assert len(Maildir(daemon.maildir(M))) == 30
+
+
+def test_resync(simulator, daemon):
+    """An operator wants once more what came since a day."""
+    now = int(time.time())
+    day = time.strftime("%Y-%m-%d", time.gmtime(now - 86400 * 5))
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": now - 86400 * (12 - i)} for i in range(12)])
+    daemon.config([M])
+    daemon.start()
+    delivered(daemon, 12)
+    for path in list(Maildir(daemon.maildir(M)).files()):
+        os.unlink(path)
+    refused = daemon.ctl("resync", M, "--since", "yesterday")
+    assert refused.returncode == 1 and "since must be a date such as 2026-01-31" in refused.stderr
+    assert daemon.ctl("resync", M).returncode == 64
+    done = daemon.ctl("resync", M, "--since", day)
+    assert done.returncode == 0 and "delivers once more" in done.stdout
+    delivered(daemon, 17)
+    assert len(Maildir(daemon.maildir(M))) == 5
+    assert daemon.has_line("resync asked for by uid")
