@@ -3,8 +3,14 @@
 #include <string.h>
 #include "admission.h"
 #include "config.h"
+#include "log.h"
 #include "mailbox.h"
 #include "util.h"
+
+#define THROTTLED_MANY 3		/* so many mailboxes within a minute are the credential's matter */
+#define THROTTLED_WITHIN_MS 60000
+#define SLOWEST 64
+#define RATE_WITHOUT_LIMIT 50.0		/* what is slowed down when the configuration sets no limit */
 
 struct gate {
 	struct gate *next;
@@ -12,11 +18,14 @@ struct gate {
 	struct admission_conf conf;
 	struct seat *waiting, **waiting_end;	/* in the order of asking */
 	struct seat *fetch_waiting, **fetch_waiting_end;
-	size_t n_waiting;
+	size_t n_seats, n_waiting;
 	unsigned n_starting, n_fetching;
 	double starts;				/* that may happen now; grows by sessions_per_second */
 	msec_t counted_ms;			/* when starts was last brought up to date */
 	struct event *timer;			/* the next start; pending while somebody waits for it */
+	struct throttling { const struct seat *seat; msec_t at_ms; } throttled[THROTTLED_MANY];	/* the latest, of different seats */
+	unsigned slow;				/* sessions per second are divided by that; 1: as configured */
+	struct event *recovery;			/* pending while slow > 1 */
 };
 struct admission {
 	struct event_base *base;		/* lent */
@@ -24,6 +33,8 @@ struct admission {
 };
 
 static void gate_next(struct gate *g);
+static void count_starts(struct gate *g);
+static void on_recovery(evutil_socket_t fd, short what, void *arg);
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
@@ -46,6 +57,7 @@ void admission_free(struct admission **admission)
 	while (*admission != NULL && (g = (*admission)->gates) != NULL) {
 		(*admission)->gates = g->next;
 		event_free(g->timer);
+		event_free(g->recovery);
 		free(g->credential);
 		free(g);
 	}
@@ -62,6 +74,76 @@ static struct gate *gate_find(const struct admission *a, const char *credential)
 	return g;
 }
 
+/* --- slowing down --- */
+
+static double gate_rate(const struct gate *g)	/* sessions per second; 0: no limit */
+{
+	double rate = g->conf.sessions_per_second;
+
+	if (g->slow > 1)
+		rate = (rate > 0 ? rate : RATE_WITHOUT_LIMIT) / g->slow;
+	return rate;
+}
+
+static void set_slow(struct gate *g, unsigned slow)
+{
+	struct log_context ctx = { .credential = g->credential };
+	struct timeval minute = clock_interval(THROTTLED_WITHIN_MS);
+	bool slower = slow > g->slow;
+
+	count_starts(g);			/* until now, at the old rate */
+	g->slow = slow;
+	if (slower)
+		log_write(LOG_LEVEL_WARNING, EVENT_THROTTLED, &ctx, NULL, 0, "the server throttles several mailboxes of this credential: "
+		    "%.2f new sessions per second from now on", gate_rate(g));
+	else
+		log_info(&ctx, "no mailbox was throttled for a minute: new sessions %s", slow > 1 ? "come faster again" : "start as configured");
+	if (slow > 1)
+		event_add(g->recovery, &minute);
+}
+
+static void on_recovery(evutil_socket_t fd, short what, void *arg)
+{
+	struct gate *g = arg;
+
+	(void)fd, (void)what;
+	set_slow(g, g->slow / 2);
+	gate_next(g);
+}
+
+/* The seat takes the place of its own last time, or of the oldest. */
+static void note_throttled(struct gate *g, const struct seat *s)
+{
+	struct throttling *at = &g->throttled[0];
+
+	for (size_t i = 0; i < THROTTLED_MANY; i++) {
+		if (g->throttled[i].seat == s) {
+			at = &g->throttled[i];
+			break;
+		}
+		if (g->throttled[i].at_ms < at->at_ms)
+			at = &g->throttled[i];
+	}
+	*at = (struct throttling){ s, clock_now_ms() };
+}
+
+void seat_throttled(struct seat *s)
+{
+	struct gate *g = s->gate;
+	msec_t since_ms = clock_now_ms() - THROTTLED_WITHIN_MS;
+	struct timeval minute = clock_interval(THROTTLED_WITHIN_MS);
+
+	note_throttled(g, s);
+	if (g->slow > 1)
+		event_add(g->recovery, &minute);	/* it goes on: no recovery yet */
+	for (size_t i = 0; i < THROTTLED_MANY; i++)
+		if (g->throttled[i].seat == NULL || g->throttled[i].at_ms < since_ms)
+			return;
+	memset(g->throttled, 0, sizeof(g->throttled));	/* as many again make it slower still */
+	if (g->slow < SLOWEST)
+		set_slow(g, 2 * g->slow);
+}
+
 static struct gate *gate_make(struct admission *a, const char *credential)
 {
 	struct gate *g = xcalloc(1, sizeof(*g));
@@ -72,6 +154,8 @@ static struct gate *gate_make(struct admission *a, const char *credential)
 	g->starts = 1;
 	g->counted_ms = clock_now_ms();
 	g->timer = evtimer_new(a->base, on_timer, g);
+	g->recovery = evtimer_new(a->base, on_recovery, g);
+	g->slow = 1;
 	g->next = a->gates;
 	a->gates = g;
 	return g;
@@ -118,9 +202,9 @@ static void unlink_waiting(struct gate *g, struct seat **at)
 static void count_starts(struct gate *g)
 {
 	msec_t now_ms = clock_now_ms();
-	double at_most = 1 + g->conf.sessions_per_second / 5.0;	/* a fifth of a second's worth may come together */
+	double rate = gate_rate(g), at_most = 1 + rate / 5.0;	/* a fifth of a second's worth may come together */
 
-	g->starts += (double)(now_ms - g->counted_ms) * g->conf.sessions_per_second / 1000;
+	g->starts += (double)(now_ms - g->counted_ms) * rate / 1000;
 	if (g->starts > at_most)
 		g->starts = at_most;
 	g->counted_ms = now_ms;
@@ -133,14 +217,14 @@ static bool may_start(struct gate *g)
 
 	if (g->conf.starting_at_once != 0 && g->n_starting >= g->conf.starting_at_once)
 		return false;
-	if (g->conf.sessions_per_second == 0)
+	if (gate_rate(g) == 0)
 		return true;
 	count_starts(g);
 	if (g->starts >= 1) {
 		g->starts -= 1;
 		return true;
 	}
-	tv = clock_interval((msec_t)((1 - g->starts) * 1000 / g->conf.sessions_per_second) + 1);
+	tv = clock_interval((msec_t)((1 - g->starts) * 1000 / gate_rate(g)) + 1);
 	event_add(g->timer, &tv);
 	return false;
 }
@@ -240,6 +324,7 @@ void seat_take(struct admission *a, struct seat *s, const char *credential, stru
 	if (s->gate == NULL)
 		s->gate = gate_make(a, credential);
 	s->mailbox = mailbox;
+	s->gate->n_seats++;
 }
 
 void seat_leave(struct seat *s)
@@ -254,11 +339,18 @@ void seat_leave(struct seat *s)
 	}
 	seat_started(s);
 	seat_fetch_over(s);
+	g->n_seats--;
+	for (size_t i = 0; i < THROTTLED_MANY; i++)
+		if (g->throttled[i].seat == s)
+			g->throttled[i] = (struct throttling){ NULL, 0 };
 }
 
-size_t admission_waiting(const struct admission *a, const char *credential)
+void admission_snapshot(const struct admission *a, const char *credential, struct gate_snapshot *ret)
 {
 	const struct gate *g = gate_find(a, credential);
 
-	return g == NULL ? 0 : g->n_waiting;
+	*ret = (struct gate_snapshot){ 0 };
+	if (g != NULL)
+		*ret = (struct gate_snapshot){ .seats = g->n_seats, .waiting = g->n_waiting, .starting = g->n_starting, .fetching = g->n_fetching,
+		    .sessions_per_second = gate_rate(g), .slowed = g->slow > 1 };
 }

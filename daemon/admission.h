@@ -1,9 +1,12 @@
 /* admission.h - who may go first: per credential, how many sessions start in a second and at a time, the mailbox longest
  * without a look first; how many fetch at a time, in turn. So that a restart with thousands of mailboxes is no login
- * storm and a full mailbox does not starve the others. */
+ * storm and a full mailbox does not starve the others. When the server throttles several mailboxes of a credential within
+ * a minute, all of the credential slows down: half of its sessions per second, again half with each further such minute;
+ * each minute without one doubles them until they are what the configuration says. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
+#include "clock.h"
 
 struct event_base; struct config; struct mailbox;
 struct admission;
@@ -26,4 +29,12 @@ void seat_want_session(struct seat *);		/* mailbox_admit() follows, from the loo
 void seat_started(struct seat *);
 void seat_want_fetch(struct seat *);		/* mailbox_fetch_admit() follows, perhaps at once */
 void seat_fetch_over(struct seat *);		/* also for one that still waits */
-size_t admission_waiting(const struct admission *, const char *credential);
+void seat_throttled(struct seat *);		/* the server asked this mailbox to wait */
+
+struct gate_snapshot {
+	size_t seats, waiting, starting, fetching;
+	double sessions_per_second;	/* now; 0: no limit */
+	bool slowed;			/* because the server throttles */
+};
+/* Zeroes for a credential without mailboxes. */
+void admission_snapshot(const struct admission *, const char *credential, struct gate_snapshot *ret);

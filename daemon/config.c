@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "config_private.h"
 
+#define RELOGIN_WINDOW_S (25 * 60)	/* of a token of an hour: from half of its life to 5 minutes before its end */
 #define ADDRESS_MAX 254			/* RFC 5321 4.5.3.1.3, without the angle brackets */
 #define FOLDERS_MAX 100
 #define INTERVAL_IDLE_MS (9 * 60000)
@@ -621,15 +622,23 @@ static void check_admission(struct loading *l, struct node *root)
 	for (size_t i = 0; i < c->n_credentials; i++) {
 		const struct credential_conf *credential = c->credentials[i];
 		double per_second = 0;
+		size_t watching = 0;
 
 		for (size_t j = 0; j < c->n_mailboxes; j++)
 			if (c->mailboxes[j]->credential == credential && c->mailboxes[j]->watch == WATCH_POLL)
 				per_second += 1000.0 / (double)c->mailboxes[j]->interval_ms;
+		for (size_t j = 0; j < c->n_mailboxes; j++)
+			watching += c->mailboxes[j]->credential == credential && c->mailboxes[j]->watch == WATCH_IDLE;
 		if (credential->admission.sessions_per_second != 0 && per_second > credential->admission.sessions_per_second)
 			suspect(l, node_get(map, credential->name), "admission", "the mailboxes of %s ask for %.1f sessions per second, %u are allowed: "
 			    "each is polled less often than its interval says; a restart reaches the last one after about %lld s",
 			    credential->name, per_second, credential->admission.sessions_per_second,
 			    (long long)config_restart_ms(c, credential) / 1000);
+		if (credential->admission.sessions_per_second != 0 && watching > (size_t)credential->admission.sessions_per_second * RELOGIN_WINDOW_S)
+			suspect(l, node_get(map, credential->name), "admission", "the %zu mailboxes of %s that are watched sign in anew within the %d minutes "
+			    "between two tokens of an hour, which takes %zu sessions per second; %u are allowed: some will be without a session for a while",
+			    watching, credential->name, RELOGIN_WINDOW_S / 60, (watching + RELOGIN_WINDOW_S - 1) / RELOGIN_WINDOW_S,
+			    credential->admission.sessions_per_second);
 	}
 }
 

@@ -53,6 +53,12 @@ static void fetch_is_over(void *arg, struct mailbox *mailbox)
 	seat_fetch_over(&((struct member *)mailbox_owner(mailbox))->seat);
 }
 
+static void throttled(void *arg, struct mailbox *mailbox)
+{
+	(void)arg;
+	seat_throttled(&((struct member *)mailbox_owner(mailbox))->seat);
+}
+
 static void state_changed(void *arg, struct mailbox *mailbox, enum mailbox_state from, enum mailbox_state to)
 {
 	struct fleet *f = arg;
@@ -178,7 +184,7 @@ static void make_sinks(struct fleet *f)
 static void make_env(struct fleet *f)
 {
 	f->ops = (struct mailbox_ops){ .want_session = want_session, .started = started, .want_fetch = want_fetch,
-	    .fetch_over = fetch_is_over, .state_changed = state_changed, .delivered = delivered, .stopped = stopped };
+	    .fetch_over = fetch_is_over, .throttled = throttled, .state_changed = state_changed, .delivered = delivered, .stopped = stopped };
 	f->env = (struct mailbox_env){ .base = f->base, .dialer = f->dialer, .tls = f->tls, .tokens = f->tokens, .store = f->store,
 	    .spool = f->spool, .sinks = f->sinks, .run = f->run, .quarantined = f->quarantined,
 	    .audit = f->config->audit != AUDIT_OFF, .ops = &f->ops, .arg = f };
@@ -479,6 +485,11 @@ size_t fleet_sinks(const struct fleet *f, struct sink_snapshot *ret_v, size_t ro
 		    .failure = c->failure.fail != FAIL_NONE ? &c->failure : NULL };
 	}
 	return n;
+}
+
+void fleet_admission(const struct fleet *f, const char *credential, struct gate_snapshot *ret)
+{
+	admission_snapshot(f->admission, credential, ret);
 }
 
 size_t fleet_tokens(struct fleet *f, struct token_snapshot *ret_v, size_t room)

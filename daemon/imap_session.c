@@ -47,6 +47,7 @@ struct imap_session {
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure failure;			/* why it ended */
+	struct failure complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; FAIL_NONE: none */
 };
 
 struct phase_def {
@@ -120,6 +121,26 @@ static void end_by_answer(struct imap_session *s, enum failure_answer answer, co
 
 	failure_from_imap(&why, where(s), answer, r->code, r->text, s->conf.subject);
 	end_with(s, &why);
+}
+
+/* A BYE that gives no reason follows one (exchange-online 5.5, 5.6): then that counts, and at least the BYE's wait. */
+static void end_by_bye(struct imap_session *s, const struct imap_response *r)
+{
+	struct failure why;
+
+	failure_from_imap(&why, where(s), ANSWER_BYE, r->code, r->text, s->conf.subject);
+	if (s->complaint.fail != FAIL_NONE && (strcmp(why.name, "closed") == 0 || strcmp(why.name, "closed-14") == 0)) {
+		if (s->complaint.asked_wait_ms < why.asked_wait_ms)
+			s->complaint.asked_wait_ms = why.asked_wait_ms;
+		why = s->complaint;
+	}
+	end_with(s, &why);
+}
+
+static void keep_complaint(struct imap_session *s, const struct imap_response *r)
+{
+	if (r->status == IMAP_NO || r->status == IMAP_BAD)
+		failure_from_imap(&s->complaint, where(s), r->status == IMAP_NO ? ANSWER_NO : ANSWER_BAD, r->code, r->text, s->conf.subject);
 }
 
 static void end_by_protocol(struct imap_session *s, const char *what, const char *text)
@@ -419,6 +440,8 @@ static void on_response(struct imap_session *s, const struct imap_response *r)
 
 	switch (r->kind) {
 	case IMAP_TAGGED:
+		if (r->status == IMAP_OK)
+			s->complaint.fail = FAIL_NONE;
 		snprintf(expected, sizeof(expected), "A%u", s->tag);
 		if (phase->tagged == NULL || strcmp(r->tag, expected) != 0)
 			end_by_protocol(s, "a tagged reply that nothing asked for", r->tag);
@@ -434,9 +457,10 @@ static void on_response(struct imap_session *s, const struct imap_response *r)
 		break;
 	case IMAP_STATUS_LINE:
 		if (r->status == IMAP_BYE && s->phase != P_LOGOUT) {
-			end_by_answer(s, ANSWER_BYE, r);
+			end_by_bye(s, r);
 			break;
 		}
+		keep_complaint(s, r);
 		FALLTHROUGH;
 	default:
 		if (phase->untagged != NULL)

@@ -134,6 +134,10 @@ static void back_off(struct mailbox *m, const struct failure *why, bool is_token
 	if (!is_tokens)
 		log_failure(m, why, changed, wait_ms);
 	keep_failure(&m->failure, why);
+	if (why->schedule == SCHEDULE_THROTTLED) {		/* exchange-online 5.6 */
+		m->batch_limit = (m->batch_limit + 1) / 2;
+		m->env->ops->throttled(m->env->arg, m);
+	}
 	wait_until(m, clock_now_ms() + wait_ms, MAILBOX_BACKING_OFF);
 }
 
@@ -279,18 +283,31 @@ static const char *token_subject(const struct mailbox *m)
 	return NULL;
 }
 
-void mailbox_admit(struct mailbox *m)
+static void sign_in(struct mailbox *m)
 {
-	m->queued = false;
-	m->starting = true;
-	if (m->stopping || m->paused || m->session != NULL || m->token_request != NULL) {
-		starting_over(m);
-		mailbox_wake(m);
-		return;
-	}
 	mailbox_set_state(m, MAILBOX_WAITING_TOKEN);
 	mailbox_expect(m, SIGN_IN_LIMIT_MS);
 	m->token_request = token_get(m->env->tokens, m->conf->credential->name, token_subject(m), on_token, m);
+}
+
+void mailbox_admit(struct mailbox *m)
+{
+	bool relogin = m->relogin_due && m->ready_ms != 0, begin = m->session == NULL && clock_now_ms() >= m->wait_until_ms;
+
+	m->queued = false;
+	m->starting = true;
+	if (!m->stopping && !m->paused && m->token_request == NULL && begin) {
+		sign_in(m);
+	} else {
+		if (!relogin || m->stopping || m->paused)
+			starting_over(m);
+		mailbox_wake(m);
+	}
+}
+
+bool mailbox_may_relogin(const struct mailbox *m)
+{
+	return m->relogin_due && m->starting && m->ready_ms != 0;
 }
 
 static void on_newer_token(void *arg, const struct token *token, const struct failure *why)
@@ -306,8 +323,17 @@ static void on_newer_token(void *arg, const struct token *token, const struct fa
 	mailbox_wake(m);
 }
 
+static void want_session(struct mailbox *m)
+{
+	m->queued = true;
+	m->env->ops->want_session(m->env->arg, m);
+}
+
+/* The old session goes on until the gate lets the new one start. */
 static void check_relogin(struct mailbox *m)
 {
+	if (m->relogin_due && m->ready_ms != 0 && !m->queued && !m->starting && !m->paused)
+		want_session(m);
 	if (m->ready_ms == 0 || m->relogin_due || m->token_request != NULL || m->relogin_ms == 0 || clock_now_ms() < m->relogin_ms)
 		return;
 	m->token_request = token_get(m->env->tokens, m->conf->credential->name, token_subject(m), on_newer_token, m);
@@ -334,11 +360,11 @@ static void next_session_at_once(struct mailbox *m)
 	mailbox_wake(m);
 }
 
-static void after_failure(struct mailbox *m, const struct failure *why)
+static void after_failure(struct mailbox *m, const struct failure *why, msec_t ready_ms)
 {
 	struct failure again;
 
-	if (why->fail == FAIL_EXPECTED && m->ready_ms != 0 && clock_now_ms() - m->ready_ms >= SHORT_SESSION_MS) {
+	if (why->fail == FAIL_EXPECTED && ready_ms != 0 && clock_now_ms() - ready_ms >= SHORT_SESSION_MS) {
 		log_info(&m->log, "session ended: %s; signing in again", why->text);
 		next_session_at_once(m);
 	} else if (why->fail == FAIL_TOKEN && !m->token_replaced &&
@@ -355,13 +381,10 @@ static void after_failure(struct mailbox *m, const struct failure *why)
 	}
 }
 
-/* As planned: a poll is done, a newer token is there, or a pause, a stop, a hold. */
+/* As planned: a poll is done, or a pause, a stop, a hold. */
 static void after_logout(struct mailbox *m)
 {
-	bool relogin = m->relogin_due;
-
-	m->relogin_due = false;
-	if (m->conf->watch == WATCH_POLL && !relogin && !m->paused && !m->stopping && !mailbox_is_held(m))
+	if (m->conf->watch == WATCH_POLL && !m->paused && !m->stopping && !mailbox_is_held(m))
 		wait_until(m, work_next_slot_ms(m), MAILBOX_SLEEPING);
 	else
 		next_session_at_once(m);
@@ -371,7 +394,9 @@ static void on_end(void *arg, const struct failure *session_why)
 {
 	struct mailbox *m = arg;
 	struct failure why = m->end_why != NULL ? *m->end_why : *session_why;
-	bool signed_in = m->ready_ms != 0;
+	msec_t ready_ms = m->ready_ms;
+	bool signed_in = ready_ms != 0, planned = why.fail == FAIL_NONE && signed_in;
+	bool relogin = planned && mailbox_may_relogin(m) && !m->stopping && !m->paused;
 
 	drop_failure(&m->end_why);
 	imap_session_free(&m->session, &m->ticket);
@@ -379,16 +404,20 @@ static void on_end(void *arg, const struct failure *session_why)
 	mailbox_expect(m, 0);
 	fetch_over(m, &why);
 	work_over(m);
-	starting_over(m);
+	m->ready_ms = 0;
+	m->relogin_due = false;
+	if (!relogin)
+		starting_over(m);
 	if (m->stopping || m->paused)
 		mailbox_wake(m);
-	else if (why.fail == FAIL_NONE && signed_in)
+	else if (relogin)
+		sign_in(m);
+	else if (planned)
 		after_logout(m);
 	else if (why.fail == FAIL_NONE)		/* abandoned while signing in */
 		next_session_at_once(m);
 	else
-		after_failure(m, &why);
-	m->ready_ms = 0;
+		after_failure(m, &why, ready_ms);
 }
 
 /* --- the folders' places and checkpoints --- */
@@ -508,8 +537,7 @@ static void begin_next(struct mailbox *m)
 		return;
 	}
 	mailbox_set_state(m, MAILBOX_QUEUED);
-	m->queued = true;
-	m->env->ops->want_session(m->env->arg, m);
+	want_session(m);
 }
 
 static void mailbox_next(struct mailbox *m)
@@ -621,6 +649,7 @@ struct mailbox *mailbox_new(const struct mailbox_env *env, const struct mailbox_
 	m->kick = event_new(env->base, -1, 0, on_kick, m);
 	m->timer = evtimer_new(env->base, on_kick, m);
 	m->arrivals_end = &m->arrivals;
+	m->batch_limit = BATCH_MESSAGES;
 	m->state = MAILBOX_QUEUED;
 	m->since_wall_s = clock_wall_s();
 	return m;

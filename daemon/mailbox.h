@@ -32,6 +32,7 @@ struct mailbox_ops {
 	/* It wants to fetch a batch: mailbox_fetch_admit() when there is room, at once perhaps; then fetch_over() once. */
 	void (*want_fetch)(void *arg, struct mailbox *);
 	void (*fetch_over)(void *arg, struct mailbox *);
+	void (*throttled)(void *arg, struct mailbox *);		/* the server asked it to wait */
 	void (*state_changed)(void *arg, struct mailbox *, enum mailbox_state from, enum mailbox_state to);
 	void (*delivered)(void *arg, struct mailbox *);		/* one message more is settled as handed over */
 	void (*stopped)(void *arg, struct mailbox *);		/* after mailbox_stop(): free it now */

@@ -9,7 +9,6 @@
 
 #define WINDOW_MESSAGES 200		/* fetched and not settled; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
-#define BATCH_MESSAGES 100		/* the next one comes while this one is delivered */
 #define ROOM_WAIT_MS 5000
 
 struct arrival {			/* a message from its first byte until the delivery has it */
@@ -51,7 +50,7 @@ static bool window_is_open(const struct mailbox *m, const struct folder *f)
 		return true;
 	if (delivery_is_doubtful(m->delivery) || room_for_bytes(m) < WINDOW_BYTES / 2)
 		return false;
-	return room >= (pending < BATCH_MESSAGES ? pending : BATCH_MESSAGES);
+	return room >= (pending < m->batch_limit ? pending : m->batch_limit);
 }
 
 static uint64_t batch_max(const struct mailbox *m, const struct folder *f)
@@ -60,7 +59,7 @@ static uint64_t batch_max(const struct mailbox *m, const struct folder *f)
 
 	if (f->singly_to != 0 && ranges_first(&f->pending) <= f->singly_to)
 		return 1;
-	return room < BATCH_MESSAGES ? room : BATCH_MESSAGES;
+	return room < m->batch_limit ? room : m->batch_limit;
 }
 
 static void ask_sizes(struct mailbox *m, struct folder *f)
@@ -416,6 +415,8 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 
 	if (m->coming != NULL)			/* a body without the end of its response cannot be: the parser would not say done */
 		drop_coming(m);
+	if (done->ok && m->batch_limit < BATCH_MESSAGES)
+		m->batch_limit += m->batch_limit < BATCH_MESSAGES - BATCH_GROWTH ? BATCH_GROWTH : BATCH_MESSAGES - m->batch_limit;
 	if (!done->ok) {
 		on_refused(m, f, done->failure);
 	} else if (m->batch.n > 0) {		/* OK with nothing (5.8 A): the next look tells whether they are still there */

@@ -11,6 +11,8 @@
 #include "sink.h"
 #include "spool.h"
 
+#define BATCH_MESSAGES 100		/* the next one comes while this one is delivered */
+#define BATCH_GROWTH 5
 #define COMMAND_LIMIT_MS (180 * 1000)	/* the watchdog's for one command; the session's own limit for silence is shorter */
 
 struct event; struct arrival; struct token_request;
@@ -44,7 +46,7 @@ struct mailbox {
 	struct token_request *token_request;
 	uint64_t token_serial;
 	bool token_replaced;			/* once already, since a full look was done */
-	bool relogin_due;			/* a newer token is there: sign in anew between two commands */
+	bool relogin_due;			/* a newer token is there: sign in anew, once admitted, between two commands */
 	msec_t relogin_ms;			/* ask for it; 0: not planned */
 	struct imap_session *session;
 	struct ssl_session_st *ticket;		/* for the next session */
@@ -73,6 +75,7 @@ struct mailbox {
 
 	/* fetching, mailbox_fetch.c */
 	bool fetch_wanted, fetch_granted;
+	unsigned batch_limit;			/* messages in a FETCH; halved when throttled, grows with each that went well */
 	struct ranges batch;			/* asked for and not answered yet */
 	struct arrival *arrivals, **arrivals_end;	/* in the order they came */
 	size_t n_arrivals;
@@ -92,6 +95,7 @@ bool mailbox_is_refused(const struct failure *);
 void mailbox_unretrievable(const struct mailbox *, const struct folder *, const struct store_owed *, struct failure *ret);
 void mailbox_proved(struct mailbox *);			/* a full look at all folders has been done */
 bool mailbox_is_held(const struct mailbox *);
+bool mailbox_may_relogin(const struct mailbox *);		/* it is due, and admitted */
 void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for the folder's place */
 
 /* mailbox_work.c; what takes a void * is a callback of the session's, the mailbox being its arg */

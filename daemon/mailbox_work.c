@@ -529,7 +529,7 @@ static enum step any_step(struct mailbox *m)
 /* While idling: is there a reason to leave? */
 static bool is_wanted(struct mailbox *m)
 {
-	if (m->paused || m->relogin_due)
+	if (m->paused || mailbox_may_relogin(m))
 		return true;
 	for (size_t i = 0; i < m->n_folders; i++) {
 		const struct folder *f = &m->folders[i];
@@ -551,7 +551,7 @@ void work_next(struct mailbox *m)
 	}
 	if (!imap_session_is_ready(m->session))
 		return;
-	if (m->paused || m->relogin_due) {
+	if (m->paused || mailbox_may_relogin(m)) {
 		log_out(m);
 		return;
 	}

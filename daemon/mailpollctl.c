@@ -368,6 +368,20 @@ static void show_totals(FILE *to, json_t *totals)
 	fprintf(to, "; %lld failing; %lld delivered since the start\n", number_of(totals, "failing"), number_of(totals, "delivered"));
 }
 
+static void show_admission(FILE *to, const json_t *admission)
+{
+	double rate = json_number_value(json_object_get(admission, "sessions_per_second"));
+	const char *hint = string_of(admission, "hint");
+
+	if (json_is_true(json_object_get(admission, "slowed")))
+		fprintf(to, "    slowed down to %.2f new sessions per second: the server throttles its mailboxes\n", rate);
+	if (number_of(admission, "waiting") > 0)
+		fprintf(to, "    %lld of %lld mailboxes wait for their turn to sign in\n", number_of(admission, "waiting"),
+		    number_of(admission, "mailboxes"));
+	if (hint != NULL)
+		put_text(to, 4, "", hint);
+}
+
 static void show_credentials(FILE *to, const json_t *credentials)
 {
 	const json_t *credential;
@@ -388,6 +402,7 @@ static void show_credentials(FILE *to, const json_t *credentials)
 			put_text(to, 4, "", error);
 		if (hint != NULL)
 			put_text(to, 4, "", hint);
+		show_admission(to, json_object_get(credential, "admission"));
 	}
 }
 

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include "admission.h"
 #include "fleet.h"
 #include "status_json.h"
 #include "token_cache.h"
@@ -86,10 +87,17 @@ size_t fleet_sinks(const struct fleet *f, struct sink_snapshot *ret_v, size_t ro
 	return f->n_sinks;
 }
 
+void fleet_admission(const struct fleet *f, const char *credential, struct gate_snapshot *ret)
+{
+	(void)f;
+	assert_string_equal(credential, "contoso");
+	*ret = (struct gate_snapshot){ .seats = 20000, .waiting = 3, .sessions_per_second = 2.5, .slowed = true };
+}
+
 size_t fleet_tokens(struct fleet *f, struct token_snapshot *ret_v, size_t room)
 {
 	for (size_t i = 0; i < f->n_tokens && i < room; i++)
-		ret_v[i] = (struct token_snapshot){ .credential = "contoso", .state = TOKEN_FRESH, .expires_wall_s = T0 + 3600, .requests = 3 };
+		ret_v[i] = (struct token_snapshot){ .credential = "contoso", .state = TOKEN_FRESH, .expires_wall_s = T0 + 3600, .refresh_wall_s = T0 + 1800, .requests = 3 };
 	return f->n_tokens;
 }
 
@@ -202,7 +210,11 @@ static void test_whole(void **state)
 	assert_number(status, "totals/mailboxes", 1240);
 	assert_text(status, "credentials/0/state", "fresh");
 	assert_text(status, "credentials/0/expires_at", "2026-01-31T11:00:00Z");
-	assert_text(status, "credentials/0/refresh_at", NULL);
+	assert_text(status, "credentials/0/refresh_at", "2026-01-31T10:30:00Z");
+	assert_number(status, "credentials/0/admission/waiting", 3);
+	assert_text(status, "credentials/0/admission/hint", "20000 mailboxes sign in anew within 1500 s of each token, which takes "
+	    "13.3 sessions per second; raise sessions_per_second.");
+	assert_true(json_is_true(at(status, "credentials/0/admission/slowed")));
 	assert_text(status, "credentials/0/error", NULL);
 	assert_text(status, "store/last_commit", "2026-01-31T10:00:02Z");
 	assert_number(status, "store/spool_bytes", 4096);
