@@ -8,7 +8,7 @@
 #include "util.h"
 
 #define LIST_DEPTH_MAX 16
-#define TAG_DIGITS_MAX 10
+#define TAG_MAX 11
 #define KEPT_BYTES 512			/* of a buffer, between lines */
 
 struct text { char *v; size_t len, room; };	/* v[len] is NUL once text_end() was called */
@@ -199,14 +199,17 @@ static void read_mailbox_status(struct imap_mailbox_status *m, const char *s)
 	}
 }
 
+/* Letters, then digits: also one that is not ours, since it answers a command that nobody sent. */
 static bool is_tag(const char *s, const char **ret_end)
 {
-	const char *d = s + 1;
+	const char *letters = s, *digits;
 
-	while (*d >= '0' && *d <= '9')
-		d++;
-	*ret_end = d;
-	return *s == 'A' && d > s + 1 && d - s - 1 <= TAG_DIGITS_MAX && *d == ' ';
+	while ((*s >= 'A' && *s <= 'Z') || (*s >= 'a' && *s <= 'z'))
+		s++;
+	for (digits = s; *s >= '0' && *s <= '9'; s++)
+		;
+	*ret_end = s;
+	return digits > letters && s > digits && s - letters <= TAG_MAX && *s == ' ';
 }
 
 static void read_untagged(struct imap_response *r, char *s)

@@ -126,8 +126,15 @@ static bool uids_are_others(const struct folder *f, uint32_t uidvalidity, uint32
 
 static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
 {
+	struct failure why;
+
 	if (!done->ok) {
 		mailbox_end_session(m, done->failure);
+		return;
+	}
+	if (done->uidvalidity == 0 && f->at.uidvalidity == 0) {	/* without it no UID means anything (RFC 3501 2.3.1.1) */
+		failure_own(&why, "protocol", &m->subject, "SELECT of %s told no UIDVALIDITY", f->name);
+		mailbox_end_session(m, &why);
 		return;
 	}
 	m->selected = f;

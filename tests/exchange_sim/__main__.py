@@ -29,7 +29,7 @@ async def run(args):
     def port(server):
         return server.sockets[0].getsockname()[1]
 
-    handler.token_port = port(token_server)
+    handler.token_port, handler.imap_port = port(token_server), port(imap_server)
     print(json.dumps({"imap_port": port(imap_server), "token_port": port(token_server), "control_port": port(control_server),
                       "ca_file": certificates.ca_file, "token_url": "https://localhost:%d/tenant/oauth2/v2.0/token" % port(token_server),
                       "client_id": known.client_id, "secret": known.secret}), flush=True)

@@ -9,7 +9,8 @@
     POST /secret    {"secret"}
     POST /token-port {"open": false}                                       nothing answers there
     POST /expire    {}                                                     every token given so far ends now
-    POST /fault     {"address" or "*", "kind", ...}                        imap.py and state.State.fault() say which there are
+    POST /fault     {"address" or "*", "kind", ...}                        faults.py says which there are
+    POST /line      {"port" or none, "mode", ...}                           wire.py: a way to the IMAP server; gives its port
     POST /clear     {"address" or "*"}                                     no faults any more
     POST /drop      {"address"}                                            closes its connections without a word
     POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"]}
@@ -23,13 +24,15 @@ import asyncio
 import time
 
 import messages
+import wire
 
 
 class Control:
     def __init__(self, state, certificates, imap_context, token_context):
         self.state, self.certificates = state, certificates
         self.contexts = {"imap": imap_context, "token": token_context}
-        self.token_server = self.loop_token = self.token_port = None
+        self.token_server = self.loop_token = self.token_port = self.imap_port = None
+        self.lines = {}
 
     async def handle(self, request):
         name = request.path.strip("/").replace("-", "_")
@@ -102,6 +105,12 @@ class Control:
             for mailbox in self.state.mailboxes.values():
                 for session in mailbox.sessions:
                     session.notice()
+
+    async def post_line(self, data):
+        line = self.lines.get(data.get("port")) or wire.Line(self.imap_port)
+        self.lines[line.port] = line
+        await line.set(data)
+        return {"port": line.port}
 
     def post_clear(self, data):
         self.faults(data).clear()

@@ -6,6 +6,7 @@ import re
 import ssl
 import time
 
+import faults
 import messages
 
 GREETINGS = {"A": "* OK The Microsoft Exchange IMAP4 service is ready. [UwBJADIAUABSADAAMQBDAEEA]",
@@ -18,6 +19,7 @@ AFTER = {"Q1": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID 
                "BACKENDAUTHENTICATE CHILDREN IDLE NAMESPACE LITERAL+",
          "Q2": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT ENABLE IMAP4rev2 CLIENTACCESSRULES "
                "CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE BACKENDAUTHENTICATE-IR CHILDREN IDLE NAMESPACE LITERAL+"}
+ODD_FLAGS = ["$MDNSent", "\\*", "we]ird", "{3", "\\X-a'b", "caf\xe9", "[x", "NIL"]
 COMMAND_MAX = 10240             # exchange-online 4.9; tokens are longer lines than any other command
 BADS = 2                        # the second BAD ends the connection (5.5)
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
@@ -57,6 +59,16 @@ def decode_name(name):
         text = match.group(1).replace(",", "/")
         return base64.b64decode(text + "=" * (-len(text) % 4)).decode("utf-16-be")
     return re.sub(r"&([^-]*)-", shifted, name)
+
+
+def format_ranges(numbers):
+    parts = []
+    for n in numbers:
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ",".join("%d" % lo if lo == hi else "%d:%d" % (lo, hi) for lo, hi in parts)
 
 
 def format_set(numbers):
@@ -158,11 +170,27 @@ class Session:
         delay = self.fault("delay-" + name.split()[-1].lower())
         if delay:
             await asyncio.sleep(delay["seconds"])
-        for kind in ("throttle", "unavailable", "answer"):
-            fault = self.state.fault(self.mailbox, kind, peek=True)
-            if fault and fault.get("command", name) == name and self.mailbox and name != "LOGOUT" and self.fault(kind):
-                await self.play(tag, kind, fault)
+        if self.fault("unsolicited"):
+            self.unsolicited()
+        for kind in faults.KINDS if name != "LOGOUT" and self.mailbox else ():
+            fault = self.state.fault(self.mailbox, kind, command=name)
+            if fault:
+                await faults.play(self, kind, fault, tag, lambda: self.answer(tag, name, args))
                 return
+        await self.answer(tag, name, args)
+
+    def unsolicited(self):
+        """RFC 3501 7: a client must take any of these at any time."""
+        for line in ("OK [ALERT] Your mailbox is almost full", "FLAGS (\\Seen $odd/flag)", "0 RECENT", "LIST (\\HasNoChildren) \"/\" \"Some \\\"one\"",
+                     "CAPABILITY IMAP4rev1 X-ANY", "STATUS \"Other\" (MESSAGES 3)", "BYELAW nobody knows this", "OK still here",
+                     "PREAUTH", "1 X-UNKNOWN (a {b} \"c)\")"):
+            self.say("* " + line)
+        if self.folder is not None and self.folder.messages:
+            uid = next(iter(self.folder.messages))
+            self.say("* 1 FETCH (FLAGS (\\Seen) UID %d)" % uid)
+            self.say("* %d EXISTS" % self.told)
+
+    async def answer(self, tag, name, args):
         method = getattr(self, "do_" + name.lower().replace(" ", "_"), None)
         if method is None:
             await self.bad(tag, "Command Error. 10")
@@ -174,26 +202,6 @@ class Session:
             await self.bad(tag, "Command received in Invalid state.")
         else:
             await method(tag, args)
-
-    async def play(self, tag, kind, fault):
-        if kind == "throttle":
-            text = "Request is throttled. Suggested Backoff Time: %d milliseconds" % fault["ms"]
-            if fault.get("form", "NO") == "NO":
-                await self.no(tag, text)
-            else:
-                self.say("%s BAD %s" % (tag, text))
-                self.say("* BYE Connection closed. 14")
-                await self.close()
-        elif kind == "unavailable":
-            self.say("Server Unavailable. 15" if fault.get("form") == "bare" else "%s NO Server Unavailable. 15" % tag)
-            self.say("* BYE Connection closed.")
-            await self.close()
-        else:                                       # any line: {"kind": "answer", "line": "{tag} NO ..."}
-            for line in fault["line"].split("\n"):
-                self.say(line.replace("{tag}", tag))
-            if fault.get("close"):
-                await self.close()
-            await self.writer.drain()
 
     async def do_capability(self, tag, args):
         names = AFTER[self.state.options["after"]] if self.mailbox else BEFORE[self.state.options["before"]]
@@ -335,6 +343,10 @@ class Session:
         fault = self.fault("search-hides")
         if fault:                                   # listed by nobody, for a while
             uids = []
+        if self.fault("esearch"):                   # as after an ENABLE IMAP4rev2 that nobody asked for (4.10)
+            self.say('* ESEARCH (TAG "%s") UID%s' % (tag, " ALL " + format_ranges(uids) if uids else ""))
+            await self.ok(tag, "SEARCH completed.")
+            return
         self.writer.write(b"* SEARCH")
         for i in range(0, len(uids), 10000):
             self.writer.write("".join(" %d" % u for u in uids[i:i + 10000]).encode())
@@ -375,7 +387,8 @@ class Session:
             if item == "UID":
                 parts.append("UID %d" % message.uid)
             elif item == "FLAGS":
-                parts.append("FLAGS (%s)" % " ".join(sorted(message.flags)))
+                flags = sorted(message.flags) + (ODD_FLAGS if self.fault("odd-flags") else [])
+                parts.append("FLAGS (%s)" % " ".join(flags))
             elif item == "INTERNALDATE":
                 t = time.gmtime(message.internaldate)
                 parts.append('INTERNALDATE "%02d-%s-%d %02d:%02d:%02d +0000"' % (t.tm_mday, MONTHS[t.tm_mon - 1], *t[0:1], *t[3:6]))
@@ -421,13 +434,18 @@ class Session:
         if not section:
             self.folder.bodies[message.uid] += 1
             self.state.counts["bodies"] += 1
-        cut, drip = self.fault("close-mid-literal", message.uid), self.fault("drip")
-        self.writer.write(b"BODY[%s] {%d}\r\n" % (section.encode(), size))
+        cut, drip, lie = self.fault("close-mid-literal", message.uid), self.fault("drip"), self.fault("lie", message.uid)
+        hang = self.fault("hang-mid-literal", message.uid)
+        self.writer.write(b"BODY[%s] {%d}\r\n" % (section.encode(), size + (lie["by"] if lie else 0)))
         sent = 0
         for chunk in messages.chunks(spec):
             if cut and sent + len(chunk) >= cut["after"]:
                 self.writer.write(chunk[:max(0, cut["after"] - sent)])
                 await self.close()
+            if hang and sent + len(chunk) >= hang["after"]:
+                self.writer.write(chunk[:max(0, hang["after"] - sent)])
+                await self.writer.drain()
+                await asyncio.sleep(3600)
             self.writer.write(chunk)
             sent += len(chunk)
             await self.writer.drain()

@@ -84,12 +84,10 @@ class State:
 
     # A fault is {"kind": ..., ...}. With "count" it happens so often, with "skip" it lets so many pass first; with "uids" it
     # is for these messages alone.
-    def fault(self, mailbox, kind, uid=None, peek=False):
+    def fault(self, mailbox, kind, uid=None, command=None):
         for fault in (mailbox.faults if mailbox else []) + self.faults:
-            if fault["kind"] != kind or ("uids" in fault and uid not in fault["uids"]):
+            if fault["kind"] != kind or ("uids" in fault and uid not in fault["uids"]) or fault.get("command", command) != command:
                 continue
-            if peek:
-                return fault
             if fault.get("skip", 0) > 0:
                 fault["skip"] -= 1
                 continue

@@ -302,7 +302,7 @@ static void test_odd_lines(void **state)
 	EXPECT("[COPYUID 55 31 6]\r\n* OK [COPYUID 14  ]\r\n", "stray '[COPYUID 55 31 6]'\nstatus OK [COPYUID|14  ] ''\n");
 	EXPECT("\0\0* 1 EXISTS\r\n\r\n\0* 2 EXISTS\n", "exists 1 ''\nexists 2 ''\n");
 	EXPECT("* LIST (\\Noselect) \"/\" {3}\r\na\0b\r\n", "other 'LIST (\\Noselect) \"/\" a?b'\n");
-	EXPECT("A1 BYE x\r\nA12345678901 OK x\r\nB1 OK x\r\nA OK x\r\n", "stray 'A1 BYE x'\nstray 'A12345678901 OK x'\nstray 'B1 OK x'\nstray 'A OK x'\n");
+	EXPECT("A1 BYE x\r\nA12345678901 OK x\r\nB1 OK x\r\nA OK x\r\n", "stray 'A1 BYE x'\nstray 'A12345678901 OK x'\ntagged B1 OK 'x'\nstray 'A OK x'\n");
 	EXPECT("* FETCH (UID 5)\r\n* 5 FETCHED (x)\r\n*\r\n", "other 'FETCH (UID 5)'\nother '5 FETCHED (x)'\nother ''\n");
 	EXPECT("* OK [] x\r\n* OK [UID\r\n* OK [a b\r\n", "status OK '[] x'\nstatus OK '[UID'\nstatus OK '[a b'\n");
 }

@@ -1,0 +1,85 @@
+"""What a server may do instead of answering a command. A fault is {"kind": ..., "command": "UID FETCH", ...}; without "command"
+it is for the next one, whichever that is. state.State.fault() says how often and for which messages.
+
+    throttle     ms, form: NO, BAD (and BYE), BYE, untagged (NO, then BYE)    exchange-online 5.6; ms counts down with each
+    unavailable  form: NO, BAD, bare                                        5.4
+    answer       line: any lines, {tag} stands for the command's            5.5, 5.7, 5.14
+    hang         nothing at all
+    close-raw    the connection ends without close_notify                   5.11
+    two-tags     the answer, and its last line once more
+    long-line    bytes without end: a line of a GiB
+    garbage      bytes that are no IMAP
+
+In imap.py, within an answer: fetch-no, fetch-empty, substitute, body-nil, size-off, close-mid-literal, hang-mid-literal, lie (by),
+drip, number-above-exists, odd-flags, bare-copyuid, exists-before-plus, silent-idle, no-idle, search-hides, esearch, unsolicited, select-no,
+store-no, move-no, copy-no, close-after-move, hang-done, idle-line, delay-CMD, no-permission, auth-refused; for every connection:
+close-on-connect, hang-greeting, hang-authenticate.
+"""
+import asyncio
+
+KINDS = ("throttle", "unavailable", "answer", "hang", "close-raw", "two-tags", "long-line", "garbage")
+
+
+async def play(session, kind, fault, tag, answer):
+    """In place of the command; answer() would do it."""
+    await globals()["play_" + kind.replace("-", "_")](session, fault, tag, answer)
+
+
+async def play_throttle(session, fault, tag, answer):
+    text = "Request is throttled. Suggested Backoff Time: %d milliseconds" % fault["ms"]
+    fault["ms"] = max(1, fault["ms"] - fault.get("countdown", 0))
+    form = fault.get("form", "NO")
+    if form in ("NO", "BAD"):
+        session.say("%s %s %s" % (tag, form, text))
+    elif form == "untagged":
+        session.say("* NO " + text)
+    if form == "BYE":
+        session.say("* BYE " + text)
+    elif form != "NO":
+        session.say("* BYE Connection closed. 14")
+    if form != "NO":
+        await session.close()
+    await session.writer.drain()
+
+
+async def play_unavailable(session, fault, tag, answer):
+    form = fault.get("form", "NO")
+    session.say("Server Unavailable. 15" if form == "bare" else "%s %s Server Unavailable. 15" % (tag, form))
+    session.say("* BYE Connection closed.")
+    await session.close()
+
+
+async def play_answer(session, fault, tag, answer):
+    for line in fault["line"].split("\n"):
+        session.say(line.replace("{tag}", tag))
+    if fault.get("close"):
+        await session.close()
+    await session.writer.drain()
+
+
+async def play_hang(session, fault, tag, answer):
+    await asyncio.sleep(3600)
+
+
+async def play_close_raw(session, fault, tag, answer):
+    session.writer.transport.abort()
+    raise ConnectionAbortedError
+
+
+async def play_two_tags(session, fault, tag, answer):
+    await answer()
+    session.say("%s OK and once more." % tag)
+    await session.writer.drain()
+
+
+async def play_long_line(session, fault, tag, answer):
+    session.writer.write(b"* OK ")
+    for _ in range(1024):
+        session.writer.write(b"x" * 2 ** 20)
+        await session.writer.drain()
+        session.state.counts["long-line-bytes"] += 2 ** 20
+
+
+async def play_garbage(session, fault, tag, answer):
+    session.writer.write(bytes(range(1, 256)) * 4 + b"\r\n" + b"* FETCH (((\r\n" + b"* 5 FETCH (UID x)\r\n")
+    await session.writer.drain()

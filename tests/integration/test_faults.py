@@ -1,0 +1,270 @@
+"""The fault matrix: each fault at first contact, in IDLE, and in the middle of a batch. What is expected: the failure's name, its hint, its
+wait; nothing lost, nothing twice; the other mailbox undisturbed; recovered when the fault goes. The daemon's clock runs twenty times
+faster, so that deadlines and waits of minutes can be seen to their end."""
+import dataclasses
+import re
+
+import pytest
+
+from lib.maildir import Maildir
+
+GOOD, BAD = "good@contoso.example", "bad@contoso.example"
+RATE = 20
+POLL_ABOVE_S = 70               # longer waits are not waited for
+
+
+@dataclasses.dataclass
+class Fault:
+    id: str
+    failure: str                # the row of the failure table; "" when there is nothing to complain about
+    wait: tuple = (0, 0)        # seconds, at least and at most, as the log says
+    hint: str = ""
+    kind: str = ""
+    more: dict = dataclasses.field(default_factory=dict)
+    line: dict = None
+
+
+NETWORK, UNAVAILABLE = (1, 2), (1, 5)
+
+
+def answer(ident, failure, wait, hint, line, close=False):
+    return Fault(ident, failure, wait, hint, "answer", {"line": line, "close": close})
+
+
+# what comes in place of an answer; exchange-online's section beside it
+ANSWERS = [
+    Fault("throttle-no", "throttled", (20, 22), "throttling mailbox bad@contoso.example for 20 seconds", "throttle", {"form": "NO", "ms": 20000}),     # 5.6
+    Fault("throttle-bad", "throttled", (20, 22), "throttling mailbox", "throttle", {"form": "BAD", "ms": 20000}),
+    Fault("throttle-bye", "throttled", (20, 22), "throttling mailbox", "throttle", {"form": "BYE", "ms": 20000}),
+    Fault("throttle-untagged", "throttled", (30, 33), "throttling mailbox", "throttle", {"form": "untagged", "ms": 20000}),
+    Fault("throttle-a-day", "throttled", (3600, 3960), "throttling mailbox", "throttle", {"form": "NO", "ms": 86400000}),      # clamped
+    Fault("unavailable-no", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "NO"}),               # 5.4
+    Fault("unavailable-bad", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "BAD"}),
+    Fault("unavailable-bare", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "bare"}),
+    answer("not-connected", "no-access", (6, 300), "Add-MailboxPermission bad@contoso.example", "{tag} BAD User is authenticated but not connected."),    # 5.1
+    answer("closed-14", "closed-14", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
+    answer("closed-99", "closed", NETWORK, "", "* BYE Connection closed. 99", True),
+    answer("command-error", "command-refused", (30, 60), "please report", "{tag} BAD Command Error. 10"),                     # 5.7
+    answer("argument-error", "argument-refused", (30, 60), "please report", "{tag} BAD Command Argument Error. 11"),
+    answer("invalid-state", "invalid-state", UNAVAILABLE, "", "{tag} BAD Command received in Invalid state."),                # 5.14
+    answer("limit", "in-use", UNAVAILABLE, "stop other clients on it", "{tag} NO [LIMIT] Too many."),                           # 8
+    answer("wrong-tag", "protocol", NETWORK, "what is not IMAP", "Z99 OK SEARCH completed."),
+    Fault("two-tagged-replies", "protocol", NETWORK, "what is not IMAP", "two-tags"),
+    Fault("garbage", "protocol", NETWORK, "what is not IMAP", "garbage"),
+    Fault("line-of-a-gib", "protocol", NETWORK, "what is not IMAP", "long-line"),
+    Fault("hang", "network", NETWORK, "", "hang"),
+    Fault("close-without-notify", "network", NETWORK, "", "close-raw"),                                                         # 5.11
+]
+# what befalls a connection before it has signed in
+SIGN_INS = [
+    Fault("auth-refused", "sign-in-refused", (6, 60), "New-ServicePrincipal was run with the Object ID", "auth-refused"),        # 5.2
+    Fault("no-permission", "no-access", (6, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
+    Fault("auth-hangs", "network", NETWORK, "", "hang-authenticate"),
+    Fault("refuse", "connect", NETWORK, "Cannot reach localhost", line={"mode": "refuse"}),
+    Fault("hang-tcp", "connect", NETWORK, "Cannot reach localhost", line={"mode": "hang-tcp"}),
+    Fault("hang-tls", "tls", NETWORK, "no firewall interferes", line={"mode": "hang-tls"}),
+    Fault("reset", "tls", NETWORK, "no firewall interferes", line={"mode": "reset"}),
+    Fault("cut-in-tls", "tls", NETWORK, "no firewall interferes", line={"cut_after": 90}),
+    Fault("hang-in-tls", "tls", NETWORK, "no firewall interferes", line={"hang_after": 90}),
+]
+# what befalls a message while it comes
+BODIES = [
+    Fault("close-in-a-literal", "network", NETWORK, "", "close-mid-literal", {"after": 700}),                                   # 5.8 C
+    Fault("hang-in-a-literal", "network", NETWORK, "", "hang-mid-literal", {"after": 700}),
+    Fault("literal-longer-than-told", "protocol", NETWORK, "what is not IMAP", "lie", {"by": -40}),
+    Fault("literal-shorter-than-told", "network", NETWORK, "", "lie", {"by": 100000}),
+]
+
+
+def ids(faults):
+    return {"argvalues": faults, "ids": [f.id for f in faults]}
+
+
+class Scene:
+    def __init__(self, simulator, daemon):
+        self.simulator, self.daemon = simulator, daemon
+        self.line = simulator.post("/line")["port"]
+        self.seed = 0
+        simulator.mailbox(GOOD)
+        simulator.mailbox(BAD)
+        daemon.config([GOOD, {"address": BAD, "port": self.line}])
+
+    def add(self, address, n=1):
+        self.seed += n
+        return self.simulator.add(address, [{"seed": self.seed + i * 1000, "size": 2000} for i in range(n)])
+
+    def start(self):
+        self.daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)})
+
+    def watch(self):
+        self.start()
+        self.daemon.wait(lambda s: all(m["state"] == "watching" and m["folders"][0]["backlog"] == 0 for m in s["mailboxes"]))
+
+    def set(self, fault, **more):
+        if fault.line is not None:
+            self.simulator.post("/line", port=self.line, **fault.line, end=True)
+        else:
+            self.simulator.fault(fault.kind, BAD, **fault.more, **more)
+
+    def clear(self):
+        self.simulator.clear(BAD)
+        self.simulator.post("/line", port=self.line, mode="ok")
+
+    def expect(self, fault):
+        """It fails as the table says, and the other mailbox goes on."""
+        line = self.daemon.wait_line(r"failure=.*mailbox=%s|mailbox=%s.*failure=" % (BAD, BAD))
+        assert re.search(r"failure=%s( |$)" % fault.failure, line), line
+        wait_s = int(re.search(r"trying again in (\d+) s", line).group(1))
+        assert fault.wait[0] <= wait_s <= fault.wait[1], line
+        assert fault.hint in line
+        self.add(GOOD)
+        self.daemon.wait_delivered(GOOD, len(self.simulator.folder(GOOD)["messages"]))
+        assert self.daemon.of(GOOD)["failures"] == 0
+        self.clear()
+        if wait_s > POLL_ABOVE_S:
+            self.daemon.poll(BAD)
+
+    def mended(self):
+        self.add(BAD)
+        for address in (GOOD, BAD):
+            self.daemon.wait_delivered(address, len(self.simulator.folder(address)["messages"]))
+            held = Maildir(self.daemon.maildir(address))
+            assert held.sums() == {digest: 1 for digest in self.simulator.sums(address).values()}
+        status = self.daemon.wait_state(BAD, "watching")
+        mailbox = next(m for m in status["mailboxes"] if m["address"] == BAD)
+        assert mailbox["failures"] == 0 and mailbox["error"] is None
+        assert Maildir(self.daemon.maildir(BAD)).tmp() == []
+
+
+@pytest.fixture
+def scene(simulator, make_daemon):
+    return Scene(simulator, make_daemon(program="mailpolld-scaled"))
+
+
+@pytest.mark.parametrize("fault", **ids(ANSWERS))
+def test_answer_at_first_contact(scene, fault):
+    scene.add(BAD, 3)
+    scene.set(fault, command="SELECT")
+    scene.start()
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(ANSWERS))
+def test_answer_in_idle(scene, fault):
+    """Mail wakes it; what it does then is answered so."""
+    scene.watch()
+    scene.set(fault, command="UID SEARCH")
+    scene.add(BAD, 3)
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(ANSWERS))
+def test_answer_in_a_batch(scene, fault):
+    """The sizes have been told, a hundred messages have come, the second FETCH of bodies is answered so."""
+    scene.add(BAD, 130)
+    scene.set(fault, command="UID FETCH", skip=2, count=1)
+    scene.start()
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(SIGN_INS))
+def test_sign_in_at_first_contact(scene, fault):
+    scene.add(BAD, 3)
+    scene.set(fault)
+    scene.start()
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(SIGN_INS))
+def test_sign_in_after_idle(scene, fault):
+    """The session ends, the next one meets it. What worked before is tried again sooner (exchange-online 5.1)."""
+    if fault.id == "no-permission":
+        fault = dataclasses.replace(fault, wait=(6, 60))
+    scene.watch()
+    scene.set(fault)
+    scene.simulator.post("/drop", address=BAD)
+    scene.add(BAD, 3)
+    scene.daemon.wait_line(r"failure=%s .*mailbox=%s|mailbox=%s.* failure=%s" % (fault.failure, BAD, BAD, fault.failure))
+    scene.clear()
+    scene.daemon.poll(BAD)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(BODIES))
+@pytest.mark.parametrize("moment", ["first-contact", "idle", "batch"])
+def test_body(scene, fault, moment):
+    if moment == "idle":
+        scene.watch()
+    if moment == "batch" and fault.id == "literal-shorter-than-told":       # the next message's bytes are taken for this one's
+        fault = dataclasses.replace(fault, failure="protocol")
+    uid = (scene.simulator.folder(BAD)["uidnext"]) + (49 if moment == "batch" else 1)
+    scene.set(fault, uids=[uid], count=1)
+    scene.add(BAD, 130 if moment == "batch" else 3)
+    if moment != "idle":
+        scene.start()
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("after_bytes", [2500, 4000, 6000, 60000])
+def test_cut_at_a_byte(scene, after_bytes):
+    """Wherever the connection is cut: nothing is lost, nothing comes twice."""
+    scene.add(BAD, 60)
+    scene.simulator.post("/line", port=scene.line, cut_after=after_bytes)
+    scene.start()
+    scene.daemon.wait_line(r"failure=(network|tls)")
+    scene.clear()
+    scene.daemon.poll(BAD)
+    scene.mended()
+
+
+def test_one_byte_at_a_time(scene):
+    scene.add(BAD, 2)
+    scene.simulator.post("/line", port=scene.line, chunk=1)
+    scene.start()
+    scene.mended()
+    assert not scene.daemon.has_line("failure=")
+
+
+def test_greeting_that_does_not_come(simulator, make_daemon):
+    """For all who connect then; it is found within the phase's deadline."""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    simulator.fault("hang-greeting", count=2)
+    scene.start()
+    scene.daemon.wait_line(r"failure=network.*mailbox=%s|mailbox=%s.*failure=network" % (BAD, BAD))
+    scene.add(GOOD)
+    scene.mended()
+
+
+@pytest.mark.parametrize("moment", ["idle", "batch"])
+def test_expired_token_is_ordinary(scene, moment):
+    """exchange-online 5.3: signed in again at once, nothing counted"""
+    scene.add(BAD, 130 if moment == "batch" else 1)
+    scene.simulator.fault("delay-search", BAD, seconds=0.5)     # a session of at least 5 s, of the daemon's
+    line = "* BYE Session invalidated - AccessTokenExpired"
+    if moment == "batch":
+        scene.simulator.fault("answer", BAD, line=line, close=True, command="UID FETCH", skip=2, count=1)
+        scene.start()
+    else:
+        scene.watch()
+        scene.simulator.fault("idle-line", BAD, line=line, close=True, count=1)
+    scene.simulator.wait("logins", 2, BAD)
+    scene.mended()
+    assert scene.daemon.has_line("session ended: .*AccessTokenExpired.*signing in again") and not scene.daemon.has_line("failure=")
+
+
+def test_countdown_of_a_throttled_mailbox(scene):
+    """exchange-online 5.6: each attempt is told less; FETCH commands become smaller, and larger again"""
+    scene.add(BAD, 120)
+    scene.simulator.fault("throttle", BAD, ms=20000, countdown=9000, command="UID FETCH", skip=1, count=2)
+    scene.start()
+    scene.mended()
+    waits = [int(n) for line in scene.daemon.lines for n in re.findall(r"Backoff Time: (\d+)", line)]
+    assert waits == [20000]             # the second is the same failure, and counted with it
+    asked = [m.group(1) for line in scene.simulator.log_lines() for m in [re.match(r"C \S+ UID FETCH (\S+) .*BODY", line)] if m]
+    sizes = [sum(int(hi or lo) - int(lo) + 1 for lo, hi in re.findall(r"(\d+)(?::(\d+))?", text)) for text in asked]
+    assert sizes[:4] == [100, 25, 30, 35], sizes      # the second wait met the question for sizes
