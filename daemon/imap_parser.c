@@ -659,6 +659,9 @@ static bool in_literal_size(struct imap_parser *p, unsigned char c, struct imap_
 		p->literal_has_digits = true;
 	} else if (c == '}' && p->literal_has_digits) {
 		p->at = AT_LITERAL_EOL;
+	} else if (p->depth > 0 && c != '+') {	/* a brace in a flag's name: odd, and of no matter to us */
+		p->at = AT_LIST;
+		return in_list(p, c, ev);
 	} else if (c != '+' || !p->literal_has_digits) {
 		return broken(p, "the length of a literal is no number", ev);
 	}

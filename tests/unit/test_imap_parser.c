@@ -307,6 +307,13 @@ static void test_odd_lines(void **state)
 	EXPECT("* OK [] x\r\n* OK [UID\r\n* OK [a b\r\n", "status OK '[] x'\nstatus OK '[UID'\nstatus OK '[a b'\n");
 }
 
+static void test_odd_flags(void **state)
+{
+	(void)state;
+	EXPECT("* 1 FETCH (FLAGS ($MDNSent \\* we]ird {3 {x} \\X-a'b \xe9 [x NIL) UID 5)\r\n* 2 EXISTS\r\n", "fetch 1 uid=5 flags= bodies=0 ''\nexists 2 ''\n");
+	EXPECT("* 1 FETCH (FLAGS ({3) UID 5)\r\n", "fetch 1 uid=5 flags= bodies=0 ''\n");
+}
+
 static void test_broken_fetch(void **state)
 {
 	(void)state;
@@ -438,7 +445,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_greeting_and_capabilities), cmocka_unit_test(test_select), cmocka_unit_test(test_status),
 		cmocka_unit_test(test_search), cmocka_unit_test(test_search_of_any_length), cmocka_unit_test(test_fetch),
-		cmocka_unit_test(test_empty_and_quoted_bodies), cmocka_unit_test(test_odd_lines), cmocka_unit_test(test_broken_fetch),
+		cmocka_unit_test(test_empty_and_quoted_bodies), cmocka_unit_test(test_odd_lines), cmocka_unit_test(test_odd_flags), cmocka_unit_test(test_broken_fetch),
 		cmocka_unit_test(test_lengths_are_bounded), cmocka_unit_test(test_rest), cmocka_unit_test(test_internaldate),
 		cmocka_unit_test(test_capability_has), cmocka_unit_test(test_quote_mailbox),
 	};

@@ -1,0 +1,95 @@
+"""What is odd but no failure: nothing is counted, everything arrives once."""
+import base64
+
+import pytest
+
+from lib.maildir import Maildir
+
+M = "odd@contoso.example"
+
+
+def all_arrive(simulator, daemon, n, **conf):
+    simulator.mailbox(M, conf.pop("known", ["INBOX"]))
+    daemon.config([{"address": M, **conf}])
+    simulator.add(M, [{"seed": i, "size": 1500 + i} for i in range(n)])
+    daemon.start()
+    daemon.wait_delivered(M, n)
+    simulator.add(M, [{"seed": 1000, "size": 1500}])
+    daemon.wait_delivered(M, n + 1)
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == n + 1
+    assert daemon.of(M)["failures"] == 0 and not daemon.has_line("failure=")
+
+
+@pytest.mark.parametrize("greeting", ["A", "B"])
+@pytest.mark.parametrize("before,after", [("P1", "Q1"), ("P2", "Q2"), ("P3", "Q1"), ("P3", "Q2")])
+def test_greetings_and_capabilities(simulator, daemon, greeting, before, after):
+    """exchange-online 4.1, 4.10: no greeting is matched; IMAP4rev2, where it is offered, is not enabled, and LSUB never sent"""
+    simulator.post("/options", greeting=greeting, before=before, after=after)
+    all_arrive(simulator, daemon, 5)
+    commands = simulator.state()["commands"]
+    assert "ENABLE" not in commands and "LSUB" not in commands
+    assert not any("RETURN" in line for line in simulator.log_lines() if line.startswith("C "))
+
+
+@pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists"])
+def test_answers_nobody_asked_for(simulator, daemon, kind):
+    """exchange-online 4.6, 4.10; RFC 3501 7"""
+    simulator.mailbox(M)
+    simulator.fault(kind, M)
+    all_arrive(simulator, daemon, 20)
+
+
+@pytest.mark.parametrize("form", ["NIL", '""', "{0}\r\n"])
+def test_empty_bodies(simulator, daemon, form):
+    """exchange-online 5.9: an entirely empty body is never the message; when it can be had, it is"""
+    simulator.mailbox(M)
+    uids = simulator.add(M, [{"seed": i, "size": 1500} for i in range(4)])
+    simulator.fault("body-nil", M, uids=[uids[1]], form=form)
+    daemon.config([M])
+    daemon.start()
+    daemon.wait(lambda s: any(f["delivered"] == 3 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
+    assert len(Maildir(daemon.maildir(M))) == 3
+
+
+def test_names_in_modified_utf7(simulator, daemon):
+    """RFC 3501 5.1.3, exchange-online 4.3: folders and the target of a move, with all that needs quoting"""
+    folder, target = "Gelöschte & \"alte\" \\ 日本", "Erledigt/Größe & mehr"
+    simulator.mailbox(M, ["INBOX", folder, target])
+    simulator.add(M, [{"seed": i, "size": 1500} for i in range(3)], folder=folder)
+    daemon.config([{"address": M, "folders": [folder], "after": {"move": target}}])
+    daemon.start()
+    daemon.wait(lambda s: any(f["delivered"] == 3 and f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert len(simulator.folder(M, target)["messages"]) == 3 and not simulator.folder(M, folder)["messages"]
+
+
+def test_tokens_of_several_kib(simulator, daemon):
+    """exchange-online 4.2: the line of the sign-in is 2 to 4 KiB, and may be longer"""
+    simulator.post("/token", claims={"groups": [base64.b64encode(bytes([i]) * 30).decode() for i in range(150)]})
+    all_arrive(simulator, daemon, 2)
+
+
+def test_an_edited_message_has_a_new_uid(simulator, daemon):
+    """exchange-online 5.12: within a session, and UIDVALIDITY stays; it is delivered under its new UID"""
+    simulator.mailbox(M)
+    uids = simulator.add(M, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([M])
+    daemon.start()
+    daemon.wait_delivered(M, 3)
+    simulator.post("/remove", address=M, uids=[uids[0]])
+    simulator.add(M, [{"seed": 500, "size": 1600}])
+    daemon.wait_delivered(M, 4)
+    assert daemon.of(M)["folders"][0]["rebuilt"] is None and daemon.of(M)["failures"] == 0
+
+
+def test_same_uidvalidity_everywhere(simulator, daemon):
+    """exchange-online 5.12: INBOX has 14 in unrelated mailboxes; state is kept apart by mailbox and folder"""
+    other = "other@contoso.example"
+    for address in (M, other):
+        simulator.mailbox(address, ["INBOX", "Second"], uidvalidity=14)
+        for folder in ("INBOX", "Second"):
+            simulator.add(address, [{"seed": hash((address, folder)) % 10000 + i, "size": 1500} for i in range(3)], folder=folder)
+    daemon.config([{"address": a, "folders": ["INBOX", "Second"]} for a in (M, other)])
+    daemon.start()
+    daemon.wait_total(12)
+    for address in (M, other):
+        assert len(Maildir(daemon.maildir(address))) == 6
