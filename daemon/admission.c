@@ -4,7 +4,6 @@
 #include "admission.h"
 #include "config.h"
 #include "log.h"
-#include "mailbox.h"
 #include "util.h"
 
 #define THROTTLED_MANY 3		/* so many mailboxes within a minute are the credential's matter */
@@ -176,13 +175,18 @@ void admission_configure(struct admission *a, const struct config *config)
 
 /* --- starting --- */
 
+static msec_t last_look_ms(const struct seat *s)
+{
+	return s->ops->last_look_ms(s->arg);
+}
+
 /* The one longest without a look; of those that never looked the first that asked. */
 static struct seat **longest_without_look(struct gate *g)
 {
 	struct seat **best = &g->waiting;
 
-	for (struct seat **p = &g->waiting; *p != NULL && mailbox_last_look_ms((*best)->mailbox) != 0; p = &(*p)->next_waiting)
-		if (mailbox_last_look_ms((*p)->mailbox) < mailbox_last_look_ms((*best)->mailbox))
+	for (struct seat **p = &g->waiting; *p != NULL && last_look_ms(*best) != 0; p = &(*p)->next_waiting)
+		if (last_look_ms(*p) < last_look_ms(*best))
 			best = p;
 	return best;
 }
@@ -237,7 +241,7 @@ static void gate_next(struct gate *g)
 		unlink_waiting(g, at);
 		s->starting = true;
 		g->n_starting++;
-		mailbox_admit(s->mailbox);
+		s->ops->admit(s->arg);
 	}
 }
 
@@ -281,7 +285,7 @@ static void fetch_next(struct gate *g)
 		s->fetch_waiting = false;
 		s->fetching = true;
 		g->n_fetching++;
-		mailbox_fetch_admit(s->mailbox);
+		s->ops->fetch_admit(s->arg);
 	}
 }
 
@@ -318,12 +322,13 @@ void seat_fetch_over(struct seat *s)
 
 /* --- seats --- */
 
-void seat_take(struct admission *a, struct seat *s, const char *credential, struct mailbox *mailbox)
+void seat_take(struct admission *a, struct seat *s, const char *credential, const struct seat_ops *ops, void *arg)
 {
 	s->gate = gate_find(a, credential);
 	if (s->gate == NULL)
 		s->gate = gate_make(a, credential);
-	s->mailbox = mailbox;
+	s->ops = ops;
+	s->arg = arg;
 	s->gate->n_seats++;
 }
 

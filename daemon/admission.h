@@ -8,12 +8,18 @@
 #include <stddef.h>
 #include "clock.h"
 
-struct event_base; struct config; struct mailbox;
+struct event_base; struct config;
 struct admission;
 struct gate;				/* one credential's */
 
-struct seat {				/* a mailbox's; the caller's, zeroed */
-	struct mailbox *mailbox;	/* the rest is private */
+struct seat_ops {			/* arg is the seat's */
+	void (*admit)(void *arg);
+	void (*fetch_admit)(void *arg);
+	msec_t (*last_look_ms)(const void *arg);	/* 0: never */
+};
+struct seat {				/* a mailbox's; the caller's, zeroed; private */
+	const struct seat_ops *ops;
+	void *arg;
 	struct gate *gate;
 	struct seat *next_waiting, *next_fetching;
 	bool waiting, starting, fetch_waiting, fetching;
@@ -23,11 +29,11 @@ struct admission *admission_new(struct event_base *);
 void admission_free(struct admission **);	/* after every seat has been left */
 void admission_configure(struct admission *, const struct config *);
 
-void seat_take(struct admission *, struct seat *, const char *credential, struct mailbox *);
+void seat_take(struct admission *, struct seat *, const char *credential, const struct seat_ops *, void *arg);
 void seat_leave(struct seat *);
-void seat_want_session(struct seat *);		/* mailbox_admit() follows, from the loop */
+void seat_want_session(struct seat *);		/* admit() follows, from the loop */
 void seat_started(struct seat *);
-void seat_want_fetch(struct seat *);		/* mailbox_fetch_admit() follows, perhaps at once */
+void seat_want_fetch(struct seat *);		/* fetch_admit() follows, perhaps at once */
 void seat_fetch_over(struct seat *);		/* also for one that still waits */
 void seat_throttled(struct seat *);		/* the server asked this mailbox to wait */
 

@@ -29,6 +29,23 @@
 
 /* --- members --- */
 
+static void admit(void *arg)
+{
+	mailbox_admit(arg);
+}
+
+static void fetch_admit(void *arg)
+{
+	mailbox_fetch_admit(arg);
+}
+
+static msec_t last_look_ms(const void *arg)
+{
+	return mailbox_last_look_ms(arg);
+}
+
+static const struct seat_ops seat_ops = { .admit = admit, .fetch_admit = fetch_admit, .last_look_ms = last_look_ms };
+
 static void want_session(void *arg, struct mailbox *mailbox)
 {
 	(void)arg;
@@ -90,7 +107,7 @@ struct member *member_new(struct fleet *f, const struct mailbox_conf *conf)
 
 	member->fleet = f;
 	member->mailbox = mailbox_new(&f->env, conf, member);
-	seat_take(f->admission, &member->seat, conf->credential->name, member->mailbox);
+	seat_take(f->admission, &member->seat, conf->credential->name, &seat_ops, member->mailbox);
 	f->by_state[mailbox_state(member->mailbox)]++;
 	f->failing_known = false;
 	return member;

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include "util.h"
 
-enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+enum log_level { LOG_LEVEL_NONE = -1 /* nothing is logged */, LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
 /* Each kind of event an operator acts on has one fixed MESSAGE_ID= (the table is in log.c and mailpolld(8)). */
 enum log_event {

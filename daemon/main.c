@@ -12,6 +12,7 @@
 #include <sysexits.h>
 #include "config.h"
 #include "control.h"
+#include "doctor.h"
 #include "fleet.h"
 #include "health.h"
 #include "log.h"
@@ -191,6 +192,7 @@ static void usage(FILE *to)
 {
 	fprintf(to, "usage: mailpolld [-c FILE]\n"
 	    "       mailpolld [-c FILE] check [--strict]\n"
+	    "       mailpolld [-c FILE] doctor [--json] [ADDRESS...]\n"
 	    "       mailpolld --version | --help\n"
 	    "FILE is %s unless given; see mailpolld(8) and mailpolld.yaml(5).\n", DEFAULT_CONFIG);
 }
@@ -239,11 +241,11 @@ static int load_and_run(const char *path)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "config", required_argument, NULL, 'c' }, { "strict", no_argument, NULL, 's' }, { "help", no_argument, NULL, 'h' },
+		{ "config", required_argument, NULL, 'c' }, { "strict", no_argument, NULL, 's' }, { "json", no_argument, NULL, 'j' }, { "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' }, { NULL, 0, NULL, 0 },
 	};
 	const char *path = DEFAULT_CONFIG;
-	bool strict = false;
+	bool strict = false, json = false;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "c:hV", options, NULL)) != -1) {
@@ -253,6 +255,9 @@ int main(int argc, char **argv)
 			break;
 		case 's':
 			strict = true;
+			break;
+		case 'j':
+			json = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -265,10 +270,13 @@ int main(int argc, char **argv)
 			return EX_USAGE;
 		}
 	}
-	if (optind == argc && !strict)
+	if (optind == argc && !strict && !json)
 		return load_and_run(path);
-	if (optind == argc - 1 && strcmp(argv[optind], "check") == 0)
+	if (optind == argc - 1 && strcmp(argv[optind], "check") == 0 && !json)
 		return check(path, strict);
+	if (optind < argc && strcmp(argv[optind], "doctor") == 0 && !strict)
+		return doctor_run(&(struct doctor_options){ .path = path, .json = json, .addresses = argv + optind + 1,
+		    .n_addresses = (size_t)(argc - optind - 1) });
 	usage(stderr);
 	return EX_USAGE;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "tls.h"
 #include "util.h"
 
@@ -162,6 +163,24 @@ SSL_SESSION *tls_take_session(SSL *ssl)
 		return NULL;
 	}
 	return ticket;
+}
+
+void tls_describe(SSL *ssl, char *ret_text, size_t size, int64_t *ret_end_wall_s)
+{
+	X509 *certificate = SSL_get0_peer_certificate(ssl);
+	const X509_NAME *issuer = certificate != NULL ? X509_get_issuer_name(certificate) : NULL;
+	char name[128] = "", shown[128], when[RFC3339_SIZE] = "";
+	struct tm end = { 0 };
+
+	*ret_end_wall_s = 0;
+	if (issuer != NULL && X509_NAME_get_text_by_NID(issuer, NID_commonName, name, sizeof(name)) < 0)
+		X509_NAME_get_text_by_NID(issuer, NID_organizationName, name, sizeof(name));
+	printable(shown, sizeof(shown), name, strlen(name));
+	if (certificate != NULL && ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &end) == 1) {
+		*ret_end_wall_s = (int64_t)timegm(&end);
+		rfc3339(*ret_end_wall_s, when);
+	}
+	snprintf(ret_text, size, "%s, certificate by %s, valid until %.10s", SSL_get_version(ssl), shown, when);
 }
 
 void tls_explain(SSL *ssl, unsigned long error, bool *ret_is_certificate, char *ret_text, size_t size)

@@ -2,6 +2,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct ssl_st; struct ssl_session_st;	/* SSL and SSL_SESSION of OpenSSL */
 struct tls;				/* contexts, one per CA file, made when first asked for */
@@ -16,6 +17,8 @@ struct ssl_st *tls_client(struct tls *, const char *host, const char *ca_file, s
     size_t size);
 /* The latest ticket of a connection, or NULL. Caller frees with SSL_SESSION_free(). */
 struct ssl_session_st *tls_take_session(struct ssl_st *);
+/* A connection that stands, for people: protocol, the certificate's issuer and end. ret_end_wall_s: its end. */
+void tls_describe(struct ssl_st *, char *ret_text, size_t size, int64_t *ret_end_wall_s);
 /* Why a handshake failed, in one line: the certificate (ret_is_certificate) or errors: the OpenSSL error queue's
  * codes as bufferevent_get_openssl_error() gives them, 0 when none. */
 void tls_explain(struct ssl_st *, unsigned long error, bool *ret_is_certificate, char *ret_text, size_t size);

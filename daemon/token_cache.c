@@ -284,6 +284,8 @@ static void snapshot_grant(const struct grant *g, struct token_snapshot *snap)
 
 	snap->state = grant_state(g);
 	snap->failure = g->failure;
+	snap->has_clock_ahead = g->has_clock_ahead;
+	snap->clock_ahead_s = g->clock_ahead_s;
 	snap->expires_wall_s = usable ? wall_of(g->expires_ms) : 0;
 	snap->refresh_wall_s = usable ? wall_of(g->failure.fail != FAIL_NONE ? g->retry_ms : g->renew_ms) : 0;
 }

@@ -46,6 +46,7 @@ struct token_snapshot {
 	int64_t expires_wall_s, refresh_wall_s;	/* 0: no token */
 	struct failure failure;		/* FAIL_NONE: none */
 	uint64_t requests, failures;
+	bool has_clock_ahead; int64_t clock_ahead_s;	/* this machine's clock against the endpoint's Date header */
 };
 const char *token_state_name(enum token_state);
 size_t token_cache_snapshot(struct token_cache *, struct token_snapshot *ret_v, size_t room);	/* returns how many there are */

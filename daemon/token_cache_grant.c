@@ -234,6 +234,10 @@ static void on_answer(void *arg, const struct http_answer *answer)
 	struct failure why;
 
 	g->http = NULL;
+	if (answer->date_wall_s != 0) {
+		g->has_clock_ahead = true;
+		g->clock_ahead_s = clock_wall_s() - answer->date_wall_s;
+	}
 	if (answer->status == 200 && token_answer_parse(answer->body, answer->body_len, &parsed) == 0) {
 		grant_renewed(g, &parsed);
 		token_answer_done(&parsed);

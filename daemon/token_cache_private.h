@@ -39,6 +39,7 @@ struct grant {
 	unsigned not_logged;
 	const char *finding_logged;	/* static */
 	uint64_t n_requests, n_failures;
+	bool has_clock_ahead; int64_t clock_ahead_s;	/* by the last answer's Date */
 	struct token_requests waiting;
 };
 struct credential {

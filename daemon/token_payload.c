@@ -123,6 +123,36 @@ static char *object_id(const json_t *payload)
 	return xstrdup(oid);
 }
 
+static char *text_of(const json_t *payload, const char *key)
+{
+	const char *s = json_string_value(json_object_get(payload, key));
+	char shown[128];
+
+	if (s == NULL)
+		return NULL;
+	printable(shown, sizeof(shown), s, strlen(s));
+	return xstrdup(shown);
+}
+
+static char *roles_of(const json_t *payload)
+{
+	const json_t *roles = json_object_get(payload, "roles"), *role;
+	char shown[256] = "";
+	size_t i, at = 0;
+
+	json_array_foreach(roles, i, role) {
+		const char *s = json_string_value(role);
+
+		if (s == NULL || at + strlen(s) + 2 > sizeof(shown))
+			continue;
+		if (at > 0)
+			shown[at++] = ' ';
+		printable(shown + at, sizeof(shown) - at, s, strlen(s));
+		at = strlen(shown);
+	}
+	return at > 0 ? xstrdup(shown) : NULL;
+}
+
 void token_payload_read(const char *token, struct token_payload *ret_payload)
 {
 	json_t *payload = read_payload(token);
@@ -130,6 +160,10 @@ void token_payload_read(const char *token, struct token_payload *ret_payload)
 	*ret_payload = (struct token_payload){ 0 };
 	if (json_is_object(payload)) {
 		ret_payload->object_id = object_id(payload);
+		ret_payload->audience = text_of(payload, "aud");
+		ret_payload->tenant_id = text_of(payload, "tid");
+		ret_payload->app_id = text_of(payload, "appid");
+		ret_payload->roles = roles_of(payload);
 		ret_payload->finding = find(payload);
 	}
 	json_decref(payload);
@@ -138,5 +172,9 @@ void token_payload_read(const char *token, struct token_payload *ret_payload)
 void token_payload_done(struct token_payload *payload)
 {
 	free(payload->object_id);
+	free(payload->audience);
+	free(payload->tenant_id);
+	free(payload->app_id);
+	free(payload->roles);
 	*payload = (struct token_payload){ 0 };
 }

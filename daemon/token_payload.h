@@ -4,6 +4,7 @@
 
 struct token_payload {
 	char *object_id;		/* `oid`: the enterprise application's Object ID; NULL: not read */
+	char *audience, *tenant_id, *app_id, *roles;	/* aud, tid, appid, roles with a space between; printable; NULL: not there */
 	const char *finding;		/* a static sentence: what is wrong with it for IMAP; NULL: nothing seen */
 };
 

@@ -10,7 +10,6 @@
 #include <time.h>
 #include "admission.h"
 #include "config.h"
-#include "mailbox.h"
 
 #define RATE 100
 #define MAX 64
@@ -51,23 +50,27 @@ static struct {
 	int n_admitted, wanted;
 } w;
 
-void mailbox_admit(struct mailbox *m)
+static void admit(void *arg)
 {
+	struct mailbox *m = arg;
+
 	m->admitted_ms = clock_now_ms();
 	w.order[w.n_admitted++] = m;
 	if (w.n_admitted == w.wanted)
 		event_base_loopbreak(w.base);
 }
 
-void mailbox_fetch_admit(struct mailbox *m)
+static void fetch_admit(void *arg)
 {
-	m->fetches++;
+	((struct mailbox *)arg)->fetches++;
 }
 
-msec_t mailbox_last_look_ms(const struct mailbox *m)
+static msec_t last_look_ms(const void *arg)
 {
-	return m->last_look_ms;
+	return ((const struct mailbox *)arg)->last_look_ms;
 }
+
+static const struct seat_ops ops = { .admit = admit, .fetch_admit = fetch_admit, .last_look_ms = last_look_ms };
 
 static struct credential_conf credential = { .name = (char[]){ "contoso" } };
 static struct credential_conf *credentials[] = { &credential };
@@ -103,7 +106,7 @@ static void ask(int from, int n)
 {
 	for (int i = from; i < from + n; i++) {
 		if (w.boxes[i].seat.gate == NULL)
-			seat_take(w.admission, &w.boxes[i].seat, "contoso", &w.boxes[i]);
+			seat_take(w.admission, &w.boxes[i].seat, "contoso", &ops, &w.boxes[i]);
 		seat_want_session(&w.boxes[i].seat);
 	}
 }
@@ -179,7 +182,7 @@ static void test_fetching_in_turn(void **state)
 	(void)state;
 	configure(0, 0, 2);
 	for (int i = 0; i < 4; i++) {
-		seat_take(w.admission, &w.boxes[i].seat, "contoso", &w.boxes[i]);
+		seat_take(w.admission, &w.boxes[i].seat, "contoso", &ops, &w.boxes[i]);
 		seat_want_fetch(&w.boxes[i].seat);
 	}
 	assert_int_equal(w.boxes[0].fetches + w.boxes[1].fetches, 2);
