@@ -65,7 +65,7 @@ static char *permission_commands(const struct visit *v)
 
 static char *commands_for(const struct visit *v, const struct failure *why)
 {
-	if (tenant_of(v) == NULL)		/* not Exchange Online's */
+	if (tenant_of(v) == NULL || strcmp(v->step, "after") == 0)	/* not Exchange Online's; the target of a move is to be made */
 		return NULL;
 	if (strcmp(why->name, "sign-in-refused") == 0)
 		return register_commands(v);

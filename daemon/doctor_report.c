@@ -10,7 +10,7 @@
 #define FEW_MAILBOXES 3			/* up to these are shown step by step */
 #define COLUMNS 100
 #define INDENT 10
-#define STEP_COLUMNS 14
+#define STEP_COLUMNS 12
 
 struct check {
 	struct check *next;
@@ -90,7 +90,7 @@ static void show(struct report *r, const struct check *c)
 		printf("%s%s%s%s\n", r->shown != NULL ? "\n" : "", scope_words[c->scope], c->subject[0] != '\0' ? " " : "", c->subject);
 	r->shown = c;
 	put_word(r, c->result);
-	printf("%-*s%s\n", STEP_COLUMNS, c->step, c->text);
+	printf("%-*s  %s\n", STEP_COLUMNS, c->step, c->text);
 	if (c->hint != NULL)
 		put_hint(c->hint);
 	if (c->commands != NULL)

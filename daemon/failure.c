@@ -61,7 +61,7 @@ static const struct row rows[] = {
 	  "tenant.{finding}" },
 	{ IMAP_ROW("sign-in-closed", IN(PHASE_AUTHENTICATE), AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
 	  "{host} closes the connection when {mailbox} signs in: sign-ins may have failed too often; mailpolld waits." },
-	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
+	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", "doesn't exist"), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
 	  "Folder {folder} does not exist in mailbox {mailbox}: correct `folders`, or make the folder." },
 	{ IMAP_ROW("folder-refused", IN(PHASE_OPEN), AS(ANSWER_NO), NULL, NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
 	  "Folder {folder} of {mailbox} cannot be opened: check that it exists and that the app's service principal has FullAccess to "

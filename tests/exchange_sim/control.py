@@ -5,7 +5,7 @@
     POST /uids      {"address", "folder", "ranges": [[lo, hi, step]]}      many tiny messages
     POST /remove    {"address", "folder", "uids"}
     POST /folder    {"address", "folder", "uidvalidity"}                   as after a move: all UIDs are new
-    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "fail": {"status", "code", "retry_after", "body"}, "hang"}
+    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "fail": {"status", "code", "retry_after", "body"}, "hang"}
     POST /secret    {"secret"}
     POST /token-port {"open": false}                                       nothing answers there
     POST /expire    {}                                                     every token given so far ends now
@@ -127,7 +127,8 @@ class Control:
 
     def get_state(self, query):
         state = self.state
-        answer = {"counts": dict(state.counts), "commands": dict(state.commands), "in_flight": state.in_flight, "idling": state.idling}
+        answer = {"counts": dict(state.counts), "commands": dict(state.commands), "in_flight": state.in_flight, "idling": state.idling,
+                  "signing_in_most": state.signing_in_most}
         if "address" in query:
             mailbox = state.mailbox(query["address"])
             answer["logins"], answer["refused"], answer["sessions"] = mailbox.logins, mailbox.refused, len(mailbox.sessions)

@@ -48,7 +48,7 @@ def token_answer(state, request):
 
 def handler(state):
     async def handle(request):
-        date = {"Date": email.utils.formatdate(usegmt=True)}
+        date = {"Date": email.utils.formatdate(time.time() + state.token_conf.get("date_offset_s", 0), usegmt=True)}
         if request.method == "POST" and request.path.endswith("/oauth2/v2.0/token"):
             state.counts["token_requests"] += 1
             state.note("token request")

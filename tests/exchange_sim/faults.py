@@ -13,7 +13,7 @@ it is for the next one, whichever that is. state.State.fault() says how often an
 In imap.py, within an answer: fetch-no, fetch-empty, substitute, body-nil, size-off, close-mid-literal, hang-mid-literal, lie (by),
 drip, number-above-exists, odd-flags, bare-copyuid, exists-before-plus, silent-idle, no-idle, search-hides, esearch, unsolicited, select-no,
 store-no, move-no, copy-no, close-after-move, hang-done, idle-line, delay-CMD, no-permission, auth-refused; for every connection:
-close-on-connect, hang-greeting, hang-authenticate.
+close-on-connect, hang-greeting, hang-authenticate, slow-sign-in (seconds).
 """
 import asyncio
 

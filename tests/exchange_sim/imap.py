@@ -228,6 +228,17 @@ class Session:
         await self.close()
 
     async def do_authenticate(self, tag, args):
+        self.state.signing_in += 1
+        self.state.signing_in_most = max(self.state.signing_in_most, self.state.signing_in)
+        try:
+            await self.authenticate(tag, args)
+        finally:
+            self.state.signing_in -= 1
+
+    async def authenticate(self, tag, args):
+        slow = self.state.fault(None, "slow-sign-in")
+        if slow:
+            await asyncio.sleep(slow["seconds"])
         mechanism, _, response = args.partition(" ")
         if mechanism.upper() != "XOAUTH2":
             await self.no(tag, "AUTHENTICATE failed. Provided authentication mechanism is not supported.")

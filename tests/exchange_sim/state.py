@@ -72,6 +72,7 @@ class State:
         self.commands = collections.Counter()
         self.in_flight = 0                             # FETCH commands being answered
         self.idling = 0
+        self.signing_in = self.signing_in_most = 0     # AUTHENTICATE commands being answered
         self.log = collections.deque(maxlen=2000)
         self.login_times = []
         self.options = {"greeting": "A", "before": "P3", "after": "Q1", "without": []}

@@ -1,10 +1,13 @@
 """The same daemon against an IMAP server that nobody of this project wrote."""
 import collections
 import hashlib
+import os
 import random
+import subprocess
 
 import pytest
 
+from lib.daemon import BUILD
 from lib.dovecot import Dovecot
 from lib.maildir import Maildir
 from lib.simulator import messages
@@ -91,3 +94,19 @@ def test_refused_token(simulator, dovecot, daemon):
     assert daemon.stop() == 0
     daemon.start()
     daemon.wait_state(USERS[0], "watching")
+
+
+def test_doctor(dovecot, daemon):
+    """Passes, and leaves the mailbox as it is; a folder that is not there is told, in this server's words"""
+    for user in USERS:
+        dovecot.append(user, bodies(9, 3))
+    configure(daemon, dovecot, after={"move": "Processed"})
+    done = subprocess.run([os.path.join(BUILD, "mailpolld"), "-c", daemon.file, "doctor"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and ", 0 failed, 0 skipped" in done.stdout and done.stdout.count("3 messages") == 2, done.stdout
+    client = dovecot.login(USERS[0])
+    client.select("INBOX")
+    assert client.search(None, "UNSEEN")[1] == [b"1 2 3"]
+    client.logout()
+    configure(daemon, dovecot, folders=["Nowhere"])
+    done = subprocess.run([os.path.join(BUILD, "mailpolld"), "-c", daemon.file, "doctor", USERS[0]], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Folder Nowhere does not exist in mailbox %s" % USERS[0] in " ".join(done.stdout.split()), done.stdout

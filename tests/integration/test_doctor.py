@@ -1,0 +1,328 @@
+"""mailpolld doctor: each step that can fail, what it says then, and that it changes nothing."""
+import json
+import os
+import pty
+import shutil
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from lib.daemon import BUILD
+
+M, CLIENT, OID = "support@contoso.example", "05cd6963-0000-0000-0000-000000000000", "0a1b2c3d-0000-0000-0000-0000000000ff"
+ROOT = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to see with another user's eyes")
+
+
+def command(daemon, *args):
+    return [os.path.join(BUILD, "mailpolld"), "-c", daemon.file, "doctor", *args]
+
+
+def doctor(daemon, *args, env=None):
+    done = subprocess.run(command(daemon, "--json", *args), capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})})
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    assert report["passed"] == (done.returncode == 0)
+    return done.returncode, report["steps"]
+
+
+def step(steps, name, subject=None):
+    return next(s for s in steps if s["step"] == name and subject in (None, s["subject"]))
+
+
+def expect(daemon, name, text, hint, commands="", code=1, result="failed"):
+    """This step alone fails, in these words."""
+    status, steps = doctor(daemon)
+    failed = step(steps, name)
+    assert status == code and failed["result"] == result, steps
+    assert text in failed["text"] and hint in (failed["hint"] or "") and commands in (failed["commands"] or ""), failed
+    return steps
+
+
+@pytest.fixture
+def ready(simulator, daemon):
+    simulator.mailbox(M, ["INBOX", "Second", "Done"])
+    simulator.add(M, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([{"address": M, "folders": ["INBOX", "Second"], "after": {"move": "Done"}}])
+    return daemon
+
+
+def test_all_is_well(simulator, ready):
+    code, steps = doctor(ready)
+    assert code == 0 and {s["result"] for s in steps} == {"ok"}
+    assert step(steps, "folder INBOX")["text"] == "3 messages" and step(steps, "folder Second")["text"] == "0 messages"
+    assert step(steps, "IDLE")["text"] == "offered" and "Done, which is there" in step(steps, "after")["text"]
+    token = step(steps, "token")["text"]
+    assert "good for 65 min" in token and "roles IMAP.AccessAsApp" in token and CLIENT in token and OID in token and "eyJ" not in json.dumps(steps)
+    for host in ("contoso", "localhost:%d" % simulator.imap_port):
+        assert step(steps, "TLS", host)["text"].startswith("TLSv1.3, certificate by mailpolld test authority")
+    # it took nothing and changed nothing
+    assert set(simulator.state()["commands"]) == {"CAPABILITY", "AUTHENTICATE", "SELECT", "STATUS", "LOGOUT"}
+    assert all(flags == [] for flags in simulator.folder(M)["messages"].values()) and len(simulator.folder(M)["messages"]) == 3
+    assert os.listdir(ready.state_dir) == [] and not os.path.exists(ready.maildir(M))
+
+
+def test_beside_a_running_daemon(simulator, ready):
+    ready.start()
+    ready.wait_delivered(M, 3)
+    before = simulator.state(M)["sessions"]
+    assert doctor(ready)[0] == 0 and simulator.state(M)["sessions"] == before
+    assert ready.of(M)["failures"] == 0
+
+
+def test_configuration_with_errors(daemon):
+    daemon.config([{"address": M, "interval": "45x"}])
+    code, steps = doctor(daemon)
+    assert code == 78 and "45x is not a duration" in step(steps, "error")["text"]
+
+
+def test_unknown_address(ready):
+    done = subprocess.run(command(ready, "nobody@contoso.example"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 64 and "has no mailbox nobody@contoso.example" in done.stderr
+
+
+# --- this machine ---
+
+def test_no_secret(ready):
+    os.unlink(ready.secret_file)
+    steps = expect(ready, "secret", "No such file", "Put the client secret's Value into %s" % ready.secret_file)
+    assert step(steps, "token")["result"] == "skipped" and step(steps, "sign-in")["result"] == "skipped"
+
+
+def test_secret_readable_by_others(ready):
+    os.chmod(ready.secret_file, 0o644)
+    expect(ready, "secret", "it can be read by others", "for no others (chmod 0640)")
+
+
+def test_secret_is_an_id(simulator, ready):
+    """exchange-online 2.1"""
+    ready.write_secret("01234567-89ab-cdef-0123-456789abcdef")
+    steps = expect(ready, "secret", "this is a GUID", "copy its Value column, not its Secret ID")
+    assert step(steps, "token")["result"] == "failed" and "7000215" in step(steps, "token")["text"]
+
+
+def test_file_system_is_full(simulator, daemon):
+    simulator.mailbox(M)
+    daemon.config([M], top={"min_free": "900T"})
+    steps = expect(daemon, "state_dir", "min_free is 900.0 TiB", "Free space on that file system")
+    assert step(steps, "sink")["result"] == "failed"
+
+
+def test_command_that_is_not_there(simulator, daemon):
+    simulator.mailbox(M)
+    daemon.config([{"address": M, "deliver": {"command": ["/nonexistent/take"]}}])
+    expect(daemon, "sink", "command /nonexistent/take: No such file", "Install the command, and make it executable")
+
+
+@ROOT
+def test_as_the_daemons_user(simulator, ready):
+    """Root sees what root may; the doctor sees what the owner of state_dir may."""
+    for path in (ready.directory, os.path.dirname(ready.directory)):
+        os.chmod(path, 0o755)
+    parent = ready.directory
+    while parent != "/":
+        os.chmod(parent, os.stat(parent).st_mode | 0o11)
+        parent = os.path.dirname(parent)
+    shutil.chown(ready.state_dir, "nobody")
+    code, steps = doctor(ready)
+    assert code == 1 and step(steps, "state_dir") == {**step(steps, "state_dir"), "subject": "(as user nobody)", "result": "ok"}
+    assert "Permission denied, so it cannot be made" in step(steps, "sink")["text"]
+    assert step(steps, "sink")["hint"] == "Make %s writable for user nobody." % os.path.join(ready.directory, "mail")
+    assert "user nobody cannot read it" in step(steps, "secret")["text"] and "chgrp nobody" in step(steps, "secret")["hint"]
+
+
+@ROOT
+def test_group_of_the_maildir(simulator, daemon):
+    simulator.mailbox(M)
+    daemon.config([{"address": M, "deliver": {"maildir": daemon.maildir(M), "group": "mail"}}])
+    parent = daemon.directory
+    while parent != "/":
+        os.chmod(parent, os.stat(parent).st_mode | 0o11)
+        parent = os.path.dirname(parent)
+    for path in (daemon.state_dir, os.path.join(daemon.directory, "mail"), daemon.secret_file):
+        shutil.chown(path, "nobody")
+    expect(daemon, "group", "user nobody is not in group mail", "usermod -aG mail nobody")
+
+
+# --- the network ---
+
+def change_defaults(daemon, simulator, **defaults):
+    daemon.config([M], defaults=defaults)
+
+
+def test_name_that_is_not_found(simulator, ready):
+    change_defaults(ready, simulator, host="imap.invalid")
+    _, steps = doctor(ready)
+    dns = step(steps, "DNS", "imap.invalid:%d" % simulator.imap_port)
+    assert dns["result"] == "failed" and "The name imap.invalid is not found" in dns["hint"]
+    assert step(steps, "sign-in")["text"] == "its host cannot be reached"
+
+
+def test_port_where_nobody_listens(simulator, ready):
+    change_defaults(ready, simulator, port=1)
+    _, steps = doctor(ready)
+    tcp = step(steps, "TCP", "localhost:1")
+    assert tcp["result"] == "failed" and "Cannot reach localhost: check DNS, firewall and routing." == tcp["hint"]
+    assert step(steps, "TLS", "localhost:1")["result"] == "skipped"
+
+
+@pytest.mark.parametrize("server,subject", [("imap", "localhost:"), ("token", "contoso")])
+@pytest.mark.parametrize("name,text", [("stranger", "not trusted"), ("wrong-host", "for another host name")])
+def test_certificates(simulator, ready, server, subject, name, text):
+    simulator.post("/certificate", server=server, name=name)
+    _, steps = doctor(ready)
+    tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
+    assert tls["result"] == "failed" and text in tls["text"] and "a firewall that inspects TLS" in tls["hint"]
+    assert step(steps, "sign-in")["result"] == "skipped"
+
+
+def test_port_that_speaks_no_tls(simulator, ready):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def greet():
+            connection, _ = server.accept()             # the probe of TCP and TLS
+            connection.sendall(b"* OK in plain words\r\n")
+            connection.recv(10000)
+            connection.close()
+        thread = threading.Thread(target=greet)
+        thread.start()
+        port = server.getsockname()[1]
+        change_defaults(ready, simulator, port=port)
+        _, steps = doctor(ready)
+        thread.join(20)
+    tls = step(steps, "TLS", "localhost:%d" % port)
+    assert tls["result"] == "failed" and "993 for IMAP" in tls["hint"]
+
+
+# --- the token ---
+
+@pytest.mark.parametrize("offset,word", [(-300, "ahead of"), (300, "behind")])
+def test_clock(simulator, ready, offset, word):
+    simulator.post("/token", date_offset_s=offset)
+    expect(ready, "clock", "%s the token endpoint's" % word, "timedatectl set-ntp true")
+
+
+@pytest.mark.parametrize("fail,text,hint", [
+    ({"status": 401, "code": 7000222}, "7000222", "client secret of app %s has expired" % CLIENT),                             # exchange-online 3.2
+    ({"status": 400, "error": "unauthorized_client", "code": 700016}, "700016", "There is no application with client ID %s" % CLIENT),
+    ({"status": 400, "error": "invalid_request", "code": 90002}, "90002", "does not exist in this cloud"),
+    ({"status": 400, "error": "invalid_resource", "code": 500011}, "500011", "Exchange Online is not present"),
+    ({"status": 400, "error": "access_denied", "code": 53003}, "53003", "Conditional Access policy"),
+    ({"status": 429, "retry_after": 60, "body": ""}, "HTTP 429", "is limiting token requests"),
+    ({"status": 503}, "HTTP 503", "temporarily unavailable"),
+])
+def test_token_refused(simulator, ready, fail, text, hint):
+    simulator.post("/token", fail=fail)
+    steps = expect(ready, "token", text, hint)
+    assert step(steps, "sign-in")["text"] == "there is no token to sign in with" and "Trace ID" not in step(steps, "token")["text"]
+
+
+@pytest.mark.parametrize("change,hint,commands", [
+    ({"roles": []}, "Add the application permission IMAP.AccessAsApp", "az ad app permission admin-consent --id %s" % CLIENT),      # 2.6
+    ({"claims": {"aud": "https://graph.microsoft.com"}}, "Set the scope to https://outlook.office365.com/.default.", ""),
+    ({"claims": {"scp": "IMAP.AccessAsUser.All"}}, "The token is for a user", ""),
+    ({"claims": {"appid": "99999999-0000-0000-0000-000000000000"}}, "The token is for application 99999999", ""),
+])
+def test_token_shows_what_is_wrong(simulator, ready, change, hint, commands):
+    simulator.post("/token", **change)
+    expect(ready, "token", "good for", hint, commands)
+
+
+# --- the mailbox ---
+
+def test_sign_in_refused(simulator, ready):
+    """exchange-online 5.2"""
+    simulator.fault("auth-refused", M)
+    steps = expect(ready, "sign-in", "NO AUTHENTICATE failed.", "(this app's is %s)" % OID,
+                   "New-ServicePrincipal -AppId %s -ObjectId %s -DisplayName mailpolld" % (CLIENT, OID))
+    assert step(steps, "sign-in")["commands"].startswith("Connect-ExchangeOnline -Organization tenant\n")
+
+
+def test_no_permission(simulator, ready):
+    """exchange-online 5.1"""
+    simulator.fault("no-permission", M)
+    expect(ready, "folder INBOX", "BAD User is authenticated but not connected.", "give application %s FullAccess" % CLIENT,
+           'Add-MailboxPermission -Identity "%s" -User (Get-ServicePrincipal -Identity %s).Identity -AccessRights FullAccess\n'
+           'Set-CASMailbox -Identity "%s" -ImapEnabled $true' % (M, CLIENT, M))
+
+
+def test_throttled(simulator, ready):
+    simulator.fault("throttle", M, ms=60000, command="SELECT")
+    expect(ready, "folder INBOX", "Request is throttled", "throttling mailbox %s for 60 seconds" % M)
+
+
+def test_folder_that_is_not_there(simulator, daemon):
+    simulator.mailbox(M)
+    daemon.config([{"address": M, "folders": ["INBOX", "Nowhere"]}])
+    steps = expect(daemon, "folder Nowhere", "NO SELECT failed.", "Folder Nowhere of %s cannot be opened" % M)
+    assert step(steps, "folder INBOX")["result"] == "ok" and step(steps, "IDLE")["result"] == "ok"
+
+
+def test_target_that_is_not_there(simulator, daemon):
+    simulator.mailbox(M)
+    daemon.config([{"address": M, "after": {"move": "Nowhere"}}])
+    expect(daemon, "after", "NO STATUS failed.", "Nowhere")
+
+
+def test_what_the_server_does_not_offer(simulator, daemon):
+    simulator.mailbox(M, ["INBOX", "Done"])
+    daemon.config([{"address": M, "after": "delete"}])
+    simulator.post("/options", without=["UIDPLUS", "IDLE"])
+    steps = expect(daemon, "after", "the server has no UIDPLUS", "Use `after: seen` or `keep`")
+    assert "not offered: mailpolld looks every 540 s instead" == step(steps, "IDLE")["text"] and step(steps, "IDLE")["result"] == "ok"
+    daemon.config([{"address": M, "after": {"move": "Done"}}])
+    assert doctor(daemon)[0] == 0               # MOVE does it
+    simulator.post("/options", without=["UIDPLUS", "MOVE"])
+    expect(daemon, "after", "neither MOVE nor UIDPLUS", "")
+    simulator.post("/options", without=["AUTH=XOAUTH2"])
+    expect(daemon, "capability", "server offers no AUTH=XOAUTH2", "check `host` and `port` of %s" % M)
+
+
+# --- many, and how it looks ---
+
+def many(simulator, daemon, n=40):
+    addresses = ["m%02d@contoso.example" % i for i in range(n)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.fault("no-permission", addresses[7])
+    daemon.config(addresses, admission={"sessions_per_second": 20, "starting_at_once": 2})
+    return addresses
+
+
+def test_many_mailboxes(simulator, daemon):
+    """Token steps once, then a table; no more sign-ins than admission lets in"""
+    addresses = many(simulator, daemon)
+    simulator.fault("slow-sign-in", seconds=0.1)
+    done = subprocess.run(command(daemon), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr == "" and "\033" not in done.stdout
+    assert simulator.counts("token_requests") == 1 and done.stdout.count("  ok      clock ") == 1
+    rows = [line for line in done.stdout.splitlines() if "@contoso.example " in line and "INBOX" in line]
+    assert len(rows) == 40 and sum(row.startswith("  failed") for row in rows) == 1
+    assert done.stdout.count("Add-MailboxPermission -Identity") == 1 and "mailbox %s\n" % addresses[7] in done.stdout
+    assert all(len(row) <= 120 for row in rows)
+    assert simulator.state()["signing_in_most"] <= 2
+    code, steps = doctor(daemon, addresses[1], addresses[2])
+    assert code == 0 and {s["subject"] for s in steps if s["scope"] == "mailbox"} == set(addresses[1:3])
+
+
+def on_terminal(args, env):
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(args[0], args, {**os.environ, **env})
+    text = b""
+    try:
+        while data := os.read(fd, 65536):
+            text += data
+    except OSError:             # the other end of a terminal that is closed
+        pass
+    os.waitpid(pid, 0)
+    os.close(fd)
+    return text.decode()
+
+
+def test_on_a_terminal(simulator, daemon):
+    many(simulator, daemon, 10)
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    text = on_terminal(command(daemon), env)
+    assert "\033[32mok" in text and "\033[31mfailed" in text and "10 of 10 mailboxes" in text
+    assert "\033[" not in on_terminal(command(daemon), {**env, "NO_COLOR": "1"})
