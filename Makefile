@@ -1,6 +1,7 @@
 # make            build/mailpolld and build/mailpollctl
 # make test       every test (./run test installs what is missing first)
 # make asan       the same tests with the address and undefined-behaviour sanitizers
+# make day        a day of 500 mailboxes, in six minutes
 # make man        man/mailpolld-errors.7 from the failure table
 # make fuzz       each fuzz target for FUZZ_SECONDS
 # make install    DESTDIR= PREFIX=
@@ -50,7 +51,7 @@ SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all man test unit integration demo asan asan-test fuzz tidy format install clean check-tree
+.PHONY: all day man test unit integration demo asan asan-test fuzz tidy format install clean check-tree
 all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
 
 $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
@@ -85,6 +86,11 @@ $(BUILD)/errors_page: tests/errors_page.c $(BUILD)/libshared.a
 # The manual page that is made from the failure table.
 man: $(BUILD)/errors_page
 	$(BUILD)/errors_page > man/mailpolld-errors.7
+
+# 24 hours of 500 mailboxes in six minutes.
+day: all $(BUILD)/mailpolld-scaled
+	DAY_MAILBOXES=500 DAY_HOURS=24 DAY_RATE=240 BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -s -p no:cacheprovider \
+		tests/integration/test_day.py
 
 check-tree: $(BUILD)/errors_page
 	$(BUILD)/errors_page | diff -u man/mailpolld-errors.7 -

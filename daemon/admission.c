@@ -206,7 +206,7 @@ static void unlink_waiting(struct gate *g, struct seat **at)
 static void count_starts(struct gate *g)
 {
 	msec_t now_ms = clock_now_ms();
-	double rate = gate_rate(g), at_most = 1 + rate / 5.0;	/* a fifth of a second's worth may come together */
+	double rate = gate_rate(g), at_most = rate > 100 ? rate / 100 : 1;	/* what may come together: a hundredth of a second's worth */
 
 	g->starts += (double)(now_ms - g->counted_ms) * rate / 1000;
 	if (g->starts > at_most)
@@ -235,12 +235,15 @@ static bool may_start(struct gate *g)
 
 static void gate_next(struct gate *g)
 {
+	struct log_context ctx = { .credential = g->credential };
+
 	while (g->waiting != NULL && may_start(g)) {
 		struct seat **at = longest_without_look(g), *s = *at;
 
 		unlink_waiting(g, at);
 		s->starting = true;
 		g->n_starting++;
+		log_debug(&ctx, "admitted to sign in; %zu wait", g->n_waiting);
 		s->ops->admit(s->arg);
 	}
 }

@@ -21,6 +21,7 @@ struct folder {
 	struct ranges listed;		/* while a SEARCH is answered */
 	struct ranges pending, under_way;
 	struct ranges unanswered;	/* a FETCH gave nothing for them: the next look decides (exchange-online 5.8 A) */
+	msec_t owed_ms;			/* when one was last owed in this run: to be tried in a later session; 0: not in this run */
 	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
 	uint32_t exists;		/* as last told */
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are */

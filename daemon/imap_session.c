@@ -786,6 +786,11 @@ void imap_session_fetch(struct imap_session *s, const struct ranges *uids)
 	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])");
 }
 
+void imap_session_fetch_split(struct imap_session *s, const struct ranges *uids)
+{
+	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID INTERNALDATE BODY.PEEK[HEADER] BODY.PEEK[TEXT])");
+}
+
 void imap_session_add_flag(struct imap_session *s, const struct ranges *uids, const char *flag)
 {
 	char after[48];

@@ -72,6 +72,7 @@ void imap_session_search_since(struct imap_session *, int year, int month, int d
 void imap_session_fetch_sizes(struct imap_session *, const struct ranges *uids);
 void imap_session_fetch_identity(struct imap_session *, const struct ranges *uids);	/* INTERNALDATE, Message-ID */
 void imap_session_fetch(struct imap_session *, const struct ranges *uids);	/* BODY.PEEK[] with all that goes with it */
+void imap_session_fetch_split(struct imap_session *, const struct ranges *uids);	/* as BODY.PEEK[HEADER] and [TEXT], in that order */
 void imap_session_add_flag(struct imap_session *, const struct ranges *uids, const char *flag);
 void imap_session_copy(struct imap_session *, const struct ranges *uids, const char *folder);
 void imap_session_move(struct imap_session *, const struct ranges *uids, const char *folder);

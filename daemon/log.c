@@ -14,6 +14,7 @@
 #include <unistd.h>
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-journal.h>
+#include "clock.h"
 #include "log.h"
 
 #define TEXT_MAX 2048			/* of one message */
@@ -152,7 +153,6 @@ static struct entry *make_entry(enum log_target target, enum log_level level, en
 	char *made = NULL, time[RFC3339_SIZE], priority[2] = { priorities[level], '\0' };
 	size_t len = 0;
 	FILE *out = open_memstream(&made, &len);
-	struct timespec now;
 	struct entry *e;
 
 	if (out == NULL)
@@ -166,8 +166,7 @@ static struct entry *make_entry(enum log_target target, enum log_level level, en
 		for (size_t i = 0; i < n; i++)
 			put_journal(out, lines[i].name, lines[i].value);
 	} else {
-		clock_gettime(CLOCK_REALTIME, &now);	/* the reader's time, not the scaled one */
-		fprintf(out, "%s level=%s ", rfc3339(now.tv_sec, time), level_names[level]);
+		fprintf(out, "%s level=%s ", rfc3339(clock_wall_s(), time), level_names[level]);
 		if (event != EVENT_NONE)
 			fprintf(out, "event=%s ", events[event].name);
 		for (size_t i = 0; i < n; i++) {

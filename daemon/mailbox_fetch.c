@@ -111,6 +111,7 @@ static void send_fetch(struct mailbox *m, struct folder *f, struct ranges *batch
 {
 	ranges_done(&m->batch);
 	m->batch = *batch;		/* moved */
+	m->split = SPLIT_NO;
 	m->task = TASK_FETCH;
 	m->task_folder = f;
 	mailbox_expect(m, COMMAND_LIMIT_MS);
@@ -143,6 +144,7 @@ static enum step fetch_owed(struct mailbox *m, struct folder *f, uint32_t uid)
 
 	ranges_add(&batch, uid, uid);
 	ranges_add(&f->under_way, uid, uid);
+	m->one_owed = true;
 	send_fetch(m, f, &batch);
 	return STEP_SENT;
 }
@@ -168,9 +170,17 @@ bool fetch_is_under_way(const struct mailbox *m)
 	return delivery_count(m->delivery) + m->n_arrivals > 0;
 }
 
+bool fetch_is_owed(const struct mailbox *m, const struct folder *f, bool *ret_this_session)
+{
+	*ret_this_session = f->owed_ms == 0 || m->ready_ms > f->owed_ms;
+	return folder_owed_due(f, clock_wall_s()) != 0;
+}
+
 bool fetch_is_wanted(const struct mailbox *m, const struct folder *f)
 {
-	if (f->pending.n == 0 && folder_owed_due(f, clock_wall_s()) == 0)
+	bool this_session, owed = fetch_is_owed(m, f, &this_session) && this_session;
+
+	if (f->pending.n == 0 && !owed)
 		return false;
 	return f->loaded && !mailbox_is_held(m) && window_is_open(m, f);
 }
@@ -178,12 +188,12 @@ bool fetch_is_wanted(const struct mailbox *m, const struct folder *f)
 /* f is selected and a fetch is wanted. */
 enum step fetch_step(struct mailbox *m, struct folder *f)
 {
-	uint32_t owed = folder_owed_due(f, clock_wall_s());
+	bool this_session, owed = fetch_is_owed(m, f, &this_session) && this_session;
 
 	if (!place_is_ready(m, f) || take_slot(m) == STEP_WAIT)
 		return STEP_WAIT;
-	if (owed != 0)
-		return fetch_owed(m, f, owed);
+	if (owed)
+		return fetch_owed(m, f, folder_owed_due(f, clock_wall_s()));
 	if (f->sizes == NULL && ranges_count(&f->pending) > 1) {
 		ask_sizes(m, f);
 		return STEP_SENT;
@@ -278,6 +288,17 @@ static void on_spooled(void *arg, struct incoming *incoming, struct message *mes
 
 static const struct incoming_ops incoming_ops = { .on_room = on_room, .on_spooled = on_spooled };
 
+/* A part of a message that comes in two begins. True: the first; the second goes where the first went. */
+static bool split_part(struct mailbox *m, const char *section)
+{
+	if (m->split == SPLIT_TRY && strcmp(section, "HEADER") == 0) {
+		m->split = SPLIT_HEADER;
+		return true;
+	}
+	m->split = m->split == SPLIT_HEADER && strcmp(section, "TEXT") == 0 ? SPLIT_TEXT : SPLIT_BROKEN;
+	return false;
+}
+
 void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, uint64_t size_bytes)
 {
 	struct folder *f = m->task_folder;
@@ -286,6 +307,8 @@ void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, u
 	struct arrival *a;
 	char name[64];
 
+	if (m->task == TASK_FETCH && m->split != SPLIT_NO && split_part(m, section))
+		section = "";		/* it begins as a whole one does */
 	if (m->task != TASK_FETCH || m->coming != NULL || section[0] != '\0' || size_bytes == 0 || (uid != 0 && !ranges_has(&m->batch, uid)))
 		return;			/* nobody asked for it: its bytes are dropped */
 	a = xcalloc(1, sizeof(*a));
@@ -347,7 +370,7 @@ void fetch_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 		folder_note_size(m->task_folder, fetch->uid, fetch->rfc822_size_bytes);
 	if (a == NULL)
 		return;
-	if (fetch->uid == 0 || !ranges_has(&m->batch, fetch->uid)) {
+	if (fetch->uid == 0 || !ranges_has(&m->batch, fetch->uid) || (m->split != SPLIT_NO && m->split != SPLIT_TEXT)) {
 		drop_coming(m);
 		return;
 	}
@@ -384,6 +407,7 @@ void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *wh
 	char number[16];
 	struct log_field fields[] = { { "UID", number } };
 
+	f->owed_ms = clock_now_ms();
 	store_owe(m->env->store, f->at.ref, &entry, NULL, NULL);
 	snprintf(number, sizeof(number), "%u", uid);
 	if (entry.next_wall_s == 0)
@@ -415,6 +439,13 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 
 	if (m->coming != NULL)			/* a body without the end of its response cannot be: the parser would not say done */
 		drop_coming(m);
+	if (m->one_owed && m->split == SPLIT_NO && m->batch.n > 0 && (done->ok || !mailbox_is_refused(done->failure))) {
+		m->split = SPLIT_TRY;		/* not as a whole: perhaps in two parts (exchange-online 5.8) */
+		work_begin_task(m, TASK_FETCH, f);
+		imap_session_fetch_split(m->session, &m->batch);
+		return;
+	}
+	m->one_owed = false;
 	if (done->ok && m->batch_limit < BATCH_MESSAGES)
 		m->batch_limit += m->batch_limit < BATCH_MESSAGES - BATCH_GROWTH ? BATCH_GROWTH : BATCH_MESSAGES - m->batch_limit;
 	if (!done->ok) {
@@ -451,6 +482,7 @@ void fetch_over(struct mailbox *m, const struct failure *why)
 {
 	if (m->coming != NULL)
 		drop_coming(m);
+	m->one_owed = false;
 	if (m->task == TASK_FETCH && m->batch.n > 0) {
 		if (why->fail == FAIL_WAIT && why->schedule != SCHEDULE_THROTTLED && !m->stopping)
 			suspect(m, m->task_folder, why);

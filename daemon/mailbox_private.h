@@ -80,6 +80,8 @@ struct mailbox {
 	struct arrival *arrivals, **arrivals_end;	/* in the order they came */
 	size_t n_arrivals;
 	struct arrival *coming;			/* the last of them, while its body comes */
+	enum split { SPLIT_NO, SPLIT_TRY, SPLIT_HEADER, SPLIT_TEXT, SPLIT_BROKEN } split;	/* of an owed one: it comes in two parts, in that order */
+	bool one_owed;				/* the batch is an owed one, alone */
 	msec_t no_room_until_ms;		/* neither spool nor disk had room */
 	struct failure *no_room;
 };
@@ -126,6 +128,8 @@ void resync_on_done(struct mailbox *, struct folder *, const struct imap_done *)
 bool fetch_is_under_way(const struct mailbox *);	/* messages that are fetched and not settled */
 /* There is something to fetch in this folder, and room for it. */
 bool fetch_is_wanted(const struct mailbox *, const struct folder *);
+/* An owed UID is due: in this session, or in a new one only (exchange-online 5.8). */
+bool fetch_is_owed(const struct mailbox *, const struct folder *, bool *ret_this_session);
 enum step fetch_step(struct mailbox *, struct folder *);	/* the folder is selected and fetch_is_wanted() */
 void fetch_on_body_start(struct mailbox *, const char *section, uint32_t uid, uint64_t size_bytes);
 void fetch_on_body(struct mailbox *, struct evbuffer *in, size_t len);

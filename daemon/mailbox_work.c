@@ -397,6 +397,7 @@ static msec_t next_due_ms(const struct mailbox *m)
 {
 	msec_t now = clock_now_ms(), at = now + IDLE_MAX_MS;
 	int64_t owed;
+	bool this_session;
 
 	for (size_t i = 0; i < m->n_folders; i++) {
 		const struct folder *f = &m->folders[i];
@@ -404,8 +405,10 @@ static msec_t next_due_ms(const struct mailbox *m)
 		earlier(&at, (f->looked_ms != 0 ? f->looked_ms : now) + m->conf->interval_ms);
 		earlier(&at, f->look_again_ms);
 		earlier(&at, f->at.after_owed.n > 0 ? f->after_retry_ms : 0);
-		if ((owed = folder_next_owed_wall_s(f)) != 0)
-			earlier(&at, now + (owed > clock_wall_s() ? owed - clock_wall_s() : 0) * 1000);
+		if (fetch_is_owed(m, f, &this_session))
+			earlier(&at, this_session ? now : 0);	/* else the new session comes when it is admitted */
+		else if ((owed = folder_next_owed_wall_s(f)) != 0)
+			earlier(&at, now + (owed - clock_wall_s()) * 1000);
 	}
 	earlier(&at, m->relogin_ms);
 	if (m->no_room != NULL)
@@ -417,6 +420,7 @@ static msec_t next_due_ms(const struct mailbox *m)
 static void make_due(struct mailbox *m)
 {
 	msec_t now = clock_now_ms();
+	bool this_session;
 
 	for (size_t i = 0; i < m->n_folders; i++) {
 		struct folder *f = &m->folders[i];
@@ -425,6 +429,10 @@ static void make_due(struct mailbox *m)
 			f->look_due = true;
 		if (f->look_due)
 			f->look_again_ms = 0;
+		if (fetch_is_owed(m, f, &this_session) && !this_session && !m->relogin_due) {
+			m->relogin_due = true;
+			mailbox_wake(m);
+		}
 	}
 }
 

@@ -13,5 +13,6 @@ control port (control.py says how). Everything listens on loopback, on ports the
     entra.py      the token endpoint, and token introspection for other IMAP servers
     control.py    the control port
     web.py        as much HTTP as these two need
+    clock.py      seconds that pass faster
     certs.py      a certificate authority of its own
 """

@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import certs        # noqa: E402
+import clock        # noqa: E402
 import control      # noqa: E402
 import entra        # noqa: E402
 import imap         # noqa: E402
@@ -41,10 +42,13 @@ def main():
     parser.add_argument("--dir", required=True, help="for certificates")
     for name in ("imap", "token", "control"):
         parser.add_argument("--%s-port" % name, type=int, default=0)
+    parser.add_argument("--clock-rate", type=float, default=1.0, help="so many seconds pass in each real one")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        asyncio.run(run(parser.parse_args()))
+        args = parser.parse_args()
+        clock.RATE = args.clock_rate
+        asyncio.run(run(args))
     except KeyboardInterrupt:
         pass
 

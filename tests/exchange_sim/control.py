@@ -23,6 +23,7 @@
 import asyncio
 import time
 
+import clock
 import messages
 import wire
 
@@ -91,7 +92,7 @@ class Control:
 
     def post_expire(self, data):
         for token in self.state.tokens.values():
-            token.expires = min(token.expires, time.monotonic())
+            token.expires = min(token.expires, clock.now())
         for mailbox in self.state.mailboxes.values():
             for session in mailbox.sessions:
                 session.notice()

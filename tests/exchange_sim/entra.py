@@ -1,7 +1,8 @@
 """The token endpoint (exchange-online 2 and 3), and introspection (RFC 7662) for an IMAP server that asks about a token."""
 import asyncio
 import email.utils
-import time
+
+import clock
 
 DESCRIPTIONS = {7000215: "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value.",
                 7000222: "The provided client secret keys for app are expired.", 700016: "Application was not found in the directory.",
@@ -48,7 +49,7 @@ def token_answer(state, request):
 
 def handler(state):
     async def handle(request):
-        date = {"Date": email.utils.formatdate(time.time() + state.token_conf.get("date_offset_s", 0), usegmt=True)}
+        date = {"Date": email.utils.formatdate(clock.wall() + state.token_conf.get("date_offset_s", 0), usegmt=True)}
         if request.method == "POST" and request.path.endswith("/oauth2/v2.0/token"):
             state.counts["token_requests"] += 1
             state.note("token request")
@@ -59,6 +60,6 @@ def handler(state):
         if request.method == "POST" and request.path == "/introspect":
             token = state.good_token(request.form().get("token", ""))
             return 200, date, {"active": bool(token), "client_id": "app", "username": "app",
-                               **({"exp": int(time.time() + token.expires - time.monotonic())} if token else {})}
+                               **({"exp": int(clock.wall() + token.expires - clock.now())} if token else {})}
         return 404, date, b"not found"
     return handle

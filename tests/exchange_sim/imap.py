@@ -6,6 +6,7 @@ import re
 import ssl
 import time
 
+import clock
 import faults
 import messages
 
@@ -164,12 +165,12 @@ class Session:
             await self.command(tag, name, args)
 
     async def command(self, tag, name, args):
-        if self.token and time.monotonic() >= self.token.expires:
+        if self.token and clock.now() >= self.token.expires:
             self.say("* BYE Session invalidated - AccessTokenExpired")
             await self.close()
         delay = self.fault("delay-" + name.split()[-1].lower())
         if delay:
-            await asyncio.sleep(delay["seconds"])
+            await clock.sleep(delay["seconds"])
         if self.fault("unsolicited"):
             self.unsolicited()
         for kind in faults.KINDS if name != "LOGOUT" and self.mailbox else ():
@@ -238,7 +239,7 @@ class Session:
     async def authenticate(self, tag, args):
         slow = self.state.fault(None, "slow-sign-in")
         if slow:
-            await asyncio.sleep(slow["seconds"])
+            await clock.sleep(slow["seconds"])
         mechanism, _, response = args.partition(" ")
         if mechanism.upper() != "XOAUTH2":
             await self.no(tag, "AUTHENTICATE failed. Provided authentication mechanism is not supported.")
@@ -271,7 +272,7 @@ class Session:
         mailbox.logins += 1
         mailbox.sessions.add(self)
         self.state.counts["logins"] += 1
-        self.state.login_times.append(time.time())
+        self.state.login_times.append(clock.wall())
         await self.ok(tag, "AUTHENTICATE completed.")
 
     async def do_namespace(self, tag, args):
@@ -383,7 +384,9 @@ class Session:
         self.state.in_flight += 1
         try:
             for uid in uids:
-                if self.state.fault(self.mailbox, "fetch-empty", uid) or uid not in self.folder.messages:
+                whole = any(item.endswith("[]") for item in items)
+                if self.state.fault(self.mailbox, "fetch-empty", uid) or uid not in self.folder.messages or \
+                        (whole and self.state.fault(self.mailbox, "fetch-whole-empty", uid)):
                     continue
                 await self.fetch_one(numbers[uid], self.folder.messages[uid], items)
             await self.writer.drain()
@@ -461,7 +464,7 @@ class Session:
             sent += len(chunk)
             await self.writer.drain()
             if drip:
-                await asyncio.sleep(len(chunk) / drip["bytes_per_second"])
+                await clock.sleep(len(chunk) / drip["bytes_per_second"])
 
     # --- changes ---
 
@@ -543,11 +546,11 @@ class Session:
                     self.notices()
                 await self.writer.drain()
                 self.wake.clear()
-                left = self.token.expires - time.monotonic()
+                left = self.token.expires - clock.now()
                 waking = asyncio.ensure_future(self.wake.wait())
-                await asyncio.wait({reading, waking}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({reading, waking}, timeout=max(0.0, clock.real(left)), return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
-                if self.token.expires <= time.monotonic():
+                if self.token.expires <= clock.now():
                     self.say("* BYE Session invalidated - AccessTokenExpired")
                     await self.close()
                 answer = self.fault("idle-line")

@@ -3,8 +3,8 @@ import base64
 import collections
 import json
 import re
-import time
 
+import clock
 import messages
 
 ROLE = "IMAP.AccessAsApp"
@@ -28,7 +28,7 @@ class Folder:
     def add(self, spec, internaldate=None, flags=(), uid=None):
         uid = uid or self.uidnext
         self.uidnext = max(self.uidnext, uid + 1)
-        message = Message(uid, spec, internaldate or int(time.time()), flags)
+        message = Message(uid, spec, internaldate or int(clock.wall()), flags)
         self.messages[uid] = message
         for session in self.sessions:
             session.notice()
@@ -101,7 +101,7 @@ class State:
         return None
 
     def make_token(self):
-        conf, now = self.token_conf, int(time.time())
+        conf, now = self.token_conf, int(clock.wall())
         payload = {"aud": "https://outlook.office365.com", "iss": "https://sts.windows.net/tenant/", "iat": now, "nbf": now,
                    "exp": now + int(conf["life_s"]), "appid": self.client_id, "idtyp": "app", "oid": "0a1b2c3d-0000-0000-0000-0000000000ff",
                    "tid": "tenant", "jti": str(self.counts["tokens"]), **conf.get("claims", {})}
@@ -113,13 +113,13 @@ class State:
 
         self.counts["tokens"] += 1
         text = ".".join([part(b'{"typ":"JWT","alg":"RS256"}'), part(json.dumps(payload).encode()), part(b"not a signature" * 100)])
-        token = Token(text, time.monotonic() + conf["life_s"], conf["roles"])
+        token = Token(text, clock.now() + conf["life_s"], conf["roles"])
         self.tokens[text] = token
         return token
 
     def good_token(self, text):
         token = self.tokens.get(text)
-        return token if token and token.expires > time.monotonic() and ROLE in (token.roles or []) else None
+        return token if token and token.expires > clock.now() and ROLE in (token.roles or []) else None
 
     def note(self, line):
         """A protocol line for /log, without tokens."""

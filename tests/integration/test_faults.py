@@ -268,3 +268,41 @@ def test_countdown_of_a_throttled_mailbox(scene):
     asked = [m.group(1) for line in scene.simulator.log_lines() for m in [re.match(r"C \S+ UID FETCH (\S+) .*BODY", line)] if m]
     sizes = [sum(int(hi or lo) - int(lo) + 1 for lo, hi in re.findall(r"(\d+)(?::(\d+))?", text)) for text in asked]
     assert sizes[:4] == [100, 25, 30, 35], sizes      # the second wait met the question for sizes
+
+
+def test_owed_message_comes_in_parts(scene):
+    """exchange-online 5.8: tried again alone, in a new connection, as a whole, then as HEADER and TEXT; byte for byte all the same"""
+    uids = scene.add(BAD, 6)
+    scene.simulator.fault("fetch-whole-empty", BAD, uids=[uids[2]])
+    scene.start()
+    scene.daemon.wait_line("message UID %d could not be had .*trying again in 60 s" % uids[2])
+    scene.daemon.wait_delivered(BAD, 6)
+    assert scene.simulator.state(BAD)["logins"] == 2
+    scene.mended()
+    assert scene.daemon.of(BAD)["folders"][0]["owed"] == 0
+
+
+def test_message_that_is_given_up(simulator, make_daemon):
+    """exchange-online 5.8: after 1 min, 10 min and 1 h it is reported; never dropped, moved or deleted; later mail flows on"""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    scene.daemon.config([GOOD, {"address": BAD, "after": "delete"}])
+    uids = scene.add(BAD, 4)
+    simulator.fault("fetch-empty", BAD, uids=[uids[1]])
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
+    line = scene.daemon.wait_line("event=unretrievable", timeout=60)
+    hint = "Message UID %d in INBOX of %s cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." % (uids[1], BAD)
+    assert hint in line and "failure=unretrievable" in line and "uid=%d" % uids[1] in line
+    folder = scene.daemon.of(BAD)["folders"][0]
+    assert folder["owed"] == 1 and folder["unretrievable"][0]["uid"] == uids[1] and folder["unretrievable"][0]["hint"] == hint
+    assert " ".join(hint.split()) in " ".join(scene.daemon.ctl("status", BAD).stdout.split())
+    tries = sum("trying again in %d s" % s in line for line in scene.daemon.lines for s in (60, 600, 3600) if "could not be had" in line)
+    assert tries == 3
+    simulator.add(BAD, [{"seed": 999, "size": 1500}])
+    scene.daemon.wait_delivered(BAD, 4)
+    scene.daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert list(simulator.folder(BAD)["messages"]) == [str(uids[1])]
+    # restarted, it is still known, and not asked for at each look
+    scene.daemon.stop()
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "1"})
+    scene.daemon.wait_state(BAD, "watching")
+    assert scene.daemon.of(BAD)["folders"][0]["unretrievable"][0]["uid"] == uids[1]

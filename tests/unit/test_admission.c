@@ -173,8 +173,8 @@ static void test_no_more_in_a_second(void **state)
 	configure(5, 0, 0);
 	ask(0, 21);
 	run_until(21);
-	for (int i = 0; i + 6 < 21; i++)
-		assert_true(w.order[i + 6]->admitted_ms - w.order[i]->admitted_ms >= 950);	/* a fifth of a second's worth may come together */
+	for (int i = 0; i + 5 < 21; i++)
+		assert_true(w.order[i + 5]->admitted_ms - w.order[i]->admitted_ms >= 999);
 }
 
 static void test_fetching_in_turn(void **state)
