@@ -18,6 +18,8 @@
 #define RENEWAL_FLOOR_MS 60000		/* a renewal is not sooner, however short refresh_in is */
 #define SAME_END_MS 2000
 #define YOUNG_MS 60000			/* exchange-online 5.2: not to be replaced */
+#define REPLICATION_MS (10 * 60 * 1000)	/* after a rotation Entra may refuse the new secret for a while */
+#define REPLICATION_WAIT_MS 60000
 #define LOOK_AT_SECRET_MS 30000
 #define LOG_AGAIN_MS (60 * 60 * 1000)
 
@@ -112,6 +114,12 @@ static void log_failed(struct grant *g, bool changed, msec_t wait_ms)
 	g->not_logged = 0;
 }
 
+/* A new secret is not known everywhere at once (exchange-online 3.2). */
+static bool is_replicating(const struct grant *g, const struct failure *why)
+{
+	return strcmp(why->name, "secret-wrong") == 0 && g->secret_changed_ms != 0 && clock_now_ms() - g->secret_changed_ms < REPLICATION_MS;
+}
+
 static void grant_failed(struct grant *g, const struct failure *why)
 {
 	bool changed = !grant_has_failed(g) || !str_equal(g->failure.name, why->name);
@@ -123,6 +131,8 @@ static void grant_failed(struct grant *g, const struct failure *why)
 	g->attempts = same_schedule ? g->attempts + 1 : 1;
 	g->failure = *why;
 	wait_ms = backoff_wait_ms(why->schedule, g->attempts, why->asked_wait_ms, random);
+	if (is_replicating(g, why) && wait_ms > REPLICATION_WAIT_MS)
+		wait_ms = REPLICATION_WAIT_MS;
 	g->retry_ms = clock_now_ms() + wait_ms;
 	log_failed(g, changed, wait_ms);
 	grant_arm(g);
@@ -289,6 +299,8 @@ static void grant_post(struct grant *g, const struct secret_job *j)
 	const struct credential_conf *conf = &g->credential->conf;
 	char *form = build_form(conf, j->secret);
 
+	if (g->has_digest && memcmp(g->digest, j->digest, sizeof(g->digest)) != 0)
+		g->secret_changed_ms = clock_now_ms();
 	memcpy(g->digest, j->digest, sizeof(g->digest));
 	g->has_digest = true;
 	g->n_requests++;

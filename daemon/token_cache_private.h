@@ -32,6 +32,7 @@ struct grant {
 	msec_t asked_ms;		/* when */
 	uint8_t digest[SECRET_DIGEST_BYTES];	/* of the secret last sent */
 	bool has_digest;		/* the last attempt got as far as sending one */
+	msec_t secret_changed_ms;	/* another one was sent than before; 0: never */
 	struct failure failure;		/* of the last attempt; FAIL_NONE: it went well */
 	unsigned attempts;		/* failed in a row on the same schedule */
 	msec_t retry_ms;		/* no request before, after a failure */

@@ -158,3 +158,19 @@ def test_token_in_hand_outlives_the_endpoint(simulator, daemon):
     assert daemon.of(ADDRESS)["failures"] == 0
     simulator.post("/token", fail=None)
     daemon.wait(lambda s: credential(s)["state"] == "fresh")
+
+
+def test_rotated_secret_is_refused_for_a_while(simulator, make_daemon):
+    """exchange-online 3.2: a new secret is not known everywhere at once; it is tried again each minute, not each quarter of an hour"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=400)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    daemon.wait_state(ADDRESS, "watching")
+    daemon.write_secret("brand~new")
+    daemon.wait_line("event=token-failed.*7000215")
+    simulator.wait("token_requests", simulator.counts("token_requests") + 3)    # in three minutes of its own
+    simulator.post("/secret", secret="brand~new")
+    daemon.wait(lambda s: credential(s)["state"] == "fresh" and credential(s)["error"] is None, timeout=8)
+    assert "trying again in 60 s" in next(line for line in daemon.lines if "7000215" in line)
