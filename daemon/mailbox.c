@@ -169,6 +169,7 @@ static void plan_relogin(struct mailbox *m, const struct token *token)
 	msec_t latest_ms = token->expires_ms - margin_ms;
 
 	m->relogin_due = false;
+	m->token_end_ms = token->expires_ms;
 	m->relogin_ms = token->renew_ms;
 	if (latest_ms > token->renew_ms)
 		m->relogin_ms += (msec_t)clock_random((uint64_t)(latest_ms - token->renew_ms));
@@ -362,9 +363,10 @@ static void next_session_at_once(struct mailbox *m)
 
 static void after_failure(struct mailbox *m, const struct failure *why, msec_t ready_ms)
 {
-	struct failure again;
+	/* a token's end can cut a message short, without a BYE */
+	bool expected = why->fail == FAIL_EXPECTED || (why->schedule == SCHEDULE_NETWORK && clock_now_ms() >= m->token_end_ms);
 
-	if (why->fail == FAIL_EXPECTED && ready_ms != 0 && clock_now_ms() - ready_ms >= SHORT_SESSION_MS) {
+	if (expected && ready_ms != 0 && clock_now_ms() - ready_ms >= SHORT_SESSION_MS) {
 		log_info(&m->log, "session ended: %s; signing in again", why->text);
 		next_session_at_once(m);
 	} else if (why->fail == FAIL_TOKEN && !m->token_replaced &&
@@ -372,10 +374,6 @@ static void after_failure(struct mailbox *m, const struct failure *why, msec_t r
 		log_info(&m->log, "%s; asking for a fresh token once", why->text);
 		m->token_replaced = true;
 		next_session_at_once(m);
-	} else if (why->fail == FAIL_EXPECTED) {
-		again = *why;
-		again.schedule = SCHEDULE_NETWORK;
-		back_off(m, &again, false);
 	} else {
 		back_off(m, why, false);
 	}

@@ -48,6 +48,7 @@ struct mailbox {
 	bool token_replaced;			/* once already, since a full look was done */
 	bool relogin_due;			/* a newer token is there: sign in anew, once admitted, between two commands */
 	msec_t relogin_ms;			/* ask for it; 0: not planned */
+	msec_t token_end_ms;			/* the session's, too (exchange-online 5.3) */
 	struct imap_session *session;
 	struct ssl_session_st *ticket;		/* for the next session */
 	msec_t ready_ms;			/* since when the session has been signed in; 0: not yet */

@@ -5,7 +5,7 @@
     POST /uids      {"address", "folder", "ranges": [[lo, hi, step]]}      many tiny messages
     POST /remove    {"address", "folder", "uids"}
     POST /folder    {"address", "folder", "uidvalidity"}                   as after a move: all UIDs are new
-    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "fail": {"status", "code", "retry_after", "body"}, "hang"}
+    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "same_end", "fail": {"status", "code", "retry_after", "body"}, "hang"}
     POST /secret    {"secret"}
     POST /token-port {"open": false}                                       nothing answers there
     POST /expire    {}                                                     every token given so far ends now
@@ -13,7 +13,7 @@
     POST /line      {"port" or none, "mode", ...}                           wire.py: a way to the IMAP server; gives its port
     POST /clear     {"address" or "*"}                                     no faults any more
     POST /drop      {"address"}                                            closes its connections without a word
-    POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"]}
+    POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"], "bads": 2}
     POST /certificate {"server": "imap" or "token", "name": "good", "stranger" or "wrong-host"}
     GET  /state     counters, and ?address= for one mailbox's folders
     GET  /sums      ?address=&folder= SHA-256 of every message by UID

@@ -36,12 +36,13 @@ def token_answer(state, request):
         return refusal(400, "invalid_scope", 1002012)
     if form["client_secret"] != state.secret:
         return refusal(401, "invalid_client", 7000215)
-    token = state.make_token()
+    token = state.same_token() if conf.get("same_end") else state.make_token()
 
     def number(n):
         return str(n) if conf["strings"] else n
 
-    answer = {"token_type": "Bearer", "expires_in": number(int(conf["life_s"])), "ext_expires_in": number(int(conf["life_s"])), "access_token": token.text}
+    life_s = round(token.expires - clock.now())
+    answer = {"token_type": "Bearer", "expires_in": number(life_s), "ext_expires_in": number(life_s), "access_token": token.text}
     if conf["refresh_in"]:
         answer["refresh_in"] = number(conf["refresh_in"])
     return 200, {"Cache-Control": "no-store, no-cache"}, answer

@@ -10,7 +10,7 @@ it is for the next one, whichever that is. state.State.fault() says how often an
     long-line    bytes without end: a line of a GiB
     garbage      bytes that are no IMAP
 
-In imap.py, within an answer: fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute, body-nil, size-off, close-mid-literal, hang-mid-literal, lie (by),
+In imap.py, within an answer: fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute, body-nil, size-off, close-mid-literal (after, at_expiry), hang-mid-literal, lie (by),
 drip, number-above-exists, odd-flags, bare-copyuid, exists-before-plus, silent-idle, no-idle, search-hides, esearch, unsolicited, select-no,
 store-no, move-no, copy-no, close-after-move, hang-done, idle-line, delay-CMD, no-permission, auth-refused; for every connection:
 close-on-connect, hang-greeting, hang-authenticate, slow-sign-in (seconds).

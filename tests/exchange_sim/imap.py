@@ -22,7 +22,6 @@ AFTER = {"Q1": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID 
                "CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE BACKENDAUTHENTICATE-IR CHILDREN IDLE NAMESPACE LITERAL+"}
 ODD_FLAGS = ["$MDNSent", "\\*", "we]ird", "{3", "\\X-a'b", "caf\xe9", "[x", "NIL"]
 COMMAND_MAX = 10240             # exchange-online 4.9; tokens are longer lines than any other command
-BADS = 2                        # the second BAD ends the connection (5.5)
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
@@ -104,7 +103,7 @@ class Session:
     async def bad(self, tag, text):
         self.bads += 1
         self.say("%s BAD %s" % (tag, text))
-        if self.bads >= BADS:
+        if self.bads >= self.state.options["bads"]:       # 5.5
             self.say("* BYE Connection closed. 14")
             await self.close()
         await self.writer.drain()
@@ -455,6 +454,9 @@ class Session:
         for chunk in messages.chunks(spec):
             if cut and sent + len(chunk) >= cut["after"]:
                 self.writer.write(chunk[:max(0, cut["after"] - sent)])
+                if cut.get("at_expiry"):        # the token's end, in the middle of a message (5.3)
+                    await self.writer.drain()
+                    await clock.sleep(max(0, self.token.expires - clock.now()))
                 await self.close()
             if hang and sent + len(chunk) >= hang["after"]:
                 self.writer.write(chunk[:max(0, hang["after"] - sent)])

@@ -64,6 +64,7 @@ class State:
     def __init__(self):
         self.mailboxes = {}
         self.tokens = {}
+        self.last_token = None
         self.token_conf = {"life_s": 3899, "refresh_in": None, "strings": False, "roles": [ROLE], "fail": None, "hang": False}
         self.secret = "s3cret~value"
         self.client_id = "05cd6963-0000-0000-0000-000000000000"
@@ -75,7 +76,7 @@ class State:
         self.signing_in = self.signing_in_most = 0     # AUTHENTICATE commands being answered
         self.log = collections.deque(maxlen=2000)
         self.login_times = []
-        self.options = {"greeting": "A", "before": "P3", "after": "Q1", "without": []}
+        self.options = {"greeting": "A", "before": "P3", "after": "Q1", "without": [], "bads": 2}
 
     def mailbox(self, address):
         return self.mailboxes.get(address.lower())
@@ -100,6 +101,11 @@ class State:
             return fault
         return None
 
+    def same_token(self):
+        """The last one again, while it has some life left (2.4)."""
+        last = self.last_token
+        return last if last and last.expires - clock.now() > self.token_conf["life_s"] / 8 else self.make_token()
+
     def make_token(self):
         conf, now = self.token_conf, int(clock.wall())
         payload = {"aud": "https://outlook.office365.com", "iss": "https://sts.windows.net/tenant/", "iat": now, "nbf": now,
@@ -113,7 +119,7 @@ class State:
 
         self.counts["tokens"] += 1
         text = ".".join([part(b'{"typ":"JWT","alg":"RS256"}'), part(json.dumps(payload).encode()), part(b"not a signature" * 100)])
-        token = Token(text, clock.now() + conf["life_s"], conf["roles"])
+        token = self.last_token = Token(text, clock.now() + conf["life_s"], conf["roles"])
         self.tokens[text] = token
         return token
 

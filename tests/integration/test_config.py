@@ -167,3 +167,11 @@ def test_polls_beyond_admission(tmp_path):
     text = GOOD.replace("client_id: a", "client_id: a, admission: {sessions_per_second: 1}").replace("defaults:\n", "defaults:\n  watch: poll\n  interval: 10s\n")
     code, err, _ = check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(99)))
     assert code == 0 and "ask for 10.0 sessions per second, 1 are allowed" in err and "after about 100 s" in err
+
+
+def test_re_logins_beyond_admission(tmp_path):
+    """Mailboxes that share a token sign in anew between two tokens: so many cannot."""
+    text = GOOD.replace("client_id: a", "client_id: a, admission: {sessions_per_second: 1}")
+    code, err, _ = check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(1600)))
+    assert code == 0 and "sign in anew within the 25 minutes between two tokens of an hour, which takes 2 sessions per second; 1 are allowed" in err
+    assert "sign in anew" not in check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(1300)))[1]

@@ -4,7 +4,6 @@ that waits for its turn without a session, every message delivered."""
 import collections
 import os
 import random
-import re
 import time
 
 from lib.daemon import Daemon
@@ -52,11 +51,10 @@ def run(simulator, daemon, log):
     assert HOURS * 3600 / LIFE_S <= refreshed <= HOURS * 3600 / (LIFE_S * 0.4) + 2
     admitted = collections.Counter(line.split(" ", 1)[0] for line in lines if "admitted to sign in" in line)
     assert max(admitted.values()) <= PER_SECOND, admitted.most_common(3)
-    logins = state["counts"]["logins"]
-    assert logins == sum(admitted.values()) >= MAILBOXES * (1 + int(HOURS * 3600 / LIFE_S)), logins
-    queued = collections.Counter(m.group(1) for line in lines for m in [re.search(r"mailbox=(\S+) .*-> queued\"", line)] if m)
-    waited = [m.group(1) for line in lines for m in [re.search(r"mailbox=(\S+) .*msg=\"(?!queued)[a-z-]+ -> queued\"", line)] if m]
-    assert not waited and not queued, "without a session while waiting for their turn: %s" % (waited or queued.most_common(3))
+    logins, starts = state["counts"]["logins"], sum(admitted.values())
+    assert starts - PER_SECOND <= logins <= starts, (logins, starts)      # some may be on their way at the end
+    assert logins >= MAILBOXES * (1 + int(HOURS * 3600 / LIFE_S)), logins
+    assert not any('-> queued"' in line for line in lines)      # nobody waited for their turn without a session, but at the start
     assert not any("failure=" in line for line in lines)
     print("%d mailboxes, %.0f h: %d messages, %d token requests, %d sign-ins, at most %d in a second" %
           (MAILBOXES, HOURS, added, refreshed, logins, max(admitted.values())))

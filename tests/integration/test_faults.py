@@ -306,3 +306,19 @@ def test_message_that_is_given_up(simulator, make_daemon):
     scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "1"})
     scene.daemon.wait_state(BAD, "watching")
     assert scene.daemon.of(BAD)["folders"][0]["unretrievable"][0]["uid"] == uids[1]
+
+
+def test_several_throttled_slow_the_credential(simulator, make_daemon):
+    """exchange-online 5.6: throttled within a minute, three mailboxes make all of the credential start fewer sessions; it recovers"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    addresses = ["t%d@contoso.example" % i for i in range(4)]
+    for address in addresses:
+        simulator.mailbox(address)
+        simulator.fault("throttle", address, ms=5000, command="SELECT", count=1)
+    daemon.config(addresses, admission={"sessions_per_second": 8})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)})
+    daemon.wait_line("event=throttled .*credential=contoso.*4.00 new sessions per second")
+    assert "slowed down to" in daemon.ctl("status").stdout
+    status = daemon.wait(lambda s: not s["credentials"][0]["admission"]["slowed"] and s["totals"]["watching"] == 4)
+    assert status["credentials"][0]["admission"]["sessions_per_second"] == 8
+    assert daemon.has_line("no mailbox was throttled for a minute: new sessions start as configured")

@@ -2,6 +2,8 @@
 import threading
 import time
 
+from lib.maildir import Maildir
+
 ADDRESS = "support@contoso.example"
 
 
@@ -174,3 +176,28 @@ def test_rotated_secret_is_refused_for_a_while(simulator, make_daemon):
     simulator.post("/secret", secret="brand~new")
     daemon.wait(lambda s: credential(s)["state"] == "fresh" and credential(s)["error"] is None, timeout=8)
     assert "trying again in 60 s" in next(line for line in daemon.lines if "7000215" in line)
+
+
+def test_token_ends_in_the_middle_of_a_message(simulator, daemon):
+    """exchange-online 5.3: the connection closes in a literal; ordinary, and the message comes whole in the next session"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=6)
+    uid = simulator.add(ADDRESS, [{"seed": 1, "size": 60000}])[0]
+    simulator.fault("close-mid-literal", ADDRESS, uids=[uid], after=56000, at_expiry=True, count=1)
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 1)
+    assert daemon.has_line("session ended: .*signing in again") and not daemon.has_line("failure=")
+    assert Maildir(daemon.maildir(ADDRESS)).sums() == {simulator.sums(ADDRESS)[str(uid)]: 1}
+
+
+def test_renewal_that_brings_the_same_end(simulator, daemon):
+    """exchange-online 2.4: some endpoints keep tokens and give the old one again; asked for at leisure, not without pause"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=40, same_end=True)
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("token_requests", 2, timeout_s=40)
+    simulator.wait("logins", 3, ADDRESS, timeout_s=80)
+    assert simulator.counts("token_requests") <= 12 and simulator.state(ADDRESS)["refused"] == 0
+    assert not daemon.has_line("failure=")
