@@ -1,5 +1,5 @@
-/* mailbox_private.h - what the files of a mailbox share: mailbox.c (its life: starting, patience, stopping),
- * mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
+/* mailbox_private.h - what the files of a mailbox share: mailbox.c (its life: starting, deciding, stopping, telling),
+ * mailbox_session.c (its sessions and its patience when they fail), mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
  * (a folder whose UIDs have changed, a resync). Nobody else includes it. */
 #pragma once
 #include "config.h"
@@ -100,6 +100,14 @@ void mailbox_proved(struct mailbox *);			/* a full look at all folders has been 
 bool mailbox_is_held(const struct mailbox *);
 bool mailbox_may_relogin(const struct mailbox *);		/* it is due, and admitted */
 void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for the folder's place */
+
+/* mailbox_session.c */
+void session_want(struct mailbox *);			/* asks the gate; mailbox_admit() follows */
+void session_check_relogin(struct mailbox *);		/* is it time to ask for a newer token, or for the gate? */
+void session_start_over(struct mailbox *);		/* signed in, or not: the gate's place is free */
+void session_back_off(struct mailbox *, const struct failure *, bool is_tokens);	/* no session for a while */
+void session_drop_failure(struct failure **);
+void session_replace_text(const char **owned, const char *with);
 
 /* mailbox_work.c; what takes a void * is a callback of the session's, the mailbox being its arg */
 void work_begin(struct mailbox *);			/* signed in */

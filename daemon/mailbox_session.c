@@ -1,0 +1,370 @@
+/* A mailbox's sessions: from the wish for one over token, sign-in and planned re-login to its end, and what follows from how it ended:
+ * at once, with a fresh token, or after a wait. */
+#include <event2/event.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+#include "backoff.h"
+#include "mailbox_private.h"
+#include "token_cache.h"
+#include "util.h"
+
+#define SHORT_SESSION_MS 5000		/* an expected end that comes sooner is a failure */
+#define TOKEN_ASK_MS 15000		/* at most between two questions to the token cache, which cost nothing */
+#define RELOGIN_ASK_MS 5000		/* the newer token was not there yet */
+#define LOG_AGAIN_MS (60 * 60 * 1000)
+#define SIGN_IN_LIMIT_MS (5 * 60 * 1000)	/* all phases together */
+
+/* --- failures and patience --- */
+
+static void keep_failure(struct failure **to, const struct failure *why)
+{
+	if (*to == NULL)
+		*to = xmalloc(sizeof(**to));
+	**to = *why;
+}
+
+void session_drop_failure(struct failure **failure)
+{
+	free(*failure);
+	*failure = NULL;
+}
+
+static enum log_event event_of(const struct mailbox *m, const struct failure *why)
+{
+	if (why->schedule == SCHEDULE_THROTTLED)
+		return EVENT_THROTTLED;
+	return m->opened ? EVENT_MAILBOX_STALLED : EVENT_SIGN_IN_FAILED;
+}
+
+/* On change, then hourly with a count. What a credential's token fails for is logged once, by its owner. */
+static void log_failure(struct mailbox *m, const struct failure *why, bool changed, msec_t wait_ms)
+{
+	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint } };
+	enum log_level level = why->fail == FAIL_ADMIN || why->fail == FAIL_TOKEN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING;
+
+	if (!changed && clock_now_ms() - m->failure_logged_ms < LOG_AGAIN_MS) {
+		m->failures_not_logged++;
+		return;
+	}
+	if (changed)
+		m->failures_not_logged = 0;
+	m->sign_in_failed = event_of(m, why) == EVENT_SIGN_IN_FAILED;
+	log_write(level, event_of(m, why), &m->log, fields, why->hint[0] != '\0' ? 2 : 1, "%s (trying again in %lld s)%s%s", why->text,
+	    (long long)(wait_ms + 999) / 1000, why->hint[0] != '\0' ? "; " : "", why->hint);
+	if (m->failures_not_logged > 0)
+		log_warning(&m->log, "the same failure %u times since it was last logged", m->failures_not_logged);
+	m->failure_logged_ms = clock_now_ms();
+	m->failures_not_logged = 0;
+}
+
+static msec_t patience_ms(struct mailbox *m, const struct failure *why)
+{
+	bool same = m->failure != NULL && m->failure->schedule == why->schedule;
+
+	m->attempt = same ? m->attempt + 1 : 1;
+	return backoff_wait_ms(why->schedule, m->attempt, why->asked_wait_ms, (uint32_t)clock_random(UINT32_MAX));
+}
+
+static void wait_until(struct mailbox *m, msec_t at_ms, enum mailbox_state state)
+{
+	m->wait_until_ms = at_ms;
+	mailbox_set_state(m, state);
+	mailbox_wake_at(m, at_ms);
+}
+
+void session_back_off(struct mailbox *m, const struct failure *why, bool is_tokens)
+{
+	bool changed = m->failure == NULL || strcmp(m->failure->name, why->name) != 0;
+	msec_t wait_ms = patience_ms(m, why);
+
+	if (is_tokens && wait_ms > TOKEN_ASK_MS)
+		wait_ms = TOKEN_ASK_MS - (msec_t)clock_random(TOKEN_ASK_MS / 4);
+	if (m->failures++ == 0)
+		m->failing_since_ms = clock_now_ms();
+	if (!is_tokens)
+		log_failure(m, why, changed, wait_ms);
+	keep_failure(&m->failure, why);
+	if (why->schedule == SCHEDULE_THROTTLED) {		/* exchange-online 5.6 */
+		m->batch_limit = (m->batch_limit + 1) / 2;
+		m->env->ops->throttled(m->env->arg, m);
+	}
+	wait_until(m, clock_now_ms() + wait_ms, MAILBOX_BACKING_OFF);
+}
+
+void mailbox_proved(struct mailbox *m)
+{
+	m->token_replaced = false;
+	if (m->failures > 0)
+		log_write(LOG_LEVEL_INFO, m->sign_in_failed ? EVENT_SIGN_IN_RECOVERED : EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "recovered after %u failures and %lld s", m->failures,
+		    (long long)(clock_now_ms() - m->failing_since_ms) / 1000);
+	m->failures = m->attempt = 0;
+	session_drop_failure(&m->failure);
+}
+
+/* --- signing in --- */
+
+void session_start_over(struct mailbox *m)
+{
+	if (!m->starting)
+		return;
+	m->starting = false;
+	m->env->ops->started(m->env->arg, m);
+}
+
+/* The moment between the next token's arrival and the end of this one's use, drawn anew by each mailbox, so that those
+ * who share a token do not come back in one minute. */
+static void plan_relogin(struct mailbox *m, const struct token *token)
+{
+	msec_t life_ms = token->expires_ms - token->fetched_ms, margin_ms = life_ms < 20 * 60000 ? life_ms / 4 : 5 * 60000;
+	msec_t latest_ms = token->expires_ms - margin_ms;
+
+	m->relogin_due = false;
+	m->token_end_ms = token->expires_ms;
+	m->relogin_ms = token->renew_ms;
+	if (latest_ms > token->renew_ms)
+		m->relogin_ms += (msec_t)clock_random((uint64_t)(latest_ms - token->renew_ms));
+}
+
+void session_replace_text(const char **text, const char *with)
+{
+	union { const char *lent; char *owned; } old = { .lent = *text };
+
+	if (str_equal(old.lent, with))
+		return;
+	free(old.owned);
+	*text = xstrdup(with);
+}
+
+static void on_authenticating(void *arg)
+{
+	mailbox_set_state(arg, MAILBOX_AUTHENTICATING);
+}
+
+static void on_ready(void *arg)
+{
+	struct mailbox *m = arg;
+
+	m->ready_ms = clock_now_ms();
+	session_start_over(m);
+	mailbox_set_state(m, MAILBOX_SYNCING);
+	work_begin(m);
+	mailbox_wake(m);
+}
+
+static void on_body_start(void *arg, const char *section, uint32_t uid, uint64_t size_bytes)
+{
+	struct mailbox *m = arg;
+
+	if (m->task == TASK_RELIST)
+		relist_on_body_start(m);
+	else
+		fetch_on_body_start(m, section, uid, size_bytes);
+}
+
+static void on_body(void *arg, struct evbuffer *in, size_t len)
+{
+	struct mailbox *m = arg;
+
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	if (m->task == TASK_RELIST)
+		relist_on_body(m, in, len);
+	else
+		fetch_on_body(m, in, len);
+}
+
+static void on_fetched(void *arg, const struct imap_fetch *fetch)
+{
+	struct mailbox *m = arg;
+
+	mailbox_expect(m, COMMAND_LIMIT_MS);
+	if (m->task == TASK_RELIST)
+		relist_on_fetched(m, fetch);
+	else
+		fetch_on_fetched(m, fetch);
+}
+
+static void on_end(void *arg, const struct failure *why);
+
+static const struct imap_session_ops session_ops = {
+	.on_authenticating = on_authenticating,
+	.on_ready = on_ready,
+	.on_done = work_on_done,
+	.on_uids = work_on_uids,
+	.on_body_start = on_body_start,
+	.on_body = on_body,
+	.on_fetched = on_fetched,
+	.on_exists = work_on_exists,
+	.on_end = on_end,
+};
+
+static void open_session(struct mailbox *m, const struct token *token)
+{
+	struct imap_session_conf conf = { .host = m->conf->host, .port = m->conf->port, .ca_file = m->conf->ca_file,
+	    .address = m->conf->address, .token = token->text, .subject = &m->subject, .log = &m->log, .resume = m->ticket };
+
+	m->token_serial = token->serial;
+	session_replace_text(&m->subject.object_id, token->object_id);
+	session_replace_text(&m->subject.token_finding, token->finding);
+	plan_relogin(m, token);
+	m->ready_ms = 0;
+	m->opened = false;
+	mailbox_set_state(m, MAILBOX_CONNECTING);
+	m->session = imap_session_new(m->env->base, m->env->dialer, m->env->tls, &conf, &session_ops, m);
+	SSL_SESSION_free(m->ticket);	/* a ticket is good for one connection */
+	m->ticket = NULL;
+}
+
+static void on_token(void *arg, const struct token *token, const struct failure *why)
+{
+	struct mailbox *m = arg;
+
+	m->token_request = NULL;
+	if (token != NULL) {
+		open_session(m, token);
+		return;
+	}
+	mailbox_expect(m, 0);
+	session_start_over(m);
+	session_back_off(m, why, true);
+}
+
+static const char *token_subject(const struct mailbox *m)
+{
+	(void)m;		/* client_secret_file: one token opens every mailbox */
+	return NULL;
+}
+
+static void sign_in(struct mailbox *m)
+{
+	mailbox_set_state(m, MAILBOX_WAITING_TOKEN);
+	mailbox_expect(m, SIGN_IN_LIMIT_MS);
+	m->token_request = token_get(m->env->tokens, m->conf->credential->name, token_subject(m), on_token, m);
+}
+
+void mailbox_admit(struct mailbox *m)
+{
+	bool relogin = m->relogin_due && m->ready_ms != 0, begin = m->session == NULL && clock_now_ms() >= m->wait_until_ms;
+
+	m->queued = false;
+	m->starting = true;
+	if (!m->stopping && !m->paused && m->token_request == NULL && begin) {
+		sign_in(m);
+	} else {
+		if (!relogin || m->stopping || m->paused)
+			session_start_over(m);
+		mailbox_wake(m);
+	}
+}
+
+bool mailbox_may_relogin(const struct mailbox *m)
+{
+	return m->relogin_due && m->starting && m->ready_ms != 0;
+}
+
+static void on_newer_token(void *arg, const struct token *token, const struct failure *why)
+{
+	struct mailbox *m = arg;
+
+	(void)why;
+	m->token_request = NULL;
+	if (token != NULL && token->serial != m->token_serial)
+		m->relogin_due = true;
+	else
+		m->relogin_ms = clock_now_ms() + RELOGIN_ASK_MS;
+	mailbox_wake(m);
+}
+
+void session_want(struct mailbox *m)
+{
+	m->queued = true;
+	m->env->ops->want_session(m->env->arg, m);
+}
+
+/* The old session goes on until the gate lets the new one start. */
+void session_check_relogin(struct mailbox *m)
+{
+	if (m->relogin_due && m->ready_ms != 0 && !m->queued && !m->starting && !m->paused)
+		session_want(m);
+	if (m->ready_ms == 0 || m->relogin_due || m->token_request != NULL || m->relogin_ms == 0 || clock_now_ms() < m->relogin_ms)
+		return;
+	m->token_request = token_get(m->env->tokens, m->conf->credential->name, token_subject(m), on_newer_token, m);
+}
+
+/* --- the session's end --- */
+
+void mailbox_end_session(struct mailbox *m, const struct failure *why)
+{
+	if (why != NULL)
+		keep_failure(&m->end_why, why);
+	if (m->session != NULL)
+		imap_session_abandon(m->session);
+}
+
+bool mailbox_is_refused(const struct failure *why)
+{
+	return why->schedule == SCHEDULE_THROTTLED || why->schedule == SCHEDULE_UNAVAILABLE;
+}
+
+static void next_session_at_once(struct mailbox *m)
+{
+	m->wait_until_ms = 0;
+	mailbox_wake(m);
+}
+
+static void after_failure(struct mailbox *m, const struct failure *why, msec_t ready_ms)
+{
+	/* a token's end can cut a message short, without a BYE */
+	bool expected = why->fail == FAIL_EXPECTED || (why->schedule == SCHEDULE_NETWORK && clock_now_ms() >= m->token_end_ms);
+
+	if (expected && ready_ms != 0 && clock_now_ms() - ready_ms >= SHORT_SESSION_MS) {
+		log_info(&m->log, "session ended: %s; signing in again", why->text);
+		next_session_at_once(m);
+	} else if (why->fail == FAIL_TOKEN && !m->token_replaced &&
+	    token_reject(m->env->tokens, m->conf->credential->name, token_subject(m), m->token_serial)) {
+		log_info(&m->log, "%s; asking for a fresh token once", why->text);
+		m->token_replaced = true;
+		next_session_at_once(m);
+	} else {
+		session_back_off(m, why, false);
+	}
+}
+
+/* As planned: a poll is done, or a pause, a stop, a hold. */
+static void after_logout(struct mailbox *m)
+{
+	if (m->conf->watch == WATCH_POLL && !m->paused && !m->stopping && !mailbox_is_held(m))
+		wait_until(m, work_next_slot_ms(m), MAILBOX_SLEEPING);
+	else
+		next_session_at_once(m);
+}
+
+static void on_end(void *arg, const struct failure *session_why)
+{
+	struct mailbox *m = arg;
+	struct failure why = m->end_why != NULL ? *m->end_why : *session_why;
+	msec_t ready_ms = m->ready_ms;
+	bool signed_in = ready_ms != 0, planned = why.fail == FAIL_NONE && signed_in;
+	bool relogin = planned && mailbox_may_relogin(m) && !m->stopping && !m->paused;
+
+	session_drop_failure(&m->end_why);
+	imap_session_free(&m->session, &m->ticket);
+	token_cancel(&m->token_request);
+	mailbox_expect(m, 0);
+	fetch_over(m, &why);
+	work_over(m);
+	m->ready_ms = 0;
+	m->relogin_due = false;
+	if (!relogin)
+		session_start_over(m);
+	if (m->stopping || m->paused)
+		mailbox_wake(m);
+	else if (relogin)
+		sign_in(m);
+	else if (planned)
+		after_logout(m);
+	else if (why.fail == FAIL_NONE)		/* abandoned while signing in */
+		next_session_at_once(m);
+	else
+		after_failure(m, &why, ready_ms);
+}
