@@ -52,16 +52,6 @@ static void read_admission(struct loading *l, struct node *n, const char *where,
 	read_number(l, node_get(n, "fetching_at_once"), where, 1, 100000, &a->fetching_at_once);
 }
 
-static bool looks_like_guid(const char *s)
-{
-	size_t n = strlen(s);
-
-	for (size_t i = 0; i < n; i++)
-		if (i == 8 || i == 13 || i == 18 || i == 23 ? s[i] != '-' : !isxdigit((unsigned char)s[i]))
-			return false;
-	return n == 36;
-}
-
 static void look_at_secret(struct loading *l, const struct node *n, const char *where, const struct credential_conf *c)
 {
 	char why[256];
@@ -69,7 +59,7 @@ static void look_at_secret(struct loading *l, const struct node *n, const char *
 
 	if (secret == NULL)
 		suspect(l, n, where, "%s", why);
-	else if (looks_like_guid(secret))
+	else if (is_guid(secret))
 		suspect(l, n, where, "the secret has the form of a GUID: that is the secret's ID; its Value is wanted");
 	secret_free(&secret);
 }

@@ -87,11 +87,6 @@ static char *consent_commands(const struct credential_conf *c)
 	    "az ad app permission admin-consent --id %s", c->client_id, c->client_id);
 }
 
-static bool is_guid_like(const char *s)
-{
-	return strlen(s) == 36 && s[strspn(s, "0123456789abcdefABCDEF-")] == '\0';
-}
-
 /* What the token says of itself (exchange-online 2.6), never the token. */
 static bool report_payload(struct doctor *d, const struct credential_conf *c, const struct token *token)
 {
@@ -106,7 +101,7 @@ static bool report_payload(struct doctor *d, const struct credential_conf *c, co
 		commands = strstr(p.finding, "IMAP.AccessAsApp") != NULL ? consent_commands(c) : NULL;
 	} else if (p.app_id != NULL && strcasecmp(p.app_id, c->client_id) != 0) {
 		snprintf(hint, sizeof(hint), "The token is for application %s: correct client_id.", p.app_id);
-	} else if (p.tenant_id != NULL && c->tenant != NULL && is_guid_like(c->tenant) && strcasecmp(p.tenant_id, c->tenant) != 0) {
+	} else if (p.tenant_id != NULL && c->tenant != NULL && is_guid(c->tenant) && strcasecmp(p.tenant_id, c->tenant) != 0) {
 		snprintf(hint, sizeof(hint), "The token is of tenant %s: correct `tenant`.", p.tenant_id);
 	}
 	good = hint[0] == '\0';

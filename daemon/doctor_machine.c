@@ -248,18 +248,6 @@ void machine_report_sink(const struct machine *m, size_t mailbox, struct report 
 	}
 }
 
-static bool looks_like_a_guid(const char *s)
-{
-	static const char pattern[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-
-	if (strlen(s) != sizeof(pattern) - 1)
-		return false;
-	for (size_t i = 0; s[i] != '\0'; i++)
-		if (pattern[i] == '-' ? s[i] != '-' : strchr("0123456789abcdefABCDEF", s[i]) == NULL)
-			return false;
-	return true;
-}
-
 static size_t credential_index(const struct config *config, const struct credential_conf *credential)
 {
 	size_t i = 0;
@@ -291,7 +279,7 @@ bool machine_check_secret(const struct machine *m, const struct credential_conf 
 		    credential->secret_file);
 		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_FAILED, hint, NULL, "%s: user %s cannot read it (%s)",
 		    credential->secret_file, m->user, strerror(p->error));
-	} else if (looks_like_a_guid(secret)) {
+	} else if (is_guid(secret)) {
 		hint = xasprintf("Create a new secret for app %s (Entra admin center, App registrations, Certificates & secrets) and copy its "
 		    "Value column, not its Secret ID.", credential->client_id);
 		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_FAILED, hint, NULL, "%s: this is a GUID, so most likely the secret's "

@@ -200,3 +200,15 @@ int64_t date_start_s(int year, int month, int day)
 
 	return (int64_t)timegm(&tm);
 }
+
+bool is_guid(const char *s)
+{
+	static const char pattern[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+
+	if (strlen(s) != sizeof(pattern) - 1)
+		return false;
+	for (size_t i = 0; s[i] != '\0'; i++)
+		if (pattern[i] == '-' ? s[i] != '-' : strchr("0123456789abcdefABCDEF", s[i]) == NULL)
+			return false;
+	return true;
+}

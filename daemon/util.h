@@ -46,3 +46,5 @@ void printable(char *ret_text, size_t size, const char *s, size_t len);
 /* A day as 2026-01-31. -1: not one, since 1970. */
 int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day) MUST_CHECK;
 int64_t date_start_s(int year, int month, int day);	/* its midnight, UTC, in seconds since 1970 */
+
+bool is_guid(const char *);		/* 1b2c3d4e-0000-1111-2222-333344445555 */

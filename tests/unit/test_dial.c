@@ -9,37 +9,13 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include "dial.h"
+#include "fast_clock.h"
 #include "resolver.h"
 #include "util.h"
 
-#define RATE 100
 #define PLUGS 6
-
-msec_t clock_now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return ((msec_t)t.tv_sec * 1000000000 + t.tv_nsec) / (1000000 / RATE);
-}
-
-int64_t clock_wall_s(void)
-{
-	return clock_now_ms() / 1000;
-}
-
-struct timeval clock_interval(msec_t ms)
-{
-	return (struct timeval){ .tv_sec = ms / 1000 / RATE, .tv_usec = (ms * 1000 / RATE) % 1000000 };
-}
-
-uint64_t clock_random(uint64_t below)
-{
-	return below / 2;
-}
 
 static struct {
 	struct event_base *base;
