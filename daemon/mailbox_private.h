@@ -48,6 +48,7 @@ struct mailbox {
 	bool token_replaced;			/* once already, since a full look was done */
 	bool relogin_due;			/* a newer token is there: sign in anew, once admitted, between two commands */
 	msec_t relogin_ms;			/* ask for it; 0: not planned */
+	bool short_end;				/* the last session came to an ordinary end very soon */
 	msec_t token_end_ms;			/* the session's, too (exchange-online 5.3) */
 	struct imap_session *session;
 	struct ssl_session_st *ticket;		/* for the next session */

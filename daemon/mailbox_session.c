@@ -312,16 +312,32 @@ static void next_session_at_once(struct mailbox *m)
 	mailbox_wake(m);
 }
 
+/* A token's end is an ordinary end (exchange-online 5.3), also one that cuts a message short, without a BYE. */
+static bool ended_as_usual(const struct mailbox *m, const struct failure *why)
+{
+	return why->fail == FAIL_EXPECTED || (why->schedule == SCHEDULE_NETWORK && clock_now_ms() >= m->token_end_ms);
+}
+
+/* Not twice in a row when the session was short: that would go round without a pause. */
+static bool again_at_once(struct mailbox *m, msec_t ready_ms)
+{
+	bool was_short = m->short_end;
+
+	m->short_end = ready_ms == 0 || clock_now_ms() - ready_ms < SHORT_SESSION_MS;
+	return !m->short_end || !was_short;
+}
+
 static void after_failure(struct mailbox *m, const struct failure *why, msec_t ready_ms)
 {
-	/* a token's end can cut a message short, without a BYE */
-	bool expected = why->fail == FAIL_EXPECTED || (why->schedule == SCHEDULE_NETWORK && clock_now_ms() >= m->token_end_ms);
+	const char *credential = m->conf->credential->name;
 
-	if (expected && ready_ms != 0 && clock_now_ms() - ready_ms >= SHORT_SESSION_MS) {
+	if (ended_as_usual(m, why) && again_at_once(m, ready_ms)) {
+		if (strcmp(why->name, "token-expired") == 0)	/* the server knows better than our clock */
+			token_reject(m->env->tokens, credential, token_subject(m), m->token_serial);
 		log_info(&m->log, "session ended: %s; signing in again", why->text);
 		next_session_at_once(m);
 	} else if (why->fail == FAIL_TOKEN && !m->token_replaced &&
-	    token_reject(m->env->tokens, m->conf->credential->name, token_subject(m), m->token_serial)) {
+	    token_reject(m->env->tokens, credential, token_subject(m), m->token_serial)) {
 		log_info(&m->log, "%s; asking for a fresh token once", why->text);
 		m->token_replaced = true;
 		next_session_at_once(m);

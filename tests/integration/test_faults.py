@@ -244,7 +244,6 @@ def test_greeting_that_does_not_come(simulator, make_daemon):
 def test_expired_token_is_ordinary(scene, moment):
     """exchange-online 5.3: signed in again at once, nothing counted"""
     scene.add(BAD, 130 if moment == "batch" else 1)
-    scene.simulator.fault("delay-search", BAD, seconds=0.5)     # a session of at least 5 s, of the daemon's
     line = "* BYE Session invalidated - AccessTokenExpired"
     if moment == "batch":
         scene.simulator.fault("answer", BAD, line=line, close=True, command="UID FETCH", skip=2, count=1)
@@ -322,3 +321,13 @@ def test_several_throttled_slow_the_credential(simulator, make_daemon):
     status = daemon.wait(lambda s: not s["credentials"][0]["admission"]["slowed"] and s["totals"]["watching"] == 4)
     assert status["credentials"][0]["admission"]["sessions_per_second"] == 8
     assert daemon.has_line("no mailbox was throttled for a minute: new sessions start as configured")
+
+
+def test_sessions_that_end_at_once_each_time(scene):
+    """Ordinary, but not without end: the second short one in a row waits."""
+    scene.add(BAD, 1)
+    scene.simulator.fault("answer", BAD, line="* BYE Session invalidated - AccessTokenExpired", close=True, command="IDLE", count=4)
+    scene.start()
+    scene.daemon.wait_line("session ended: .*AccessTokenExpired.*signing in again")
+    scene.daemon.wait_line("failure=token-expired")
+    scene.mended()
