@@ -192,7 +192,7 @@ static struct volume *state_volume(struct fleet *f)
 
 static void make_sinks(struct fleet *f)
 {
-	struct sink_env env = { .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = state_volume(f),
+	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = state_volume(f),
 	    .lane = f->look_lane, .store = f->store, .state_dir = f->config->state_dir, .run = f->run, .quarantined = f->quarantined };
 
 	f->sinks = sinks_new(&env);
@@ -202,7 +202,8 @@ static void make_env(struct fleet *f)
 {
 	f->ops = (struct mailbox_ops){ .want_session = want_session, .started = started, .want_fetch = want_fetch,
 	    .fetch_over = fetch_is_over, .throttled = throttled, .state_changed = state_changed, .delivered = delivered, .stopped = stopped };
-	f->env = (struct mailbox_env){ .base = f->base, .dialer = f->dialer, .tls = f->tls, .tokens = f->tokens, .store = f->store,
+	counters_init(&f->counters);
+	f->env = (struct mailbox_env){ .counters = &f->counters, .base = f->base, .dialer = f->dialer, .tls = f->tls, .tokens = f->tokens, .store = f->store,
 	    .spool = f->spool, .sinks = f->sinks, .run = f->run, .quarantined = f->quarantined,
 	    .audit = f->config->audit != AUDIT_OFF, .ops = &f->ops, .arg = f };
 }
@@ -509,6 +510,11 @@ void fleet_admission(const struct fleet *f, const char *credential, struct gate_
 	admission_snapshot(f->admission, credential, ret);
 }
 
+struct counters *fleet_counters(struct fleet *f)
+{
+	return &f->counters;
+}
+
 size_t fleet_tokens(struct fleet *f, struct token_snapshot *ret_v, size_t room)
 {
 	return token_cache_snapshot(f->tokens, ret_v, room);
@@ -517,5 +523,6 @@ size_t fleet_tokens(struct fleet *f, struct token_snapshot *ret_v, size_t room)
 void fleet_store(const struct fleet *f, struct store_snapshot *ret)
 {
 	*ret = (struct store_snapshot){ .last_commit_wall_s = store_last_commit_wall_s(f->store), .spool_bytes = spool_bytes(f->spool),
+	    .commits = store_commits(f->store),
 	    .failure = store_failure(f->store) };
 }

@@ -7,7 +7,7 @@
 #include "failure.h"
 #include "mailbox.h"
 
-struct event_base; struct workers; struct config; struct config_messages;
+struct event_base; struct workers; struct config; struct config_messages; struct counters;
 struct fleet;
 
 /* Takes config over. NULL: ret_error says why it cannot start (exit 71). Opens the state (blocking, before the loop). */
@@ -55,8 +55,9 @@ struct sink_snapshot {
 	const struct failure *failure;				/* NULL: none */
 };
 size_t fleet_sinks(const struct fleet *, struct sink_snapshot *ret_v, size_t room);
+struct counters *fleet_counters(struct fleet *);		/* the fleet's; who else has something to count may */
 struct token_snapshot; struct gate_snapshot;	/* token_cache.h, admission.h */
 void fleet_admission(const struct fleet *, const char *credential, struct gate_snapshot *ret);
 size_t fleet_tokens(struct fleet *, struct token_snapshot *ret_v, size_t room);
-struct store_snapshot { int64_t last_commit_wall_s; uint64_t spool_bytes; const struct failure *failure; };
+struct store_snapshot { int64_t last_commit_wall_s; uint64_t spool_bytes, commits; const struct failure *failure; };
 void fleet_store(const struct fleet *, struct store_snapshot *ret);

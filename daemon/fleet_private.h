@@ -4,6 +4,7 @@
 #pragma once
 #include "admission.h"
 #include "config.h"
+#include "counters.h"
 #include "fleet.h"
 #include "sink.h"
 
@@ -39,6 +40,7 @@ struct fleet {
 	size_t n_leaving;
 	size_t by_state[MAILBOX_STATE_N];
 	uint64_t delivered;
+	struct counters counters;
 	size_t n_failing; bool failing_known;
 	bool started, stopping;
 	struct event *check_timer;	/* for mailboxes past their deadline */

@@ -39,6 +39,7 @@ struct folder {
 	uint32_t singly_to;		/* a FETCH of many was refused: one at a time up to this UID; 0: not so */
 	unsigned looks_for_nothing;	/* in a row, after an EXISTS that promised something */
 	msec_t look_again_ms;		/* 0: no need */
+	int64_t waiting_since_wall_s;	/* since when there has been something to fetch; 0: there is nothing */
 	msec_t looked_ms;		/* the last whole look; 0: never */
 	uint32_t idle_uidnext, idle_messages; unsigned idle_looks;	/* STATUS that looks found nothing behind */
 	msec_t after_retry_ms; unsigned after_failures;	/* `after` failed: not before */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
+#include "counters.h"
 #include "health.h"
 #include "log.h"
 #include "workers.h"
@@ -32,6 +33,7 @@ struct health {
 	void *arg;
 	struct event *tick, *watchdog;	/* watchdog: NULL when the unit has none */
 	msec_t tick_due_ms, lag_max_ms;
+	struct counters *counters;	/* lent; NULL: nobody counts */
 	struct notice waiting[WAITING_MAX];
 	size_t n_waiting;
 	struct notify_job *under_way;	/* NULL: none */
@@ -157,6 +159,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd, (void)what;
 	note_lag(h);
+	if (h->counters != NULL)
+		histogram_note(&h->counters->loop_lag, (double)(clock_now_ms() - h->tick_due_ms) / 1000);
 	if (h->status_due)
 		send_status(h);
 	wind_tick(h);
@@ -261,6 +265,11 @@ void health_status(struct health *h, const char *fmt, ...)
 	h->status_due = true;
 	if (clock_now_ms() - h->status_sent_ms >= TICK_MS)
 		send_status(h);
+}
+
+void health_set_counters(struct health *h, struct counters *counters)
+{
+	h->counters = counters;
 }
 
 msec_t health_lag_max_ms(struct health *h)

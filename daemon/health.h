@@ -8,7 +8,7 @@
 #include "util.h"
 
 struct event_base; struct workers;
-struct health;
+struct health; struct counters;
 
 struct health *health_new(struct event_base *, struct workers *, bool (*alive)(void *arg), void *arg);
 void health_free(struct health **);
@@ -16,4 +16,5 @@ void health_ready(struct health *);		/* configuration read, state open, loop tur
 void health_reloading(struct health *);		/* RELOADING=1 with MONOTONIC_USEC= */
 void health_stopping(struct health *);
 void health_status(struct health *, const char *fmt, ...) PRINTF_LIKE(2, 3);	/* sent when it changed, at most once a second */
+void health_set_counters(struct health *, struct counters *);	/* lent: gets the loop's lag */
 msec_t health_lag_max_ms(struct health *);	/* how late the loop's timers came at worst since the last call */

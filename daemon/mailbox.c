@@ -3,6 +3,7 @@
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "counters.h"
 #include "mailbox_private.h"
 #include "quarantine.h"
 #include "store.h"
@@ -227,12 +228,16 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 	struct folder *f = folder_of(m, message);
 
 	folder_settled(f, message->settle_from, message->uid);
+	if (f->pending.n == 0 && f->under_way.n == 0)
+		f->waiting_since_wall_s = 0;
 	m->progress_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	if (!delivered)
 		return;
 	f->at.delivered++;
 	f->at.last_delivery_wall_s = clock_wall_s();
+	m->env->counters->delivered_bytes += message->size_bytes;
+	histogram_note(&m->env->counters->delivery_lag, (double)(clock_wall_s() - message->internaldate_s));
 	m->env->ops->delivered(m->env->arg, m);
 	if (message->after_owed)
 		ranges_add(&f->at.after_owed, message->uid, message->uid);
@@ -391,6 +396,7 @@ void mailbox_restart_session(struct mailbox *m)
 	struct failure why;
 
 	m->stalls++;
+	m->env->counters->stalls++;
 	failure_own(&why, "stuck", &m->subject, "no progress within the deadline while %s", state_names[m->state]);
 	mailbox_expect(m, 60000);
 	if (m->session != NULL) {
@@ -479,6 +485,22 @@ void mailbox_unretrievable(const struct mailbox *m, const struct folder *f, cons
 	subject.folder = f->name;
 	subject.uid = owed->uid;
 	failure_own(ret, "unretrievable", &subject, "message UID %u cannot be read over IMAP (%s)", owed->uid, owed->why);
+}
+
+int64_t mailbox_undelivered_since_wall_s(const struct mailbox *m)
+{
+	int64_t since = 0;
+
+	for (size_t i = 0; i < m->n_folders; i++) {
+		const struct folder *f = &m->folders[i];
+
+		if (f->waiting_since_wall_s != 0 && (since == 0 || f->waiting_since_wall_s < since))
+			since = f->waiting_since_wall_s;
+		for (size_t j = 0; j < f->at.n_owed; j++)
+			if (f->at.owed[j].next_wall_s != 0 && (since == 0 || f->at.owed[j].first_wall_s < since))
+				since = f->at.owed[j].first_wall_s;
+	}
+	return since;
 }
 
 bool mailbox_given_up(const struct mailbox *m, size_t i, size_t n, uint32_t *ret_uid, int64_t *ret_since_wall_s, struct failure *ret_why)

@@ -9,7 +9,7 @@
 #include "failure.h"
 
 struct event_base; struct dialer; struct tls; struct token_cache; struct store; struct spool; struct sink; struct sinks;
-struct mailbox_conf; struct quarantine_counts;
+struct mailbox_conf; struct quarantine_counts; struct counters;
 struct mailbox;
 
 enum mailbox_state {		/* the words of /status */
@@ -43,6 +43,7 @@ struct mailbox_env {		/* lent, outlives every mailbox */
 	struct store *store; struct spool *spool; struct sinks *sinks;
 	const char *run;	/* 8 hex digits, new for each run, for names of temporary files */
 	const struct quarantine_counts *quarantined;
+	struct counters *counters;
 	bool audit;		/* log each message handed over */
 	const struct mailbox_ops *ops; void *arg;
 };
@@ -88,5 +89,7 @@ struct mailbox_snapshot {	/* lent until the mailbox changes */
 };
 void mailbox_snapshot(const struct mailbox *, struct mailbox_snapshot *ret);
 void mailbox_folder_snapshot(const struct mailbox *, size_t i, struct folder_snapshot *ret);
+/* Since when the oldest message that is not delivered yet has waited, as far as is known; 0: none. Given up ones do not count. */
+int64_t mailbox_undelivered_since_wall_s(const struct mailbox *);
 /* The n-th message of folder i that was given up after its last try; it stays owed. False: there are no more. */
 bool mailbox_given_up(const struct mailbox *, size_t i, size_t n, uint32_t *ret_uid, int64_t *ret_since_wall_s, struct failure *ret_why);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "backoff.h"
+#include "counters.h"
 #include "mailbox_private.h"
 #include "token_cache.h"
 #include "util.h"
@@ -87,6 +88,7 @@ void session_back_off(struct mailbox *m, const struct failure *why, bool is_toke
 	keep_failure(&m->failure, why);
 	if (why->schedule == SCHEDULE_THROTTLED) {		/* exchange-online 5.6 */
 		m->batch_limit = (m->batch_limit + 1) / 2;
+		m->env->counters->throttled_ms += (uint64_t)wait_ms;
 		m->env->ops->throttled(m->env->arg, m);
 	}
 	wait_until(m, clock_now_ms() + wait_ms, MAILBOX_BACKING_OFF);
@@ -146,6 +148,7 @@ static void on_ready(void *arg)
 	struct mailbox *m = arg;
 
 	m->ready_ms = clock_now_ms();
+	m->env->counters->sessions_opened++;
 	session_start_over(m);
 	mailbox_set_state(m, MAILBOX_SYNCING);
 	work_begin(m);
@@ -363,6 +366,8 @@ static void on_end(void *arg, const struct failure *session_why)
 	bool signed_in = ready_ms != 0, planned = why.fail == FAIL_NONE && signed_in;
 	bool relogin = planned && mailbox_may_relogin(m) && !m->stopping && !m->paused;
 
+	if (signed_in)
+		counters_session_ended(m->env->counters, why.fail == FAIL_NONE ? "planned" : why.name);
 	session_drop_failure(&m->end_why);
 	imap_session_free(&m->session, &m->ticket);
 	token_cancel(&m->token_request);

@@ -219,6 +219,10 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	f->looked_ms = m->last_look_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
+	if (n > 0 && f->waiting_since_wall_s == 0)
+		f->waiting_since_wall_s = clock_wall_s();
+	else if (n == 0 && f->under_way.n == 0)
+		f->waiting_since_wall_s = 0;
 	plan_look_again(f, n > 0);
 	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
 }

@@ -16,6 +16,7 @@
 #include "fleet.h"
 #include "health.h"
 #include "log.h"
+#include "metrics.h"
 #include "token_cache.h"
 #include "util.h"
 #include "workers.h"
@@ -29,6 +30,7 @@ struct daemon {
 	struct fleet *fleet;
 	struct health *health;
 	struct control *control;
+	struct metrics *metrics;
 	struct event *signals[3], *status_timer;
 	bool ready;
 };
@@ -64,6 +66,7 @@ static void tell_status(struct daemon *d)
 static void on_status_timer(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
+	metrics_follow(((struct daemon *)arg)->metrics);
 	tell_status(arg);
 }
 
@@ -137,10 +140,13 @@ static int daemon_init(struct daemon *d, struct config *config)
 	d->fleet = fleet_new(d->base, d->workers, config, error, sizeof(error));
 	if (d->fleet != NULL) {
 		d->health = health_new(d->base, d->workers, is_alive, d);
+		health_set_counters(d->health, fleet_counters(d->fleet));
 		d->control = control_new(d->base, d->fleet, d->health, socket_path, error, sizeof(error));
 	}
 	free(socket_path);
-	if (d->control == NULL) {
+	if (d->control != NULL)
+		d->metrics = metrics_new(d->base, d->fleet, error, sizeof(error));
+	if (d->metrics == NULL) {
 		log_error(NULL, "cannot start: %s", error);
 		return -1;
 	}
@@ -158,6 +164,7 @@ static void daemon_done(struct daemon *d)
 			event_free(d->signals[i]);
 	if (d->status_timer != NULL)
 		event_free(d->status_timer);
+	metrics_free(&d->metrics);
 	control_free(&d->control);
 	health_free(&d->health);
 	workers_free(&d->workers, 500);

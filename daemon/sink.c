@@ -4,6 +4,7 @@
 #include "config.h"
 #include "log.h"
 #include "quarantine.h"
+#include "counters.h"
 #include "sink.h"
 #include "sink_command.h"
 #include "sink_maildir.h"
@@ -30,6 +31,7 @@ struct passage {			/* one message's way through a sink */
 	void *arg;
 	struct message *message;
 	struct failure why;
+	msec_t begun_ms;
 };
 
 static const struct sink_driver *const drivers[] = {
@@ -132,6 +134,7 @@ static void answer(struct passage *p, enum sink_answer what)
 	struct sink *sink = p->sink;
 
 	sink->counts.running--;
+	histogram_note(&sink->sinks->env.counters->sink_duration, (double)(clock_now_ms() - p->begun_ms) / 1000);
 	if (what != SINK_TAKEN)
 		sink->counts.failure = p->why;
 	p->cb(p->arg, p->message, what, what == SINK_TAKEN ? NULL : &p->why);
@@ -199,7 +202,7 @@ void sink_deliver(struct sink *sink, struct message *m, sink_answer_cb *cb, void
 {
 	struct passage *p = xcalloc(1, sizeof(*p));
 
-	*p = (struct passage){ .sink = sink, .cb = cb, .arg = arg, .message = m };
+	*p = (struct passage){ .sink = sink, .cb = cb, .arg = arg, .message = m, .begun_ms = clock_now_ms() };
 	sink->counts.running++;
 	m->attempts++;
 	sink->driver->deliver(sink->self, m, on_outcome, p);

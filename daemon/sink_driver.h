@@ -5,7 +5,7 @@
 #include "message.h"
 #include "spool.h"
 
-struct event_base; struct workers; struct volumes; struct lane; struct sink_conf;
+struct event_base; struct workers; struct volumes; struct lane; struct sink_conf; struct counters;
 
 enum sink_outcome {
 	SINK_DELIVERED,
@@ -15,6 +15,7 @@ enum sink_outcome {
 };
 
 struct sink_env {		/* lent, outlives every sink */
+	struct counters *counters;
 	struct event_base *base;
 	struct workers *workers;
 	struct volumes *volumes;

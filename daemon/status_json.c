@@ -106,6 +106,14 @@ static void put_health(json_t *object, struct fleet *fleet)
 	free(reasons);
 }
 
+char *status_json_health(struct fleet *fleet)
+{
+	json_t *object = json_object();
+
+	put_health(object, fleet);
+	return to_text(object, false);
+}
+
 static json_t *totals_object(struct fleet *fleet)
 {
 	json_t *object = json_object();

@@ -1,0 +1,174 @@
+"""/metrics and /healthz: what Prometheus reads, its alerts, the dashboard."""
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+from lib.dovecot import free_port
+
+M = "support@contoso.example"
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+PROMTOOL = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+
+
+def get(port, path, method="GET"):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Content-Type"), answer.read().decode()
+    finally:
+        connection.close()
+
+
+def numbers(text):
+    """{'name{labels}': value}"""
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line and not line.startswith("#")}
+
+
+@pytest.fixture
+def served(simulator, daemon):
+    port = free_port()
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 2000} for i in range(5)])
+    daemon.config([M], top={"metrics_listen": "127.0.0.1:%d" % port})
+    daemon.start()
+    daemon.wait_delivered(M, 5)
+    daemon.port = port
+    return daemon
+
+
+def test_numbers(simulator, served):
+    status, kind, text = get(served.port, "/metrics")
+    assert status == 200 and kind.startswith("text/plain; version=0.0.4")
+    n = numbers(text)
+    assert n['mailpolld_deliveries_total{outcome="delivered"}'] == 5 and n["mailpolld_delivered_bytes_total"] >= 10000
+    assert n["mailpolld_sessions_opened_total"] == 1 and n["mailpolld_messages_owed"] == 0 and n["mailpolld_health"] == 0
+    assert n['mailpolld_token_requests_total{credential="contoso",outcome="ok"}'] == 1
+    assert 3000 < n['mailpolld_token_expiry_time_seconds{credential="contoso"}'] - time.time() < 3900
+    assert n["mailpolld_delivery_lag_seconds_count"] == 5 == n['mailpolld_delivery_lag_seconds_bucket{le="+Inf"}']
+    assert n["mailpolld_sink_duration_seconds_count"] == 5 and n["mailpolld_sink_duration_seconds_sum"] >= 0
+    assert n["mailpolld_store_commits_total"] >= 1 and n["mailpolld_oldest_undelivered_age_seconds"] == 0
+    assert sum(v for k, v in n.items() if k.startswith("mailpolld_mailboxes{")) == 1
+    assert "contoso.example" not in text                        # the port has no authentication
+    # each family has its HELP and TYPE, and counters end in _total
+    families = dict(re.findall(r"# TYPE (\S+) (\S+)", text))
+    assert set(families) == set(re.findall(r"# HELP (\S+) ", text))
+    for name in n:
+        base = re.sub(r"_(bucket|sum|count)$", "", name.split("{")[0])
+        assert base in families or name.split("{")[0] in families, name
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind in families.items())
+
+
+def test_what_goes_wrong_is_counted(simulator, served):
+    simulator.fault("fetch-empty", M, uids=[6])
+    simulator.add(M, [{"seed": 9, "size": 2000}])
+    served.wait(lambda s: s["mailboxes"][0]["folders"][0]["owed"] == 1)
+    n = numbers(get(served.port, "/metrics")[2])
+    assert n["mailpolld_messages_owed"] == 1 and n["mailpolld_messages_unretrievable"] == 0
+    simulator.fault("throttle", M, ms=30000, command="UID SEARCH", count=1)
+    simulator.add(M, [{"seed": 10, "size": 2000}])
+    served.wait_state(M, "backing-off")
+    n = numbers(get(served.port, "/metrics")[2])
+    assert n['mailpolld_sessions_ended_total{reason="throttled"}'] == 1 and n["mailpolld_throttled_seconds_total"] >= 30
+    assert n["mailpolld_mailboxes_failing"] == 1
+
+
+def test_healthz(simulator, served):
+    status, kind, text = get(served.port, "/healthz")
+    assert status == 200 and kind == "application/json" and json.loads(text) == {"health": "ok", "reasons": []}
+    simulator.fault("no-permission", M)
+    simulator.post("/drop", address=M)
+    served.wait_state(M, "backing-off")
+    status, _, text = get(served.port, "/healthz")
+    assert status == 503 and json.loads(text)["health"] == "down" and "mailpollctl status" in json.loads(text)["reasons"][0]["hint"]
+
+
+def test_nothing_else(served):
+    assert get(served.port, "/status")[0] == 404
+    assert get(served.port, "/metrics", "POST")[0] in (405, 501)
+
+
+def test_reload_moves_the_port(simulator, served):
+    other = free_port()
+    served.config([M], top={"metrics_listen": "127.0.0.1:%d" % other})
+    assert served.ctl("reload").returncode == 0
+    until = time.monotonic() + 20
+    while True:
+        try:
+            assert get(other, "/healthz")[0] == 200
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+    with pytest.raises(ConnectionRefusedError):
+        get(served.port, "/healthz")
+
+
+def test_port_that_is_taken(simulator, daemon):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        daemon.config([M], top={"metrics_listen": "127.0.0.1:%d" % taken.getsockname()[1]})
+        daemon.start(ready=False)
+        assert daemon.finish() == 71 and daemon.has_line("metrics_listen: cannot listen on 127.0.0.1")
+
+
+def exported(served):
+    text = get(served.port, "/metrics")[2]
+    names = set()
+    for name, kind in re.findall(r"# TYPE (\S+) (\S+)", text):
+        names |= {name + end for end in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+    return names
+
+
+def test_dashboard_and_alerts_use_what_is_exported(served):
+    names = exported(served)
+    for file in ("grafana-dashboard.json", "prometheus-alerts.yml"):
+        with open(os.path.join(ROOT, "conf", file)) as f:
+            used = set(re.findall(r"\bmailpolld_[a-z_]+", f.read()))
+        assert len(used) > 5 and used <= names, used - names
+    with open(os.path.join(ROOT, "conf", "grafana-dashboard.json")) as f:
+        shown = set(re.findall(r"\bmailpolld_[a-z_]+", f.read()))
+    assert {n for n in names if not n.endswith(("_sum", "_count"))} <= shown, names - shown     # nothing is measured for nobody
+
+
+@PROMTOOL
+def test_alerts(tmp_path):
+    rules = os.path.join(ROOT, "conf", "prometheus-alerts.yml")
+    subprocess.run(["promtool", "check", "rules", rules], check=True, capture_output=True)
+    with open(os.path.join(ROOT, "tests", "alerts_test.yml")) as f:
+        (tmp_path / "test.yml").write_text(f.read().replace("RULES", rules))
+    done = subprocess.run(["promtool", "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@PROMTOOL
+def test_promtool_likes_the_metrics(served):
+    done = subprocess.run(["promtool", "check", "metrics"], input=get(served.port, "/metrics")[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
+def test_prometheus_scrapes_it(served, tmp_path):
+    port = free_port()
+    (tmp_path / "prometheus.yml").write_text("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: mailpolld\n    static_configs:\n"
+                                             "      - targets: ['127.0.0.1:%d']\n" % served.port)
+    process = subprocess.Popen(["prometheus", "--config.file=%s" % (tmp_path / "prometheus.yml"), "--storage.tsdb.path=%s" % (tmp_path / "tsdb"),
+                                "--web.listen-address=127.0.0.1:%d" % port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 40
+        while True:
+            try:
+                answer = json.loads(get(port, "/api/v1/query?query=mailpolld_deliveries_total")[2])["data"]["result"]
+                if {r["metric"]["outcome"]: r["value"][1] for r in answer}.get("delivered") == "5":
+                    break
+            except (OSError, ValueError, KeyError):
+                pass
+            assert time.monotonic() < until and process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(20)
