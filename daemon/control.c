@@ -32,10 +32,12 @@
 #define ERRORS_LOGGED 50		/* of one failed reload */
 
 struct reload;
+struct later { struct answer *answer; /* NULL: the client has gone */ };	/* the arg of what answers later, exactly once */
 struct answer {				/* a reply still owed */
 	struct control *control;	/* lent */
 	struct evhttp_request *request;
 	struct reload *reload;		/* waited for; NULL: a status is being written */
+	struct later *later;		/* waited for, too */
 	LIST_ENTRY(answer) entry;	/* in reload->askers */
 	bool only_failing, opened;
 	size_t next;			/* index of the mailbox to go on with */
@@ -105,6 +107,8 @@ static void answer_free(struct answer *a)
 {
 	if (a->reload != NULL)
 		LIST_REMOVE(a, entry);
+	if (a->later != NULL)
+		a->later->answer = NULL;
 	free(a);
 }
 
@@ -443,6 +447,85 @@ static void post_resync(struct control *c, struct evhttp_request *req, const cha
 	free(since);
 }
 
+static struct later *answer_later(struct control *c, struct evhttp_request *req)
+{
+	struct later *later = xcalloc(1, sizeof(*later));
+
+	later->answer = answer_new(c, req);
+	later->answer->later = later;
+	return later;
+}
+
+static void reply_later(struct later *later, int code, char *json)	/* takes json */
+{
+	if (later->answer != NULL)
+		reply(answer_end(later->answer), code, json);
+	else
+		free(json);
+	free(later);
+}
+
+static void on_forgotten(void *arg, uint64_t folders)
+{
+	if (folders > 0)
+		reply_later(arg, HTTP_OK, xasprintf("{\"ok\":true,\"folders\":%llu}", (unsigned long long)folders));
+	else
+		reply_later(arg, HTTP_NOTFOUND, status_json_error("The state knows no mailbox with this id."));
+}
+
+static void post_forget(struct control *c, struct evhttp_request *req, const char *id)
+{
+	if (fleet_find(c->fleet, id) != NULL) {
+		reply_error(req, 409, "This mailbox is in the configuration: take it out and reload first.");
+		return;
+	}
+	log_verb(req, "forget", id);
+	fleet_forget(c->fleet, id, on_forgotten, answer_later(c, req));
+}
+
+static void on_backed_up(void *arg, const char *error)
+{
+	char sentence[300];
+
+	if (error == NULL) {
+		reply_later(arg, HTTP_OK, xstrdup("{\"ok\":true}"));
+		return;
+	}
+	snprintf(sentence, sizeof(sentence), "The copy cannot be written: %s (the file must not be there yet, and its directory be writable for the "
+	    "daemon's user).", error);
+	reply_later(arg, HTTP_INTERNAL, status_json_error(sentence));
+}
+
+static void post_backup(struct control *c, struct evhttp_request *req, const char *none)
+{
+	char *file = query_value(req, "file");
+
+	(void)none;
+	if (file == NULL || file[0] != '/') {
+		reply_error(req, HTTP_BADREQUEST, "file must be an absolute path");
+	} else {
+		log_verb(req, "backup", NULL);
+		fleet_backup(c->fleet, file, on_backed_up, answer_later(c, req));
+	}
+	free(file);
+}
+
+static void post_log_level(struct control *c, struct evhttp_request *req, const char *none)
+{
+	char *word = query_value(req, "level");
+	enum log_level level;
+
+	(void)c, (void)none;
+	if (word == NULL || !log_level_parse(word, &level)) {
+		reply_error(req, HTTP_BADREQUEST, "level must be error, warning, info or debug");
+	} else {
+		log_verb(req, "log-level", NULL);
+		log_set_level(level);
+		reply(req, HTTP_OK, xasprintf("{\"ok\":true,\"level\":\"%s\"}", log_level_name(level)));
+	}
+	free(word);
+}
+
 /* --- requests --- */
 
 static const struct route readers[] = {
@@ -456,6 +539,9 @@ static const struct route verbs[] = {
 	{ "/mailboxes/*/pause", post_pause },
 	{ "/mailboxes/*/resume", post_resume },
 	{ "/mailboxes/*/resync", post_resync },
+	{ "/forget/*", post_forget },
+	{ "/backup", post_backup },
+	{ "/log-level", post_log_level },
 	{ NULL, NULL },
 };
 

@@ -110,6 +110,8 @@ struct member *member_new(struct fleet *f, const struct mailbox_conf *conf)
 	seat_take(f->admission, &member->seat, conf->credential->name, &seat_ops, member->mailbox);
 	f->by_state[mailbox_state(member->mailbox)]++;
 	f->failing_known = false;
+	if (store_is_paused(f->store, conf->id))
+		mailbox_pause(member->mailbox);
 	return member;
 }
 
@@ -421,14 +423,38 @@ bool fleet_resync(struct fleet *f, const char *address, int year, int month, int
 	return member != NULL;
 }
 
+/* An id, not an address, is what the state knows. */
+static bool set_paused(struct fleet *f, const char *address, bool paused)
+{
+	const struct member *member = find(f, address);
+
+	if (member == NULL)
+		return false;
+	store_set_paused(f->store, mailbox_conf(member->mailbox)->id, paused);
+	return verb(f, address, paused ? mailbox_pause : mailbox_resume);
+}
+
 bool fleet_pause(struct fleet *f, const char *address)
 {
-	return verb(f, address, mailbox_pause);
+	return set_paused(f, address, true);
 }
 
 bool fleet_resume(struct fleet *f, const char *address)
 {
-	return verb(f, address, mailbox_resume);
+	return set_paused(f, address, false);
+}
+
+bool fleet_forget(struct fleet *f, const char *id, void (*done)(void *arg, uint64_t folders), void *arg)
+{
+	if (find(f, id) != NULL)
+		return false;
+	store_forget(f->store, id, done, arg);
+	return true;
+}
+
+void fleet_backup(struct fleet *f, const char *path, void (*done)(void *arg, const char *error), void *arg)
+{
+	store_backup(f->store, path, done, arg);
 }
 
 /* --- reading --- */

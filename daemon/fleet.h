@@ -28,6 +28,10 @@ bool fleet_poll(struct fleet *, const char *address);
 bool fleet_resync(struct fleet *, const char *address, int year, int month, int day);
 bool fleet_pause(struct fleet *, const char *address);
 bool fleet_resume(struct fleet *, const char *address);
+/* Removes the state of a mailbox that the configuration does not have any more; false: it still has it. done from the loop. */
+bool fleet_forget(struct fleet *, const char *id, void (*done)(void *arg, uint64_t folders), void *arg);
+/* Copies the state into a new file; error NULL: it is there. done from the loop. */
+void fleet_backup(struct fleet *, const char *path, void (*done)(void *arg, const char *error), void *arg);
 
 /* Reading. Mailboxes by index in configuration order, valid until the loop turns. */
 size_t fleet_size(const struct fleet *);

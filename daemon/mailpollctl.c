@@ -701,7 +701,7 @@ static int run_poll(const struct options *o, const char *address)
 
 static int run_pause(const struct options *o, const char *address)
 {
-	return run_verb(o, "pause", address, "is paused until it is resumed or mailpolld is restarted");
+	return run_verb(o, "pause", address, "is paused until it is resumed");
 }
 
 static int run_resume(const struct options *o, const char *address)
@@ -717,6 +717,44 @@ static int run_resync(const struct options *o, const char *address)
 	free(since);
 	free(verb);
 	return status;
+}
+
+/* A verb that is not about a mailbox of the configuration. */
+static int run_other_verb(const struct options *o, const char *before, const char *word, const char *said)
+{
+	struct reply r;
+	int status = ask(o, true, before, word, "", &r);
+
+	if (status != EX_OK)
+		return status;
+	if (r.status != 200) {
+		status = complain_refused(&r);
+	} else {
+		put_clean(stdout, word);
+		printf("%s\n", said);
+	}
+	reply_done(&r);
+	return status;
+}
+
+static int run_forget(const struct options *o, const char *id)
+{
+	return run_other_verb(o, "/forget/", id, ": its state is removed");
+}
+
+static int run_backup(const struct options *o, const char *file)
+{
+	char *here = file[0] == '/' ? NULL : getcwd(NULL, 0), *path = xasprintf("%s%s%s", here != NULL ? here : "", here != NULL ? "/" : "", file);
+	int status = run_other_verb(o, "/backup?file=", path, ": a copy of the state");
+
+	free(here);
+	free(path);
+	return status;
+}
+
+static int run_log_level(const struct options *o, const char *level)
+{
+	return run_other_verb(o, "/log-level?level=", level, ": logged from now on, until the next start or reload");
 }
 
 static int complain_not_reloaded(const struct reply *r)
@@ -759,6 +797,9 @@ static const struct command commands[] = {
 	{ "pause", run_pause, true, true, false, false },
 	{ "resume", run_resume, true, true, false, false },
 	{ "resync", run_resync, true, true, false, true },
+	{ "forget", run_forget, true, true, false, false },
+	{ "backup", run_backup, true, true, false, false },
+	{ "log-level", run_log_level, true, true, false, false },
 	{ "reload", run_reload, false, false, false, false },
 };
 
@@ -768,6 +809,7 @@ static int usage(FILE *to, int status)
 	    "       mailpollctl [-s SOCKET] poll | pause | resume ADDRESS\n"
 	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"
+	    "       mailpollctl [-s SOCKET] forget ID | backup FILE | log-level LEVEL\n"
 	    "       mailpollctl --version | --help\n"
 	    "SOCKET is %s unless given; see mailpollctl(8).\n", DEFAULT_SOCKET);
 	return status;

@@ -24,6 +24,7 @@ struct store {
 	struct failure failure;		/* FAIL_NONE: commits succeed */
 	int64_t last_commit_wall_s;
 	uint64_t commits;
+	char **paused; size_t n_paused;	/* ids */
 };
 
 struct commit_job {
@@ -131,6 +132,8 @@ static void on_committed(struct store *s, struct ops *done)
 		if (op->folder_cb != NULL) {
 			op->folder_cb(op->arg, STORE_OK, &op->answer);
 			op->answer = (struct store_folder){ 0 };	/* the callback's now */
+		} else if (op->count_cb != NULL) {
+			op->count_cb(op->arg, op->n);
 		} else if (op->known_cb != NULL) {
 			op->known_cb(op->arg, STORE_OK, &op->known);
 			op->known = (struct store_known){ 0 };
@@ -194,6 +197,7 @@ struct store *store_open(struct event_base *base, struct workers *workers, const
 	s = xcalloc(1, sizeof(*s));
 	s->db = db;
 	s->state_dir = xstrdup(state_dir);
+	s->paused = db_paused(db, &s->n_paused);
 	s->lane = lane_new(workers, "store", LANE_DISK, 1);
 	s->retry = evtimer_new(base, on_retry, s);
 	ops_init(&s->waiting);
@@ -210,6 +214,9 @@ void store_close(struct store **store)
 	*store = NULL;
 	event_free(s->retry);
 	ops_free(&s->waiting);
+	for (size_t i = 0; i < s->n_paused; i++)
+		free(s->paused[i]);
+	free(s->paused);
 	c = s->job;
 	if (c != NULL && atomic_load(&c->started) && !atomic_load(&c->finished))
 		return;			/* stuck on its disk, and still using all this */
@@ -380,4 +387,86 @@ void store_after_done(struct store *s, folder_ref folder, const struct ranges *u
 void store_complete(struct store *s, folder_ref folder, store_cb *cb, void *arg)
 {
 	submit(s, op_new(OP_COMPLETE, folder, cb, arg));
+}
+
+/* --- mailboxes as a whole --- */
+
+bool store_is_paused(const struct store *s, const char *id)
+{
+	for (size_t i = 0; i < s->n_paused; i++)
+		if (strcmp(s->paused[i], id) == 0)
+			return true;
+	return false;
+}
+
+static void set_paused(struct store *s, const char *id, bool paused)
+{
+	if (paused == store_is_paused(s, id))
+		return;
+	if (paused) {
+		s->paused = xreallocarray(s->paused, s->n_paused + 1, sizeof(*s->paused));
+		s->paused[s->n_paused++] = xstrdup(id);
+		return;
+	}
+	for (size_t i = 0; i < s->n_paused; i++) {
+		if (strcmp(s->paused[i], id) == 0) {
+			free(s->paused[i]);
+			s->paused[i] = s->paused[--s->n_paused];
+			return;
+		}
+	}
+}
+
+void store_set_paused(struct store *s, const char *id, bool paused)
+{
+	struct op *op = op_new(OP_PAUSE, 0, NULL, NULL);
+
+	op->id = xstrdup(id);
+	op->paused = paused;
+	set_paused(s, id, paused);
+	submit(s, op);
+}
+
+void store_forget(struct store *s, const char *id, store_count_cb *cb, void *arg)
+{
+	struct op *op = op_new(OP_FORGET, 0, NULL, arg);
+
+	op->id = xstrdup(id);
+	op->count_cb = cb;
+	set_paused(s, id, false);
+	submit(s, op);
+}
+
+struct backup_job {
+	struct job job;
+	struct db *db;
+	char *path, error[200];
+	int result;
+	store_backup_cb *cb;
+	void *arg;
+};
+
+static void work_backup(struct job *job)
+{
+	struct backup_job *b = (struct backup_job *)job;
+
+	b->result = db_backup(b->db, b->path, b->error, sizeof(b->error));
+}
+
+static void done_backup(struct job *job)
+{
+	struct backup_job *b = (struct backup_job *)job;
+
+	b->cb(b->arg, b->result < 0 ? b->error : NULL);
+	free(b->path);
+	free(b);
+}
+
+/* On the writer's lane, so between two transactions. */
+void store_backup(struct store *s, const char *path, store_backup_cb *cb, void *arg)
+{
+	struct backup_job *b = xcalloc(1, sizeof(*b));
+
+	*b = (struct backup_job){ .job = { .work = work_backup, .done = done_backup }, .db = s->db, .path = xstrdup(path), .cb = cb, .arg = arg };
+	lane_submit(s->lane, &b->job);
 }

@@ -83,6 +83,16 @@ void store_owe(struct store *, folder_ref, const struct store_owed *, store_cb *
 void store_after_done(struct store *, folder_ref, const struct ranges *uids, store_cb *cb, void *arg);
 void store_complete(struct store *, folder_ref, store_cb *cb, void *arg);	/* first sync finished */
 
+/* A mailbox an operator has paused stays so over restarts. store_is_paused() knows what was set in this run, too. */
+void store_set_paused(struct store *, const char *id, bool paused);
+bool store_is_paused(const struct store *, const char *id);
+/* Removes all that is kept of a mailbox; the answer counts its folders. */
+typedef void store_count_cb(void *arg, uint64_t n);
+void store_forget(struct store *, const char *id, store_count_cb *cb, void *arg);
+/* Writes a whole, consistent copy into a new file. error NULL: it is on disk. */
+typedef void store_backup_cb(void *arg, const char *error);
+void store_backup(struct store *, const char *path, store_backup_cb *cb, void *arg);
+
 /* Intents found at store_open(), to be resolved before mailboxes start. */
 struct store_found_intent {
 	folder_ref folder; uint32_t uid; char *sink;

@@ -33,7 +33,8 @@ static const char *const schema_steps[] = {
 	"CREATE INDEX delivered_age ON delivered (folder, seq);",
 	"ALTER TABLE folder ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;"
 	"ALTER TABLE delivered ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;"
-	"ALTER TABLE intent ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;",
+	"ALTER TABLE intent ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;"
+	"CREATE TABLE paused (id TEXT PRIMARY KEY) WITHOUT ROWID;",
 };
 #define SCHEMA ((int)ARRAY_LEN(schema_steps))
 
@@ -43,7 +44,8 @@ enum statement {
 	S_OWED_PUT, S_OWED_DELETE, S_OWED_DELETE_RANGE, S_OWED_ALL, S_OWED_CLEAR,
 	S_AFTER_ADD, S_AFTER_DELETE, S_AFTER_ALL, S_AFTER_CLEAR,
 	S_INTENT_PUT, S_INTENT_DELETE, S_INTENT_CLEAR,
-	S_HASH_ADD, S_HASH_PRUNE, S_HASH_ALL,
+	S_HASH_ADD, S_HASH_PRUNE, S_HASH_ALL, S_HASH_CLEAR,
+	S_PAUSE, S_RESUME, S_PAUSED_ALL, S_FOLDERS_OF, S_FOLDER_DELETE,
 	S_N
 };
 static const char *const sql[S_N] = {
@@ -74,6 +76,12 @@ static const char *const sql[S_N] = {
 	[S_HASH_ADD] = "INSERT OR REPLACE INTO delivered (folder, hash, at, internaldate) VALUES (?1, ?2, ?3, ?4)",
 	[S_HASH_PRUNE] = "DELETE FROM delivered WHERE folder = ?1 AND (at < ?2 OR seq <="
 	                 " (SELECT seq FROM delivered WHERE folder = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?3))",
+	[S_HASH_CLEAR] = "DELETE FROM delivered WHERE folder = ?1",
+	[S_PAUSE] = "INSERT OR IGNORE INTO paused (id) VALUES (?1)",
+	[S_RESUME] = "DELETE FROM paused WHERE id = ?1",
+	[S_PAUSED_ALL] = "SELECT id FROM paused",
+	[S_FOLDERS_OF] = "SELECT ref FROM folder WHERE id = ?1",
+	[S_FOLDER_DELETE] = "DELETE FROM folder WHERE ref = ?1",
 	[S_HASH_ALL] = "SELECT hash, internaldate FROM delivered WHERE folder = ?1 ORDER BY hash",
 };
 
@@ -387,6 +395,40 @@ static void unsettle(struct db *db, struct op *op)
 	load(db, op);
 }
 
+static void run_text(struct db *db, enum statement which, const char *text)
+{
+	sqlite3_stmt *s = statement(db, which);
+
+	if (s == NULL)
+		return;
+	bind_text(s, 1, text);
+	run(db, s);
+}
+
+static void forget(struct db *db, struct op *op)
+{
+	static const enum statement clear[] = { S_SETTLED_CLEAR, S_OWED_CLEAR, S_AFTER_CLEAR, S_INTENT_CLEAR, S_HASH_CLEAR, S_FOLDER_DELETE };
+	folder_ref refs[256];
+	sqlite3_stmt *s;
+	size_t n;
+
+	op->n = 0;
+	do {			/* some at a time: what is deleted must not be walked over */
+		if ((s = statement(db, S_FOLDERS_OF)) == NULL)
+			return;
+		bind_text(s, 1, op->id);
+		for (n = 0; n < ARRAY_LEN(refs) && step(db, s); n++)
+			refs[n] = sqlite3_column_int64(s, 0);
+		sqlite3_reset(s);
+		sqlite3_clear_bindings(s);
+		for (size_t i = 0; i < n; i++)
+			for (size_t j = 0; j < ARRAY_LEN(clear); j++)
+				RUN(db, clear[j], refs[i]);
+		op->n += n;
+	} while (n > 0 && db->error == 0);
+	run_text(db, S_RESUME, op->id);
+}
+
 static void apply_one(struct db *db, struct op *op)
 {
 	switch (op->kind) {
@@ -418,6 +460,12 @@ static void apply_one(struct db *db, struct op *op)
 	case OP_READ_KNOWN:
 		read_known(db, op);
 		break;
+	case OP_PAUSE:
+		run_text(db, op->paused ? S_PAUSE : S_RESUME, op->id);
+		break;
+	case OP_FORGET:
+		forget(db, op);
+		break;
 	case OP_UNSETTLE:
 		unsettle(db, op);
 		break;
@@ -445,6 +493,31 @@ int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 	if (!sqlite3_get_autocommit(db->sqlite))
 		exec(db, "ROLLBACK");
 	return -1;
+}
+
+int db_backup(struct db *db, const char *path, char *ret_error, size_t size)
+{
+	char *text = sqlite3_mprintf("VACUUM INTO %Q", path);
+	int rc = exec(db, text);
+
+	sqlite3_free(text);
+	if (rc != SQLITE_OK)
+		snprintf(ret_error, size, "%s", sqlite3_errmsg(db->sqlite));
+	return rc == SQLITE_OK ? 0 : -1;
+}
+
+char **db_paused(struct db *db, size_t *ret_n)
+{
+	sqlite3_stmt *s = statement(db, S_PAUSED_ALL);
+	char **v = NULL;
+
+	*ret_n = 0;
+	while (s != NULL && step(db, s)) {
+		v = xreallocarray(v, *ret_n + 1, sizeof(*v));
+		v[(*ret_n)++] = xstrdup((const char *)sqlite3_column_text(s, 0));
+	}
+	sqlite3_reset(s);
+	return v;
 }
 
 /* --- opening --- */

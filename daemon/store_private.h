@@ -6,7 +6,7 @@
 struct sqlite3;
 struct db;
 
-enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE, OP_READ_KNOWN, OP_UNSETTLE };
+enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE, OP_READ_KNOWN, OP_UNSETTLE, OP_PAUSE, OP_FORGET };
 struct op {				/* one change or question, with copies of all it needs */
 	struct op *next;
 	enum op_kind kind;
@@ -20,9 +20,12 @@ struct op {				/* one change or question, with copies of all it needs */
 	struct store_owed owed;
 	struct store_folder answer;	/* LOAD, BEGIN, UNSETTLE */
 	struct store_known known;	/* READ_KNOWN */
+	bool paused;			/* PAUSE */
+	uint64_t n;			/* FORGET: folders */
 	store_cb *cb;
 	store_folder_cb *folder_cb;
 	store_known_cb *known_cb;
+	store_count_cb *count_cb;
 	void *arg;
 };
 
@@ -31,6 +34,10 @@ struct db *db_open(const char *state_dir, char *ret_error, size_t size);
 void db_close(struct db **);
 /* Does the ops in one transaction: all or, when the disk refuses, none (-1, ret_error). */
 int db_apply(struct db *, struct op *ops, char *ret_error, size_t size);
+/* Between transactions; blocks. -1: ret_error. */
+int db_backup(struct db *, const char *path, char *ret_error, size_t size);
+/* The ids that are paused; the caller frees the texts and the array. */
+char **db_paused(struct db *, size_t *ret_n);
 const char *db_instance(const struct db *);
 const struct store_found_intent *db_found_intents(const struct db *, size_t *ret_n);
 

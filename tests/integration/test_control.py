@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 
@@ -182,3 +183,73 @@ def test_watchdog(simulator, daemon):
     daemon.config([A])
     daemon.start(env={"WATCHDOG_USEC": "1000000"})
     daemon.wait_notified("WATCHDOG=1", since=time.monotonic())
+
+
+def test_pause_outlives_a_restart(simulator, daemon):
+    simulator.mailbox(A)
+    simulator.mailbox(B)
+    daemon.config([A, B])
+    daemon.start()
+    daemon.wait_state(A, "watching")
+    assert daemon.ctl("pause", A).stdout == "%s is paused until it is resumed\n" % A
+    daemon.wait_state(A, "paused")
+    daemon.stop()
+    logins = simulator.state(A)["logins"]
+    daemon.start()
+    daemon.wait_state(B, "watching")
+    assert daemon.of(A)["state"] == "paused" and simulator.state(A)["logins"] == logins
+    assert daemon.ctl("resume", A).returncode == 0
+    daemon.wait_state(A, "watching")
+    daemon.kill9()
+    daemon.start()
+    daemon.wait_state(A, "watching")
+
+
+def test_forget(simulator, daemon):
+    simulator.mailbox(A)
+    simulator.mailbox(B)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.config([A, B])
+    daemon.start()
+    daemon.wait_delivered(A, 1)
+    refused = daemon.ctl("forget", A)
+    assert refused.returncode == 1 and "in the configuration: take it out and reload first" in refused.stderr
+    daemon.config([B])
+    assert daemon.ctl("reload").returncode == 0
+    done = daemon.ctl("forget", A)
+    assert done.returncode == 0 and "its state is removed" in done.stdout
+    unknown = daemon.ctl("forget", A)
+    assert unknown.returncode == 1 and "knows no mailbox with this id" in unknown.stderr
+    daemon.config([A, B])                   # a first contact again
+    assert daemon.ctl("reload").returncode == 0
+    daemon.wait_state(A, "watching")
+    assert daemon.of(A)["folders"][0]["delivered"] == 1 and simulator.folder(A)["fetched"]["1"] == 2
+
+
+def test_backup(simulator, daemon, tmp_path):
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([A])
+    daemon.start()
+    daemon.wait_delivered(A, 3)
+    copy = tmp_path / "copy.db"
+    assert daemon.ctl("backup", str(copy)).returncode == 0
+    again = daemon.ctl("backup", str(copy))
+    assert again.returncode == 1 and "must not be there yet" in again.stderr
+    with sqlite3.connect(copy) as db:
+        assert db.execute("SELECT count(*) FROM delivered").fetchone() == (3,)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert simulator.state(A)["logins"] == 1
+
+
+def test_log_level(simulator, daemon):
+    simulator.mailbox(A)
+    daemon.config([A], top={"log_level": "warning"})
+    daemon.start()
+    daemon.wait_state(A, "watching")
+    assert not daemon.has_line("level=debug")
+    wrong = daemon.ctl("log-level", "loud")
+    assert wrong.returncode == 1 and "must be error, warning, info or debug" in wrong.stderr
+    assert daemon.ctl("log-level", "debug").returncode == 0
+    daemon.poll(A)
+    daemon.wait_line("level=debug .*mailbox=%s" % A)
