@@ -45,7 +45,8 @@ LDFLAGS_ALL = $(HARDENING_LD) $(SANITIZE) $(LDFLAGS)
 LIBS = $(shell pkg-config --libs $(PACKAGES)) -lpthread
 
 # The two programs' own files, and the clock of the test build; everything else is shared.
-MAINS := daemon/main.c daemon/mailpollctl.c daemon/clock_scaled.c
+CTL := $(sort $(wildcard daemon/mailpollctl*.c))
+MAINS := daemon/main.c $(CTL) daemon/clock_scaled.c
 SHARED := $(filter-out $(MAINS),$(sort $(wildcard daemon/*.c)))
 SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
@@ -59,7 +60,7 @@ $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
 # The same daemon with a clock that MAILPOLLD_CLOCK_RATE speeds up; for tests only, never installed.
 $(BUILD)/mailpolld-scaled: $(BUILD)/obj/main.o $(filter-out %/clock.o,$(SHARED_OBJS)) $(BUILD)/obj/clock_scaled.o
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
-$(BUILD)/mailpollctl: $(BUILD)/obj/mailpollctl.o $(BUILD)/obj/util.o
+$(BUILD)/mailpollctl: $(CTL:daemon/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/util.o
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(shell pkg-config --libs libcurl jansson)
 $(BUILD)/obj/%.o: daemon/%.c Makefile | $(BUILD)/obj
 	$(CC) $(CFLAGS_ALL) -MMD -c -o $@ $<

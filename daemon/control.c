@@ -20,6 +20,7 @@
 #include "fleet.h"
 #include "health.h"
 #include "log.h"
+#include "quarantine.h"
 #include "status_json.h"
 
 #define SLICE_MAILBOXES 100
@@ -526,11 +527,75 @@ static void post_log_level(struct control *c, struct evhttp_request *req, const 
 	free(word);
 }
 
+/* --- quarantine --- */
+
+static void on_quarantine_list(void *arg, char *json)
+{
+	reply_later(arg, HTTP_OK, json);
+}
+
+static void get_quarantine(struct control *c, struct evhttp_request *req, const char *none)
+{
+	(void)none;
+	fleet_quarantine_list(c->fleet, on_quarantine_list, answer_later(c, req));
+}
+
+/* False: it has been answered. */
+static bool check_key(struct evhttp_request *req, const char *verb, const char *key)
+{
+	if (!quarantine_key_is_sane(key)) {
+		reply_error(req, HTTP_BADREQUEST, "This is not the KEY of a message.");
+		return false;
+	}
+	log_verb(req, verb, NULL);
+	return true;
+}
+
+static void on_dropped(void *arg, int error)
+{
+	if (error == 0)
+		reply_later(arg, HTTP_OK, xstrdup("{\"ok\":true}"));
+	else
+		reply_later(arg, error == ENOENT ? HTTP_NOTFOUND : HTTP_INTERNAL,
+		    status_json_error(error == ENOENT ? "There is no such message in quarantine." : strerror(error)));
+}
+
+static void post_quarantine_drop(struct control *c, struct evhttp_request *req, const char *key)
+{
+	if (check_key(req, "quarantine drop", key))
+		fleet_quarantine_drop(c->fleet, key, on_dropped, answer_later(c, req));
+}
+
+static void on_retried(void *arg, enum retry_outcome outcome, const char *why)
+{
+	static const struct { int code; const char *sentence; } answers[] = {
+		[RETRY_TAKEN] = { HTTP_OK, NULL }, [RETRY_REFUSED] = { 409, "The sink refused it again" },
+		[RETRY_LATER] = { HTTP_SERVUNAVAIL, "It could not be delivered now" },
+		[RETRY_UNKNOWN] = { HTTP_NOTFOUND, "There is no such message in quarantine" },
+	};
+	char *sentence;
+
+	if (outcome == RETRY_TAKEN) {
+		reply_later(arg, HTTP_OK, xstrdup("{\"ok\":true}"));
+		return;
+	}
+	sentence = xasprintf("%s: %s.", answers[outcome].sentence, why != NULL ? why : "no reason given");
+	reply_later(arg, answers[outcome].code, status_json_error(sentence));
+	free(sentence);
+}
+
+static void post_quarantine_retry(struct control *c, struct evhttp_request *req, const char *key)
+{
+	if (check_key(req, "quarantine retry", key))
+		fleet_quarantine_retry(c->fleet, key, on_retried, answer_later(c, req));
+}
+
 /* --- requests --- */
 
 static const struct route readers[] = {
 	{ "/status", get_status },
 	{ "/mailboxes/*", get_mailbox },
+	{ "/quarantine", get_quarantine },
 	{ NULL, NULL },
 };
 static const struct route verbs[] = {
@@ -539,6 +604,8 @@ static const struct route verbs[] = {
 	{ "/mailboxes/*/pause", post_pause },
 	{ "/mailboxes/*/resume", post_resume },
 	{ "/mailboxes/*/resync", post_resync },
+	{ "/quarantine/*/retry", post_quarantine_retry },
+	{ "/quarantine/*/drop", post_quarantine_drop },
 	{ "/forget/*", post_forget },
 	{ "/backup", post_backup },
 	{ "/log-level", post_log_level },

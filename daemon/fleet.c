@@ -178,7 +178,7 @@ static int make_spool_dir(const char *state_dir, char *ret_error, size_t size)
 	return 0;
 }
 
-static struct volume *state_volume(struct fleet *f)
+struct volume *fleet_state_volume(struct fleet *f)
 {
 	struct volume *volume;
 	struct statvfs vfs;
@@ -194,7 +194,7 @@ static struct volume *state_volume(struct fleet *f)
 
 static void make_sinks(struct fleet *f)
 {
-	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = state_volume(f),
+	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = fleet_state_volume(f),
 	    .lane = f->look_lane, .store = f->store, .state_dir = f->config->state_dir, .run = f->run, .quarantined = f->quarantined };
 
 	f->sinks = sinks_new(&env);
@@ -450,6 +450,16 @@ bool fleet_forget(struct fleet *f, const char *id, void (*done)(void *arg, uint6
 		return false;
 	store_forget(f->store, id, done, arg);
 	return true;
+}
+
+void fleet_quarantine_list(struct fleet *f, void (*list)(void *arg, char *json), void *arg)
+{
+	quarantine_list(f->look_lane, f->config->state_dir, list, arg);
+}
+
+void fleet_quarantine_drop(struct fleet *f, const char *key, void (*done)(void *arg, int error), void *arg)
+{
+	quarantine_drop(f->look_lane, f->quarantined, f->config->state_dir, key, done, arg);
 }
 
 void fleet_backup(struct fleet *f, const char *path, void (*done)(void *arg, const char *error), void *arg)

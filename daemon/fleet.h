@@ -30,6 +30,12 @@ bool fleet_pause(struct fleet *, const char *address);
 bool fleet_resume(struct fleet *, const char *address);
 /* Removes the state of a mailbox that the configuration does not have any more; false: it still has it. done from the loop. */
 bool fleet_forget(struct fleet *, const char *id, void (*done)(void *arg, uint64_t folders), void *arg);
+/* Refused messages. Each answers later, from the loop, exactly once. list takes json: {"messages":[...]}; keys must be sane. */
+void fleet_quarantine_list(struct fleet *, void (*list)(void *arg, char *json), void *arg);
+void fleet_quarantine_drop(struct fleet *, const char *key, void (*done)(void *arg, int error), void *arg);
+enum retry_outcome { RETRY_TAKEN, RETRY_REFUSED /* again */, RETRY_LATER /* not now, why says it */, RETRY_UNKNOWN };
+typedef void retry_cb(void *arg, enum retry_outcome, const char *why);	/* why is lent; NULL: nothing to say */
+void fleet_quarantine_retry(struct fleet *, const char *key, retry_cb *done, void *arg);
 /* Copies the state into a new file; error NULL: it is there. done from the loop. */
 void fleet_backup(struct fleet *, const char *path, void (*done)(void *arg, const char *error), void *arg);
 

@@ -1,5 +1,5 @@
 /* fleet_private.h - what the files of the fleet share: fleet.c (making, starting, stopping, verbs, reading),
- * fleet_reload.c (an old and a new configuration turned into start, stop, keep) and fleet_health.c (the verdict on
+ * fleet_retry.c (refused messages once more), fleet_reload.c (an old and a new configuration turned into start, stop, keep) and fleet_health.c (the verdict on
  * them all). Nobody else includes it. */
 #pragma once
 #include "admission.h"
@@ -53,6 +53,7 @@ struct fleet {
 };
 
 struct member *member_new(struct fleet *, const struct mailbox_conf *);
+struct volume *fleet_state_volume(struct fleet *);
 void member_start(struct member *);
 void member_retire(struct member *);		/* stops it; freed when it has stopped */
 void fleet_apply_globals(struct fleet *, struct config *);	/* takes config over; mailboxes are not touched */

@@ -341,6 +341,23 @@ void mailbox_stop(struct mailbox *m)
 
 /* --- verbs --- */
 
+void mailbox_note_redelivered(struct mailbox *m, const char *folder, uint32_t uidvalidity, uint32_t uid)
+{
+	for (size_t i = 0; i < m->n_folders; i++) {
+		struct folder *f = &m->folders[i];
+		struct store_settlement s = { .folder = f->at.ref, .uid = uid, .settle_from = uid, .sink = sink_conf(m->sink)->name, .delivered = true,
+		    .after_owed = m->conf->after != AFTER_KEEP };
+
+		if (strcmp(f->name, folder) != 0 || f->at.ref == 0 || f->at.uidvalidity != uidvalidity)
+			continue;
+		store_settle(m->env->store, &s, NULL, NULL);
+		f->at.delivered++;
+		if (s.after_owed)
+			ranges_add(&f->at.after_owed, uid, uid);
+		mailbox_wake(m);
+	}
+}
+
 void mailbox_poll(struct mailbox *m)
 {
 	if (m->stopping || m->paused)

@@ -59,6 +59,8 @@ void mailbox_free(struct mailbox **);		/* only after stopped, or at the very end
 void mailbox_admit(struct mailbox *);
 void mailbox_fetch_admit(struct mailbox *);
 void mailbox_poll(struct mailbox *);		/* look now, whatever it waits for (a pause excepted) */
+/* A refused message that the sink has taken after all: it counts as delivered, and `after` is owed if its UID still means it. */
+void mailbox_note_redelivered(struct mailbox *, const char *folder, uint32_t uidvalidity, uint32_t uid);
 /* What was delivered since that day is fetched and delivered once more, in the next look. */
 void mailbox_resync(struct mailbox *, int year, int month, int day);
 void mailbox_pause(struct mailbox *);

@@ -14,194 +14,20 @@
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
+#include "mailpollctl_private.h"
 #include "util.h"
 
 #define DEFAULT_SOCKET "/run/mailpolld/control"
-#define COLUMNS 100
-#define ADDRESS_COLUMNS 36
 #define ANSWER_MAX_BYTES (256 * 1024 * 1024)
 #define ANSWER_WITHIN_S 60
 #define RELOAD_WITHIN_S 300
 #define WATCH_EVERY_S 2
-#define SINKS_SHOWN 8			/* more of them: only those that fail */
-#define AGE_SIZE 32
 
-struct options {
-	const char *socket;
-	bool failing, json, watch;
-	const char *since;
-};
-struct reply {
-	long status;			/* of HTTP */
-	char *body;
-	size_t len, room;
-	json_t *json;			/* NULL: the body is none */
-};
 struct command {
 	const char *name;
 	int (*run)(const struct options *, const char *address);
 	bool takes_address, needs_address, takes_flags, needs_since;
 };
-
-/* --- text --- */
-
-/* How many columns a UTF-8 text takes, one for each character. */
-static size_t columns(const char *s, size_t len)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < len; i++)
-		n += ((unsigned char)s[i] & 0xc0) != 0x80;
-	return n;
-}
-
-static char *clean(const char *s)	/* caller frees */
-{
-	size_t len = s != NULL ? strlen(s) : 0;
-	char *text = xmalloc(len + 1);
-
-	printable(text, len + 1, s != NULL ? s : "", len);
-	return text;
-}
-
-static void put_clean(FILE *to, const char *s)
-{
-	char *text = clean(s);
-
-	fputs(text, to);
-	free(text);
-}
-
-static void put_spaces(FILE *to, size_t n)
-{
-	fprintf(to, "%*s", (int)n, "");
-}
-
-/* Words of one line, wrapped; at is the column already reached, indent that of the lines that follow. */
-static void put_words(FILE *to, const char *line, size_t at, size_t indent)
-{
-	bool first = true;
-
-	while (*line != '\0') {
-		size_t len = strcspn(line, " "), width = columns(line, len);
-
-		if (len > 0 && !first && at + 1 + width > COLUMNS) {
-			fputc('\n', to);
-			put_spaces(to, indent);
-			at = indent;
-			first = true;
-		}
-		if (len > 0) {
-			fprintf(to, "%s%.*s", first ? "" : " ", (int)len, line);
-			at += width + !first;
-			first = false;
-		}
-		line += len + (line[len] == ' ');
-	}
-	fputc('\n', to);
-}
-
-/* A label and what it is about, line by line, wrapped below it. */
-static void put_text(FILE *to, size_t indent, const char *label, const char *text)
-{
-	char *start = clean(label);
-	size_t at = indent + columns(start, strlen(start));
-
-	put_spaces(to, indent);
-	fputs(start, to);
-	free(start);
-	do {
-		size_t len = strcspn(text, "\n");
-		char *raw = xstrndup(text, len), *line = clean(raw);
-
-		put_words(to, line, at, indent + 2);
-		free(raw);
-		free(line);
-		text += len + (text[len] == '\n');
-		at = indent + 2;
-		if (*text != '\0')
-			put_spaces(to, at);
-	} while (*text != '\0');
-}
-
-static const char *say_age(long long seconds, char ret_text[static AGE_SIZE])
-{
-	long long s = seconds < 0 ? 0 : seconds;
-
-	if (s < 120)
-		snprintf(ret_text, AGE_SIZE, "%llds", s);
-	else if (s < 120 * 60)
-		snprintf(ret_text, AGE_SIZE, "%lldm", s / 60);
-	else if (s < 48 * 3600)
-		snprintf(ret_text, AGE_SIZE, "%lldh", s / 3600);
-	else
-		snprintf(ret_text, AGE_SIZE, "%lldd", s / 86400);
-	return ret_text;
-}
-
-/* --- reading the answer --- */
-
-static const char *string_of(const json_t *object, const char *key)	/* NULL: null or absent */
-{
-	return json_string_value(json_object_get(object, key));
-}
-
-static long long number_of(const json_t *object, const char *key)
-{
-	return (long long)json_integer_value(json_object_get(object, key));
-}
-
-static time_t time_of(const json_t *object, const char *key)	/* 0: null, absent or no time */
-{
-	const char *text = string_of(object, key), *end;
-	struct tm tm = { 0 };
-
-	if (text == NULL || (end = strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm)) == NULL || *end != '\0')
-		return 0;
-	return timegm(&tm);
-}
-
-static const char *age_of(const json_t *object, const char *key, char ret_text[static AGE_SIZE])
-{
-	time_t at = time_of(object, key);
-
-	return at == 0 ? "-" : say_age((long long)(time(NULL) - at), ret_text);
-}
-
-static const char *until(const json_t *object, const char *key, char ret_text[static AGE_SIZE])
-{
-	return say_age((long long)(time_of(object, key) - time(NULL)), ret_text);
-}
-
-static bool is_failing(const json_t *mailbox)
-{
-	return string_of(mailbox, "error") != NULL;
-}
-
-static long long sum_of(const json_t *mailbox, const char *key)
-{
-	const json_t *folders = json_object_get(mailbox, "folders"), *folder;
-	long long sum = 0;
-	size_t i;
-
-	json_array_foreach(folders, i, folder)
-		sum += number_of(folder, key);
-	return sum;
-}
-
-static time_t latest_of(const json_t *mailbox, const char *key)
-{
-	const json_t *folders = json_object_get(mailbox, "folders"), *folder;
-	time_t latest = 0;
-	size_t i;
-
-	json_array_foreach(folders, i, folder) {
-		time_t at = time_of(folder, key);
-
-		latest = at > latest ? at : latest;
-	}
-	return latest;
-}
 
 /* --- asking --- */
 
@@ -222,7 +48,7 @@ static size_t on_body(char *data, size_t size, size_t n, void *arg)
 	return len;
 }
 
-static void reply_done(struct reply *r)
+void reply_done(struct reply *r)
 {
 	json_decref(r->json);
 	free(r->body);
@@ -288,7 +114,7 @@ static CURLcode transfer(const char *socket, const char *url, bool is_verb, long
 }
 
 /* before, the address encoded (NULL: none), after: the path. EX_OK: ret_reply has an answer, perhaps a refusal. */
-static int ask(const struct options *o, bool is_verb, const char *before, const char *address, const char *after, struct reply *ret_reply)
+int ask(const struct options *o, bool is_verb, const char *before, const char *address, const char *after, struct reply *ret_reply)
 {
 	char *name = percent_encode(address != NULL ? address : "", ""), *url = xasprintf("http://mailpolld%s%s%s", before, name, after);
 	long within_s = is_verb && address == NULL ? RELOAD_WITHIN_S : ANSWER_WITHIN_S;
@@ -311,7 +137,7 @@ static int ask(const struct options *o, bool is_verb, const char *before, const 
 	return EX_UNAVAILABLE;
 }
 
-static int complain_refused(const struct reply *r)
+int complain_refused(const struct reply *r)
 {
 	const char *error = string_of(r->json, "error");
 
@@ -319,269 +145,6 @@ static int complain_refused(const struct reply *r)
 	put_clean(stderr, error != NULL ? error : "refused without a reason");
 	fputc('\n', stderr);
 	return EXIT_FAILURE;
-}
-
-/* --- status: the whole --- */
-
-static void show_health(FILE *to, const json_t *status)
-{
-	const json_t *config = json_object_get(status, "config"), *reasons = json_object_get(status, "reasons"), *reason;
-	const char *error = string_of(config, "error");
-	char age[AGE_SIZE], loaded[AGE_SIZE];
-	size_t i;
-
-	fputs("mailpolld ", to);
-	put_clean(to, string_of(status, "version"));
-	fputs(": ", to);
-	put_clean(to, string_of(status, "health"));
-	fprintf(to, "; up for %s, configuration loaded %s ago\n", age_of(status, "started_at", age), age_of(config, "loaded_at", loaded));
-	json_array_foreach(reasons, i, reason) {
-		const char *what = string_of(reason, "what"), *name = string_of(reason, "name"), *hint = string_of(reason, "hint");
-		char *label = xasprintf("%s %s, for %s: ", what != NULL ? what : "?", name != NULL ? name : "",
-		    age_of(reason, "since", age));
-
-		put_text(to, 2, label, hint != NULL ? hint : "fails");
-		free(label);
-	}
-	if (error != NULL)
-		put_text(to, 2, "the last reload failed, the configuration before it runs on: ", error);
-}
-
-static void show_totals(FILE *to, json_t *totals)
-{
-	static const char *const not_states[] = { "mailboxes", "failing", "delivered" };
-	const char *key, *separator = ": ";
-	json_t *value;
-
-	fprintf(to, "%lld mailboxes", number_of(totals, "mailboxes"));
-	json_object_foreach(totals, key, value) {
-		bool is_state = true;
-
-		for (size_t i = 0; i < ARRAY_LEN(not_states); i++)
-			is_state = is_state && strcmp(key, not_states[i]) != 0;
-		if (!is_state || json_integer_value(value) == 0)
-			continue;
-		fprintf(to, "%s%lld ", separator, (long long)json_integer_value(value));
-		put_clean(to, key);
-		separator = ", ";
-	}
-	fprintf(to, "; %lld failing; %lld delivered since the start\n", number_of(totals, "failing"), number_of(totals, "delivered"));
-}
-
-static void show_admission(FILE *to, const json_t *admission)
-{
-	double rate = json_number_value(json_object_get(admission, "sessions_per_second"));
-	const char *hint = string_of(admission, "hint");
-
-	if (json_is_true(json_object_get(admission, "slowed")))
-		fprintf(to, "    slowed down to %.2f new sessions per second: the server throttles its mailboxes\n", rate);
-	if (number_of(admission, "waiting") > 0)
-		fprintf(to, "    %lld of %lld mailboxes wait for their turn to sign in\n", number_of(admission, "waiting"),
-		    number_of(admission, "mailboxes"));
-	if (hint != NULL)
-		put_text(to, 4, "", hint);
-}
-
-static void show_credentials(FILE *to, const json_t *credentials)
-{
-	const json_t *credential;
-	size_t i;
-
-	json_array_foreach(credentials, i, credential) {
-		const char *error = string_of(credential, "error"), *hint = string_of(credential, "hint");
-		char age[AGE_SIZE];
-
-		fputs("credential ", to);
-		put_clean(to, string_of(credential, "name"));
-		fputs(": token ", to);
-		put_clean(to, string_of(credential, "state"));
-		if (time_of(credential, "expires_at") != 0)
-			fprintf(to, ", ends in %s", until(credential, "expires_at", age));
-		fputc('\n', to);
-		if (error != NULL)
-			put_text(to, 4, "", error);
-		if (hint != NULL)
-			put_text(to, 4, "", hint);
-		show_admission(to, json_object_get(credential, "admission"));
-	}
-}
-
-static void show_sink(FILE *to, const json_t *sink)
-{
-	const char *error = string_of(sink, "error"), *hint = string_of(sink, "hint");
-	const char *kind = string_of(sink, "kind"), *target = string_of(sink, "target");
-	char *label = xasprintf("%s %s: ", kind != NULL ? kind : "sink", target != NULL ? target : "");
-	char *counts = xasprintf("%s%lld delivered, %lld refused, %lld put off%s", json_is_true(json_object_get(sink, "failing")) ? "failing; " : "",
-	    number_of(sink, "delivered"), number_of(sink, "refused"), number_of(sink, "temporary"), error != NULL ? ";" : "");
-
-	put_text(to, 0, label, counts);
-	if (error != NULL)
-		put_text(to, 4, "", error);
-	if (hint != NULL)
-		put_text(to, 4, "", hint);
-	free(label);
-	free(counts);
-}
-
-static void show_sinks(FILE *to, const json_t *sinks)
-{
-	bool all = json_array_size(sinks) <= SINKS_SHOWN;
-	const json_t *sink;
-	size_t i;
-
-	json_array_foreach(sinks, i, sink)
-		if (all || string_of(sink, "error") != NULL || json_is_true(json_object_get(sink, "failing")))
-			show_sink(to, sink);
-}
-
-static void show_store(FILE *to, const json_t *store)
-{
-	const char *error = string_of(store, "error"), *hint = string_of(store, "hint");
-	char age[AGE_SIZE];
-
-	if (time_of(store, "last_commit") != 0)
-		fprintf(to, "state: last written %s ago; %lld KiB in the spool\n", age_of(store, "last_commit", age),
-		    number_of(store, "spool_bytes") / 1024);
-	if (error != NULL)
-		put_text(to, 0, "state: ", error);
-	if (hint != NULL)
-		put_text(to, 4, "", hint);
-}
-
-/* How many bytes the first n columns take. */
-static size_t bytes_of_columns(const char *s, size_t n)
-{
-	size_t len = 0;
-
-	while (s[len] != '\0' && columns(s, len + 1) <= n)
-		len++;
-	return len;
-}
-
-/* One that is too long for its column has a line of its own. */
-static void show_address(FILE *to, const char *address)
-{
-	char *text = clean(address);
-	size_t len = bytes_of_columns(text, COLUMNS), width = columns(text, len);
-
-	fprintf(to, "%.*s", (int)len, text);
-	if (width > ADDRESS_COLUMNS)
-		fputc('\n', to);
-	put_spaces(to, width > ADDRESS_COLUMNS ? ADDRESS_COLUMNS : ADDRESS_COLUMNS - width);
-	free(text);
-}
-
-static void show_row(FILE *to, const json_t *mailbox)
-{
-	const char *hint = string_of(mailbox, "hint");
-	time_t last = latest_of(mailbox, "last_delivery");
-	char age[AGE_SIZE], last_age[AGE_SIZE], *state = clean(string_of(mailbox, "state"));
-
-	show_address(to, string_of(mailbox, "address"));
-	fprintf(to, " %-14.14s %6s %9lld %7lld %5lld %5lld %8s\n", state, age_of(mailbox, "since", age), sum_of(mailbox, "delivered"),
-	    sum_of(mailbox, "backlog"), sum_of(mailbox, "owed"), sum_of(mailbox, "quarantined"),
-	    last != 0 ? say_age((long long)(time(NULL) - last), last_age) : "-");
-	free(state);
-	if (!is_failing(mailbox))
-		return;
-	if (time_of(mailbox, "retry_at") != 0) {
-		char *text = xasprintf("%s (next try in %s)", string_of(mailbox, "error"), until(mailbox, "retry_at", age));
-
-		put_text(to, 4, "", text);
-		free(text);
-	} else {
-		put_text(to, 4, "", string_of(mailbox, "error"));
-	}
-	if (hint != NULL)
-		put_text(to, 4, "", hint);
-}
-
-static void show_table(FILE *to, const json_t *mailboxes)
-{
-	const json_t *mailbox;
-	size_t i;
-
-	if (json_array_size(mailboxes) == 0)
-		return;
-	fprintf(to, "\n%-*s %-14s %6s %9s %7s %5s %5s %8s\n", ADDRESS_COLUMNS, "MAILBOX", "STATE", "FOR", "DELIVERED", "BACKLOG", "OWED", "QUAR",
-	    "LAST");
-	for (int failing = 1; failing >= 0; failing--)
-		json_array_foreach(mailboxes, i, mailbox)
-			if (is_failing(mailbox) == failing)
-				show_row(to, mailbox);
-}
-
-static void show_status(FILE *to, const json_t *status)
-{
-	show_health(to, status);
-	show_totals(to, json_object_get(status, "totals"));
-	show_credentials(to, json_object_get(status, "credentials"));
-	show_sinks(to, json_object_get(status, "sinks"));
-	show_store(to, json_object_get(status, "store"));
-	show_table(to, json_object_get(status, "mailboxes"));
-}
-
-/* --- status: one mailbox --- */
-
-static void show_time(FILE *to, const char *label, const json_t *object, const char *key)
-{
-	char age[AGE_SIZE];
-	time_t at = time_of(object, key);
-
-	if (at == 0)
-		return;
-	fprintf(to, "%s", label);
-	put_clean(to, string_of(object, key));
-	if (at > time(NULL))
-		fprintf(to, " (in %s)\n", until(object, key, age));
-	else
-		fprintf(to, " (%s ago)\n", age_of(object, key, age));
-}
-
-static void show_folder(FILE *to, const json_t *folder)
-{
-	const json_t *rebuilt = json_object_get(folder, "rebuilt"), *given_up = json_object_get(folder, "unretrievable"), *message;
-	size_t i;
-
-	fputs("  folder ", to);
-	put_clean(to, string_of(folder, "folder"));
-	fprintf(to, "\n    delivered      %lld\n", number_of(folder, "delivered"));
-	show_time(to, "    last delivery  ", folder, "last_delivery");
-	show_time(to, "    last look      ", folder, "last_success");
-	fprintf(to, "    backlog        %lld (listed by the server, not delivered yet)\n", number_of(folder, "backlog"));
-	fprintf(to, "    owed           %lld (could not be had from the server)\n", number_of(folder, "owed"));
-	show_time(to, "    oldest owed    ", folder, "oldest_owed_at");
-	fprintf(to, "    after owed     %lld (delivered, `after` is still to be done)\n", number_of(folder, "after_owed"));
-	fprintf(to, "    quarantined    %lld\n", number_of(folder, "quarantined"));
-	show_time(to, "    rebuilt        ", rebuilt, "at");
-	if (json_is_object(rebuilt))
-		fprintf(to, "                   %lld known messages skipped, %lld fetched\n", number_of(rebuilt, "known"), number_of(rebuilt, "new"));
-	json_array_foreach(given_up, i, message)
-		put_text(to, 4, "unretrievable  ", string_of(message, "hint"));
-}
-
-static void show_mailbox(FILE *to, const json_t *mailbox)
-{
-	const json_t *folders = json_object_get(mailbox, "folders"), *folder;
-	const char *error = string_of(mailbox, "error"), *hint = string_of(mailbox, "hint");
-	size_t i;
-
-	put_clean(to, string_of(mailbox, "address"));
-	fputs("\n  id         ", to);
-	put_clean(to, string_of(mailbox, "id"));
-	fputs("\n  state      ", to);
-	put_clean(to, string_of(mailbox, "state"));
-	fputc('\n', to);
-	show_time(to, "  since      ", mailbox, "since");
-	if (error != NULL)
-		put_text(to, 2, "error      ", error);
-	if (hint != NULL)
-		put_text(to, 2, "hint       ", hint);
-	if (number_of(mailbox, "failures") > 0)
-		fprintf(to, "  failures   %lld in a row\n", number_of(mailbox, "failures"));
-	show_time(to, error != NULL ? "  next try   " : "  next look  ", mailbox, "retry_at");
-	json_array_foreach(folders, i, folder)
-		show_folder(to, folder);
 }
 
 /* --- commands --- */
@@ -810,6 +373,7 @@ static int usage(FILE *to, int status)
 	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"
 	    "       mailpollctl [-s SOCKET] forget ID | backup FILE | log-level LEVEL\n"
+	    "       mailpollctl [-s SOCKET] quarantine list | show KEY | retry KEY... | drop KEY... | drop --older-than DURATION\n"
 	    "       mailpollctl --version | --help\n"
 	    "SOCKET is %s unless given; see mailpollctl(8).\n", DEFAULT_SOCKET);
 	return status;
@@ -831,7 +395,13 @@ static int run(const struct options *o, char **arguments, int n)
 	bool flags = o->failing || o->json || o->watch;
 	int status;
 
-	if (command == NULL || n > 2 || (address != NULL && !command->takes_address) || (address == NULL && command->needs_address) ||
+	if (n > 1 && strcmp(arguments[0], "quarantine") == 0 && !flags && o->since == NULL) {
+		curl_global_init(CURL_GLOBAL_DEFAULT);
+		status = run_quarantine(o, arguments + 1, n - 1);
+		curl_global_cleanup();
+		return status == EX_USAGE ? usage(stderr, EX_USAGE) : status;
+	}
+	if (command == NULL || n > 2 || o->older_than != NULL || (address != NULL && !command->takes_address) || (address == NULL && command->needs_address) ||
 	    (flags && !command->takes_flags) || (o->failing && address != NULL) || (o->json && o->watch) ||
 	    (address != NULL && *address == '\0') || command->needs_since != (o->since != NULL))
 		return usage(stderr, EX_USAGE);
@@ -847,7 +417,8 @@ int main(int argc, char **argv)
 {
 	static const struct option long_options[] = {
 		{ "socket", required_argument, NULL, 's' }, { "failing", no_argument, NULL, 'f' }, { "json", no_argument, NULL, 'j' },
-		{ "watch", no_argument, NULL, 'w' }, { "since", required_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' },
+		{ "watch", no_argument, NULL, 'w' }, { "since", required_argument, NULL, 'S' },
+		{ "older-than", required_argument, NULL, 'o' }, { "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct options o = { .socket = DEFAULT_SOCKET };
@@ -866,6 +437,9 @@ int main(int argc, char **argv)
 			break;
 		case 'w':
 			o.watch = true;
+			break;
+		case 'o':
+			o.older_than = optarg;
 			break;
 		case 'S':
 			o.since = optarg;

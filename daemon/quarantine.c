@@ -10,6 +10,7 @@
 #include "config.h"
 #include "log.h"
 #include "quarantine.h"
+#include "quarantine_private.h"
 #include "util.h"
 #include "volume.h"
 #include "workers.h"
@@ -93,7 +94,7 @@ static struct count *count_of(struct quarantine_counts *counts, const char *fold
 }
 
 /* Counts a KEY, of which two parts are cut off; "%2F" is how a KEY writes its slashes. */
-static void count_key(struct quarantine_counts *counts, const char *key)
+static void count_key(struct quarantine_counts *counts, const char *key, bool there)
 {
 	char *folder_key = xstrdup(key), *cut = NULL;
 
@@ -104,8 +105,10 @@ static void count_key(struct quarantine_counts *counts, const char *key)
 		if (cut != NULL)
 			*cut = '\0';
 	}
-	if (cut != NULL)
+	if (cut != NULL && there)
 		count_of(counts, folder_key)->n++;
+	else if (cut != NULL && count_of(counts, folder_key)->n > 0)
+		count_of(counts, folder_key)->n--;
 	free(folder_key);
 }
 
@@ -114,7 +117,7 @@ static void done_quarantine(struct job *job)
 	struct quarantine_job *q = (struct quarantine_job *)job;
 
 	if (q->error == 0)
-		count_key(q->counts, q->key);
+		count_key(q->counts, q->key, true);
 	q->cb(q->arg, q->error);
 	free(q->dir);
 	free(q->from);
@@ -137,11 +140,24 @@ static char *describe(const struct message *m, const char *sink, const char *rea
 	return text != NULL ? text : xstrdup("{}");
 }
 
+char *quarantine_name(const char *key)
+{
+	char digest[KEY_DIGEST_HEX + 1];
+
+	if (strlen(key) <= NAME_BYTES_MAX)
+		return xstrdup(key);
+	message_key_digest(key, digest);
+	return xasprintf("%.200s~%s", key, digest);
+}
+
+void quarantine_uncount(struct quarantine_counts *counts, const char *key)
+{
+	count_key(counts, key, false);
+}
+
 void quarantine_add(const struct sink_env *env, const struct message *m, const char *sink, const char *reason, quarantine_cb *cb, void *arg)
 {
 	struct quarantine_job *q = xcalloc(1, sizeof(*q));
-	char digest[KEY_DIGEST_HEX + 1];
-
 	q->job.work = work_quarantine;
 	q->job.done = done_quarantine;
 	q->counts = env->quarantined;
@@ -150,12 +166,7 @@ void quarantine_add(const struct sink_env *env, const struct message *m, const c
 	q->dir = xasprintf("%s/quarantine", env->state_dir);
 	q->from = xstrdup(m->path);
 	q->key = xstrdup(m->key);
-	if (strlen(m->key) <= NAME_BYTES_MAX) {
-		q->name = xstrdup(m->key);
-	} else {
-		message_key_digest(m->key, digest);
-		q->name = xasprintf("%.200s~%s", m->key, digest);
-	}
+	q->name = quarantine_name(m->key);
 	q->json = describe(m, sink, reason);
 	lane_submit(volume_lane(m->volume), &q->job);
 }
@@ -174,7 +185,7 @@ struct quarantine_counts *quarantine_scan(const char *state_dir)
 		if (!str_ends_with(entry->d_name, ".eml"))
 			continue;
 		entry->d_name[strlen(entry->d_name) - 4] = '\0';
-		count_key(counts, entry->d_name);
+		count_key(counts, entry->d_name, true);
 	}
 	if (dir != NULL)
 		closedir(dir);

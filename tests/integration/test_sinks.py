@@ -208,3 +208,35 @@ def test_full_disk(simulator, daemon, tmp_path):
         if daemon.process and daemon.process.poll() is None:
             daemon.kill9()
         subprocess.run(["umount", mount], check=True)
+
+
+def test_quarantine_for_operators(simulator, daemon):
+    """mailpollctl quarantine: list, show, retry (through the sink, `after` too), drop"""
+    simulator.mailbox(ADDRESS)
+    path = script(daemon, '[ "$MAILPOLLD_UID" -gt 2 ] && [ ! -e "$out/mended" ] && { echo "no invoice in it" >&2; exit 65; }; cat > "$out/$MAILPOLLD_UID"')
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(5)])
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}, "after": "delete"}])
+    daemon.start()
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 3)
+    listed = daemon.ctl("quarantine", "list")
+    assert listed.returncode == 0 and "3 messages in quarantine" in listed.stdout and listed.stdout.count("no invoice in it") == 3
+    keys = [line for line in listed.stdout.splitlines() if line.startswith(ADDRESS)]
+    assert len(keys) == 3
+    shown = json.loads(daemon.ctl("quarantine", "show", keys[0]).stdout)
+    assert shown["key"] == keys[0] and shown["address"] == ADDRESS and shown["attempts"] == 1
+    refused = daemon.ctl("quarantine", "retry", keys[0])
+    assert refused.returncode == 1 and "refused it again" in refused.stderr
+    assert daemon.of(ADDRESS)["folders"][0]["quarantined"] == 3
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    done = daemon.ctl("quarantine", "retry", keys[0], keys[1])
+    assert done.returncode == 0 and done.stdout.count("is delivered") == 2
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1 and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    assert len(simulator.folder(ADDRESS)["messages"]) == 1            # `after` was done for those that were taken
+    assert daemon.ctl("quarantine", "drop", "--older-than", "1h").stdout == ""
+    assert daemon.ctl("quarantine", "drop", keys[2]).stdout == "%s is dropped\n" % keys[2]
+    assert os.listdir(os.path.join(daemon.state_dir, "quarantine")) == [] and os.listdir(os.path.join(daemon.state_dir, "spool")) == []
+    for key, text in ((keys[2], "no such message"), ("../../etc/passwd", "not the KEY")):
+        gone = daemon.ctl("quarantine", "retry", key)
+        assert gone.returncode == 1 and text in gone.stderr
+    assert daemon.ctl("quarantine", "list").stdout == "0 messages in quarantine\n"
+    assert daemon.ctl("quarantine", "burn").returncode == 64
