@@ -19,6 +19,8 @@
 #include "token_payload.h"
 #include "workers.h"
 
+#define UNIT_STATE "/var/lib/mailpolld"
+#define UNIT_RUNTIME "/run/mailpolld"
 #define UNIT_CREDENTIALS "/run/credentials/mailpolld.service"	/* where systemd keeps those of the running unit, for root */
 #define CLOCK_MAY_DIFFER_S 60
 
@@ -411,13 +413,21 @@ static struct config *read_configuration(const char *path, struct report *report
 	return config;
 }
 
+/* From a shell the daemon's directories are where the unit puts them. */
+static void assume_unit(void)
+{
+	setenv("STATE_DIRECTORY", UNIT_STATE, 0);
+	setenv("RUNTIME_DIRECTORY", UNIT_RUNTIME, 0);
+	if (access(UNIT_CREDENTIALS, X_OK) == 0)
+		setenv("CREDENTIALS_DIRECTORY", UNIT_CREDENTIALS, 0);
+}
+
 int doctor_run(const struct doctor_options *o)
 {
 	struct doctor d = { 0 };
 	int status;
 
-	if (access(UNIT_CREDENTIALS, X_OK) == 0)
-		setenv("CREDENTIALS_DIRECTORY", UNIT_CREDENTIALS, 0);
+	assume_unit();
 	log_set_level(LOG_LEVEL_NONE);		/* the report says it */
 	d.report = report_new(o->json);
 	d.config = read_configuration(o->path, d.report);

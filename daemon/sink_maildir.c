@@ -196,7 +196,8 @@ struct prepare_job {
 	uint64_t free_bytes;
 };
 
-/* mkdir -p; what exists is left as it is. Only the Maildir and its parts get mode and group. */
+/* mkdir -p; what exists is left as it is. Only the Maildir and its parts get mode and group; what lies above can be passed
+ * through by whoever may read them, whatever the umask. */
 static int make_parents(const char *path)
 {
 	char copy[PATH_MAX];
@@ -206,7 +207,7 @@ static int make_parents(const char *path)
 	strcpy(copy, path);
 	for (char *slash = strchr(copy + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
-		if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+		if (mkdir(copy, 0711) < 0 ? errno != EEXIST : chmod(copy, 0711) < 0)
 			return errno;
 		*slash = '/';
 	}

@@ -658,16 +658,22 @@ static int prepare_file(struct db *db, const char *path, char *ret_error, size_t
 	return db_migrate(db->sqlite, path, schema_steps, SCHEMA, ret_error, size);
 }
 
+/* The kernel's, or where the unit hides that from us what systemd says it is: hex digits, written without dashes. */
 static void read_boot_id(char *ret_id, size_t size)
 {
 	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	const char *told = getenv("MAILPOLLD_BOOT_ID");
+	char text[64] = "";
+	size_t n = 0;
 
-	ret_id[0] = '\0';
-	if (f == NULL)
-		return;
-	if (fgets(ret_id, (int)size, f) != NULL)
-		ret_id[strcspn(ret_id, "\n")] = '\0';
-	fclose(f);
+	if (f != NULL && fgets(text, sizeof(text), f) == NULL)
+		text[0] = '\0';
+	if (f != NULL)
+		fclose(f);
+	for (const char *s = text[0] != '\0' ? text : told != NULL ? told : ""; *s != '\0' && n + 1 < size; s++)
+		if (strchr("0123456789abcdef", *s) != NULL)
+			ret_id[n++] = *s;
+	ret_id[n] = '\0';
 }
 
 static int read_instance(struct db *db)

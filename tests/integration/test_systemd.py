@@ -1,0 +1,49 @@
+"""The unit file: systemd's own checks, and the unit under a real systemd."""
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lib.daemon import BUILD
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.join(HERE, "..", "..")
+UNIT = os.path.join(ROOT, "systemd", "mailpolld.service")
+
+
+def why_not():
+    if os.getuid() != 0:
+        return "needs root"
+    for program in ("systemd-nspawn", "setpriv", "dbus-daemon"):
+        if not shutil.which(program):
+            return "%s is not installed" % program
+    with open("/proc/filesystems") as f:
+        known = f.read()
+    if "overlay" not in known or "cgroup2" not in known:
+        return "the kernel has no overlayfs or no cgroup v2"
+    probe = subprocess.run(["unshare", "--mount", "sh", "-c", "mount -t tmpfs x /mnt && mkdir /mnt/u /mnt/w /mnt/m && "
+                            "mount -t overlay x -o lowerdir=/usr,upperdir=/mnt/u,workdir=/mnt/w /mnt/m"], capture_output=True, text=True)
+    return "" if probe.returncode == 0 else "no overlay can be mounted here: " + probe.stderr.strip()
+
+
+def test_exposure():
+    """systemd-analyze's measure of what the unit may do. Above 1.2 it is for chown, which `group` needs."""
+    done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=14", UNIT], capture_output=True, text=True)
+    print(done.stdout.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stdout[-300:]
+
+
+def test_under_a_real_systemd():
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    files = [("%s/mailpolld" % BUILD, "/usr/local/sbin/mailpolld"), ("%s/mailpollctl" % BUILD, "/usr/local/bin/mailpollctl"),
+             ("%s/systemd/mailpolld.sysusers" % ROOT, "/usr/lib/sysusers.d/mailpolld.conf"),
+             ("%s/systemd/mailpolld.tmpfiles" % ROOT, "/usr/lib/tmpfiles.d/mailpolld.conf"),
+             (os.path.join(HERE, "lib"), "/opt/integration/lib"), (os.path.join(ROOT, "tests", "exchange_sim"), "/opt/exchange_sim")]
+    done = subprocess.run([os.path.join(ROOT, "tests", "unit_box.sh"), UNIT, os.path.join(ROOT, "tests", "systemd_box.py"),
+                           *("%s:%s" % pair for pair in files)], capture_output=True, text=True, timeout=240)
+    print(done.stdout[-6000:], done.stderr[-2000:])
+    assert done.returncode == 0 and re.search(r"(?m)^ok all$", done.stdout)
