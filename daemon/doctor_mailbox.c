@@ -102,6 +102,21 @@ static void on_end_event(evutil_socket_t fd, short what, void *arg)
 	over(owner);
 }
 
+/* The session has ended before its time: what could not be tried any more. */
+static void skip_rest(struct visit *v)
+{
+	char name[128];
+
+	for (; v->folder < v->conf->n_folders; v->folder++) {
+		snprintf(name, sizeof(name), "folder %s", v->conf->folders[v->folder]);
+		add(v, name, CHECK_SKIPPED, NULL, "the session has ended");
+	}
+	if (!v->target_asked)
+		add(v, "IDLE", CHECK_SKIPPED, NULL, "the session has ended");
+	if (!v->target_asked && v->conf->after != AFTER_KEEP)
+		add(v, "after", CHECK_SKIPPED, NULL, "the session has ended");
+}
+
 static void on_end(void *arg, const struct failure *why)
 {
 	struct visit *v = arg;
@@ -110,6 +125,8 @@ static void on_end(void *arg, const struct failure *why)
 		step_failed(v, why);
 	else if (why->fail != FAIL_NONE)
 		report_failure(v->env->report, SCOPE_MAILBOX, v->conf->address, "session", why, NULL);
+	if (why->fail != FAIL_NONE)
+		skip_rest(v);
 	event_active(v->end, 0, 0);
 }
 

@@ -241,9 +241,10 @@ def test_sign_in_refused(simulator, ready):
 def test_no_permission(simulator, ready):
     """exchange-online 5.1"""
     simulator.fault("no-permission", M)
-    expect(ready, "folder INBOX", "BAD User is authenticated but not connected.", "give application %s FullAccess" % CLIENT,
-           'Add-MailboxPermission -Identity "%s" -User (Get-ServicePrincipal -Identity %s).Identity -AccessRights FullAccess\n'
-           'Set-CASMailbox -Identity "%s" -ImapEnabled $true' % (M, CLIENT, M))
+    steps = expect(ready, "folder INBOX", "BAD User is authenticated but not connected.", "give application %s FullAccess" % CLIENT,
+                   'Add-MailboxPermission -Identity "%s" -User (Get-ServicePrincipal -Identity %s).Identity -AccessRights FullAccess\n'
+                   'Set-CASMailbox -Identity "%s" -ImapEnabled $true' % (M, CLIENT, M))
+    assert [step(steps, name)["result"] for name in ("folder Second", "IDLE", "after")] == ["skipped"] * 3
 
 
 def test_throttled(simulator, ready):

@@ -60,6 +60,7 @@ SIGN_INS = [
     Fault("auth-refused", "sign-in-refused", (6, 60), "New-ServicePrincipal was run with the Object ID", "auth-refused"),        # 5.2
     Fault("no-permission", "no-access", (6, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
     Fault("auth-hangs", "network", NETWORK, "", "hang-authenticate"),
+    Fault("hangs-after-auth", "network", NETWORK, "", "hang", {"command": "CAPABILITY"}),
     Fault("refuse", "connect", NETWORK, "Cannot reach localhost", line={"mode": "refuse"}),
     Fault("hang-tcp", "connect", NETWORK, "Cannot reach localhost", line={"mode": "hang-tcp"}),
     Fault("hang-tls", "tls", NETWORK, "no firewall interferes", line={"mode": "hang-tls"}),
