@@ -133,7 +133,7 @@ install: all
 	install -m 644 systemd/mailpolld.sysusers $(DESTDIR)$(SYSUSERSDIR)/mailpolld.conf
 	install -m 644 systemd/mailpolld.tmpfiles $(DESTDIR)$(TMPFILESDIR)/mailpolld.conf
 	install -d $(DESTDIR)$(PREFIX)/share/mailpolld
-	install -m 644 conf/mailpolld.yaml conf/prometheus-alerts.yml conf/grafana-dashboard.json $(DESTDIR)$(PREFIX)/share/mailpolld/
+	install -m 644 conf/mailpolld.yaml conf/prometheus-alerts.yml conf/grafana-dashboard.json conf/mailpolld.logrotate $(DESTDIR)$(PREFIX)/share/mailpolld/
 	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/; done
 
 clean:

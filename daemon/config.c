@@ -571,9 +571,10 @@ static void read_audit(struct loading *l, struct node *n, struct config *c)
 	if (strcmp(n->text, "off") == 0) {
 		c->audit = AUDIT_OFF;
 	} else if (n->text[0] == '/') {
-		bad(l, n, "audit", "a file for the audit is not there yet; there are journal and off");
+		c->audit = AUDIT_FILE;
+		c->audit_file = xstrdup(n->text);
 	} else if (strcmp(n->text, "journal") != 0) {
-		bad(l, n, "audit", "must be journal or off");
+		bad(l, n, "audit", "must be journal, off or a path from /");
 	}
 }
 

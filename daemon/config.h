@@ -65,13 +65,13 @@ struct mailbox_conf {
 	enum after_kind after; char *after_folder;	/* AFTER_MOVE */
 };
 
-enum audit_kind { AUDIT_JOURNAL, AUDIT_OFF };
+enum audit_kind { AUDIT_JOURNAL /* with the log */, AUDIT_OFF, AUDIT_FILE };
 struct config {
 	char *path;
 	char *state_dir, *control_socket;
 	char *metrics_address; uint16_t metrics_port;	/* NULL: off */
 	enum log_level log_level;
-	enum audit_kind audit;
+	enum audit_kind audit; char *audit_file;	/* AUDIT_FILE */
 	uint64_t spool_limit_bytes, min_free_bytes;
 	struct credential_conf **credentials; size_t n_credentials;
 	struct sink_conf **sinks; size_t n_sinks;

@@ -196,6 +196,7 @@ void config_free(struct config **config)
 	free(c->state_dir);
 	free(c->control_socket);
 	free(c->metrics_address);
+	free(c->audit_file);
 	free(c);
 	*config = NULL;
 }

@@ -11,6 +11,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include "dial.h"
+#include "audit.h"
 #include "fleet_private.h"
 #include "http.h"
 #include "log.h"
@@ -207,7 +208,7 @@ static void make_env(struct fleet *f)
 	counters_init(&f->counters);
 	f->env = (struct mailbox_env){ .counters = &f->counters, .base = f->base, .dialer = f->dialer, .tls = f->tls, .tokens = f->tokens, .store = f->store,
 	    .spool = f->spool, .sinks = f->sinks, .run = f->run, .quarantined = f->quarantined,
-	    .audit = f->config->audit != AUDIT_OFF, .ops = &f->ops, .arg = f };
+	    .ops = &f->ops, .arg = f };
 }
 
 static void on_check(evutil_socket_t fd, short what, void *arg);
@@ -227,6 +228,7 @@ static void make_modules(struct fleet *f)
 	f->http = http_new(f->base, f->resolver);
 	f->tokens = token_cache_new(f->base, f->workers, f->http);
 	f->quarantined = quarantine_scan(f->config->state_dir);
+	f->audit = audit_new(f->base, f->workers);
 	f->look_lane = lane_new(f->workers, "look", LANE_DISK, LOOK_THREADS);
 	f->admission = admission_new(f->base);
 	make_sinks(f);
@@ -243,7 +245,9 @@ void fleet_apply_globals(struct fleet *f, struct config *config)
 		config_free(&f->config);
 	f->config = config;
 	f->loaded_wall_s = clock_wall_s();
-	f->env.audit = config->audit != AUDIT_OFF;
+	f->env.audit_log = config->audit == AUDIT_JOURNAL;
+	f->env.audit = config->audit == AUDIT_FILE ? f->audit : NULL;
+	audit_set_file(f->audit, config->audit_file);
 	log_set_level(config->log_level);
 	spool_set_limits(f->spool, config->spool_limit_bytes, config->min_free_bytes);
 	token_cache_configure(f->tokens, config);
@@ -284,6 +288,7 @@ void fleet_free(struct fleet **fleet)
 	free(f->members);
 	sinks_free(&f->sinks);
 	admission_free(&f->admission);
+	audit_free(&f->audit);
 	token_cache_free(&f->tokens);
 	http_free(&f->http);
 	tls_free(&f->tls);

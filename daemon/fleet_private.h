@@ -41,6 +41,7 @@ struct fleet {
 	size_t by_state[MAILBOX_STATE_N];
 	uint64_t delivered;
 	struct counters counters;
+	struct audit *audit;
 	size_t n_failing; bool failing_known;
 	bool started, stopping;
 	struct event *check_timer;	/* for mailboxes past their deadline */

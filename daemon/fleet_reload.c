@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "audit.h"
 #include "fleet_private.h"
 #include "log.h"
 #include "tls.h"
@@ -155,6 +156,7 @@ static void done_read(struct job *job)
 	if (r->errors.n > 0) {
 		config_free(&r->config);
 		f->config_error = join(&r->errors);
+		audit_set_file(f->audit, f->config->audit_file);	/* it is reopened all the same: perhaps it was rotated */
 		outcome.errors = f->config_error;
 	} else {
 		outcome.ok = true;

@@ -357,19 +357,10 @@ static void add_line(struct line *lines, size_t *n, const char *name, const char
 		lines[(*n)++] = (struct line){ name, value };
 }
 
-void log_write(enum log_level level, enum log_event event, const struct log_context *about, const struct log_field *fields, size_t n_fields,
-    const char *fmt, ...)
+static size_t gather(struct line lines[static FIELDS_MAX], const struct log_context *about, const struct log_field *fields, size_t n_fields)
 {
-	struct line lines[FIELDS_MAX];
-	char text[TEXT_MAX];
 	size_t n = 0;
-	va_list args;
 
-	if (!log_enabled(level))
-		return;
-	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
 	if (about != NULL) {
 		add_line(lines, &n, "MAILBOX", about->mailbox);
 		add_line(lines, &n, "FOLDER", about->folder);
@@ -378,5 +369,32 @@ void log_write(enum log_level level, enum log_event event, const struct log_cont
 	}
 	for (size_t i = 0; i < n_fields; i++)
 		add_line(lines, &n, fields[i].name, fields[i].value);
-	submit(make_entry(queue.running ? queue.target : LOG_TO_STDERR, level, event, lines, n, text));
+	return n;
+}
+
+char *log_line(enum log_level level, enum log_event event, const struct log_context *about, const struct log_field *fields, size_t n_fields,
+    const char *text)
+{
+	struct line lines[FIELDS_MAX];
+	struct entry *e = make_entry(LOG_TO_STDERR, level, event, lines, gather(lines, about, fields, n_fields), text);
+	char *line = xstrndup(e->text, e->len);
+
+	free(e);
+	return line;
+}
+
+void log_write(enum log_level level, enum log_event event, const struct log_context *about, const struct log_field *fields, size_t n_fields,
+    const char *fmt, ...)
+{
+	struct line lines[FIELDS_MAX];
+	char text[TEXT_MAX];
+	va_list args;
+
+	if (!log_enabled(level))
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	submit(make_entry(queue.running ? queue.target : LOG_TO_STDERR, level, event, lines,
+	    gather(lines, about, fields, n_fields), text));
 }

@@ -50,6 +50,8 @@ const char *log_event_id(enum log_event);	/* 32 hex digits */
 void log_write(enum log_level, enum log_event, const struct log_context *, const struct log_field *fields, size_t n_fields,
     const char *fmt, ...) PRINTF_LIKE(6, 7);
 bool log_enabled(enum log_level);
+/* The line as standard error would get it, whatever the level. Caller frees. */
+char *log_line(enum log_level, enum log_event, const struct log_context *, const struct log_field *fields, size_t n_fields, const char *text);
 
 #define log_error(ctx, ...) log_write(LOG_LEVEL_ERROR, EVENT_NONE, (ctx), NULL, 0, __VA_ARGS__)
 #define log_warning(ctx, ...) log_write(LOG_LEVEL_WARNING, EVENT_NONE, (ctx), NULL, 0, __VA_ARGS__)

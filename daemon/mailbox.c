@@ -3,6 +3,7 @@
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "audit.h"
 #include "counters.h"
 #include "mailbox_private.h"
 #include "quarantine.h"
@@ -214,12 +215,20 @@ static struct folder *folder_of(struct mailbox *m, const struct message *message
 static void log_delivered(struct mailbox *m, const struct message *message)
 {
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = message->folder, .sink = sink_conf(m->sink)->name };
-	char uid[16], size[24];
-	struct log_field fields[] = { { "UID", uid }, { "SIZE", size }, { "KEY", message->key } };
+	char uid[16], size[24], digest[KEY_DIGEST_HEX + 1], duration[24], *line;
+	struct log_field fields[] = { { "UID", uid }, { "SIZE", size }, { "KEY", message->key }, { "DIGEST", digest }, { "DURATION_MS", duration } };
 
 	snprintf(uid, sizeof(uid), "%u", message->uid);
 	snprintf(size, sizeof(size), "%llu", (unsigned long long)message->size_bytes);
-	log_write(LOG_LEVEL_INFO, EVENT_DELIVERED, &ctx, fields, ARRAY_LEN(fields), "delivered");
+	snprintf(duration, sizeof(duration), "%lld", (long long)(clock_now_ms() - message->fetched_ms));
+	message_key_digest(message->key, digest);
+	if (m->env->audit == NULL) {
+		log_write(LOG_LEVEL_INFO, EVENT_DELIVERED, &ctx, fields, ARRAY_LEN(fields), "delivered");
+		return;
+	}
+	line = log_line(LOG_LEVEL_INFO, EVENT_DELIVERED, &ctx, fields, ARRAY_LEN(fields), "delivered");
+	audit_line(m->env->audit, line);
+	free(line);
 }
 
 static void on_settled(void *arg, const struct message *message, bool delivered)
@@ -241,7 +250,7 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 	m->env->ops->delivered(m->env->arg, m);
 	if (message->after_owed)
 		ranges_add(&f->at.after_owed, message->uid, message->uid);
-	if (m->env->audit)
+	if (m->env->audit_log || m->env->audit != NULL)
 		log_delivered(m, message);
 }
 

@@ -9,7 +9,7 @@
 #include "failure.h"
 
 struct event_base; struct dialer; struct tls; struct token_cache; struct store; struct spool; struct sink; struct sinks;
-struct mailbox_conf; struct quarantine_counts; struct counters;
+struct mailbox_conf; struct quarantine_counts; struct counters; struct audit;
 struct mailbox;
 
 enum mailbox_state {		/* the words of /status */
@@ -44,7 +44,8 @@ struct mailbox_env {		/* lent, outlives every mailbox */
 	const char *run;	/* 8 hex digits, new for each run, for names of temporary files */
 	const struct quarantine_counts *quarantined;
 	struct counters *counters;
-	bool audit;		/* log each message handed over */
+	bool audit_log;		/* log each message handed over */
+	struct audit *audit;	/* NULL: or not into a file of its own */
 	const struct mailbox_ops *ops; void *arg;
 };
 

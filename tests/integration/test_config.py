@@ -100,7 +100,7 @@ BAD = [
     ("group", more("  - {address: b@x.org, deliver: {maildir: /x, group: no-such-group}}\n"), "there is no group no-such-group"),
     ("shell", more("  - {address: b@x.org, deliver: {command: take it}}\n"), "command must be a list"),
     ("program", more("  - {address: b@x.org, deliver: {command: [take]}}\n"), "the program must be an absolute path"),
-    ("audit file", more("audit: /var/log/x\n"), "mailpolld.yaml:9:8: audit: a file for the audit is not there yet"),
+    ("audit", more("audit: elsewhere\n"), "mailpolld.yaml:9:8: audit: must be journal, off or a path from /"),
     ("nothing to do", more("  - {address: b@x.org, deliver: {mode: 0640}}\n"), "must have either maildir or command"),
 ]
 

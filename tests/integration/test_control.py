@@ -253,3 +253,35 @@ def test_log_level(simulator, daemon):
     assert daemon.ctl("log-level", "debug").returncode == 0
     daemon.poll(A)
     daemon.wait_line("level=debug .*mailbox=%s" % A)
+
+
+def audited(path):
+    with open(path, encoding="utf-8") as f:
+        return [line for line in f if "event=delivered" in line]
+
+
+def test_audit_file(simulator, daemon, tmp_path):
+    """One line per message; a reload, also one that is refused, opens it anew for logrotate"""
+    log, rotated = tmp_path / "audit.log", tmp_path / "audit.log.1"
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(20)])
+    daemon.config([A], top={"audit": str(log), "log_level": "error"})
+    daemon.start()
+    daemon.wait_delivered(A, 20)
+    daemon.stop()
+    lines = audited(log)
+    assert len(lines) == 20 and os.stat(log).st_mode & 0o777 in (0o640, 0o600)
+    for word in ("mailbox=%s" % A, "folder=INBOX", "sink=maildir", "uid=20", "size=", "key=a@contoso.example%2FINBOX%2F14%2F20", "digest=", "duration_ms="):
+        assert word in lines[19], word
+    assert not daemon.has_line("event=delivered")
+
+    daemon.start()
+    daemon.wait_state(A, "watching")
+    os.rename(log, rotated)
+    with open(daemon.file, "a") as f:
+        f.write("nonsense")
+    assert daemon.ctl("reload").returncode == 1
+    simulator.add(A, [{"seed": 50, "size": 1500}])
+    daemon.wait_delivered(A, 21)
+    daemon.stop()
+    assert len(audited(rotated)) == 20 and len(audited(log)) == 1

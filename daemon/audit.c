@@ -1,0 +1,208 @@
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "audit.h"
+#include "clock.h"
+#include "log.h"
+#include "util.h"
+#include "workers.h"
+
+#define WAITING_BYTES (4 * 1024 * 1024)
+#define RETRY_MS 5000
+
+struct audit_job {
+	struct job job;
+	struct audit *audit;		/* the loop's; NULL: it is gone */
+	char *path, *text;
+	size_t len, written;
+	int fd;				/* -1: to be opened; given back in done() */
+	int error;
+};
+struct audit {
+	struct lane *lane;
+	char *path;			/* NULL: no file */
+	int fd;				/* the job's while one runs */
+	char *text;			/* what waits */
+	size_t len, room;
+	struct audit_job *job;
+	struct event *retry;
+	bool reopen;			/* before the next line */
+	bool complained;
+	uint64_t dropped;
+};
+
+static void work_audit(struct job *job)
+{
+	struct audit_job *j = (struct audit_job *)job;
+
+	if (j->fd < 0 && (j->fd = open(j->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640)) < 0) {
+		j->error = errno;
+		return;
+	}
+	while (j->written < j->len) {
+		ssize_t n = write(j->fd, j->text + j->written, j->len - j->written);
+
+		if (n >= 0) {
+			j->written += (size_t)n;
+		} else if (errno != EINTR) {
+			j->error = errno;
+			return;
+		}
+	}
+}
+
+static void audit_next(struct audit *a);
+
+static void job_free(struct audit_job *j)
+{
+	free(j->path);
+	free(j->text);
+	free(j);
+}
+
+static void note_outcome(struct audit *a, const struct audit_job *j)
+{
+	if (j->error != 0 && !a->complained)
+		log_error(NULL, "the audit cannot be written into %s: %s; its lines wait", j->path, strerror(j->error));
+	else if (j->error == 0 && a->complained)
+		log_warning(NULL, "the audit is written into %s again; %llu lines were dropped", j->path, (unsigned long long)a->dropped);
+	if (j->error == 0)
+		a->dropped = 0;
+	a->complained = j->error != 0;
+}
+
+/* What was not written goes before what came meanwhile. */
+static void put_back(struct audit *a, const struct audit_job *j)
+{
+	size_t left = j->len - j->written;
+
+	if (left == 0)
+		return;
+	if (a->len + left > a->room) {
+		a->room = a->len + left;
+		a->text = xreallocarray(a->text, a->room, 1);
+	}
+	memmove(a->text + left, a->text, a->len);
+	memcpy(a->text, j->text + j->written, left);
+	a->len += left;
+}
+
+static void done_audit(struct job *job)
+{
+	struct audit_job *j = (struct audit_job *)job;
+	struct audit *a = j->audit;
+	struct timeval wait = clock_interval(RETRY_MS);
+
+	if (a == NULL) {
+		if (j->fd >= 0)
+			close(j->fd);
+	} else {
+		a->job = NULL;
+		a->fd = j->fd;
+		note_outcome(a, j);
+		put_back(a, j);
+		if (j->error != 0)
+			event_add(a->retry, &wait);
+		else
+			audit_next(a);
+	}
+	job_free(j);
+}
+
+static void audit_next(struct audit *a)
+{
+	struct audit_job *j;
+
+	if (a->job != NULL || event_pending(a->retry, EV_TIMEOUT, NULL))
+		return;
+	if (a->reopen && a->fd >= 0) {
+		close(a->fd);
+		a->fd = -1;
+	}
+	a->reopen = false;
+	if (a->path == NULL || a->len == 0)
+		return;
+	j = xcalloc(1, sizeof(*j));
+	*j = (struct audit_job){ .job = { .work = work_audit, .done = done_audit }, .audit = a, .path = xstrdup(a->path), .text = a->text, .len = a->len,
+	    .fd = a->fd };
+	a->text = NULL;
+	a->len = a->room = 0;
+	a->fd = -1;
+	a->job = j;
+	lane_submit(a->lane, &j->job);
+}
+
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	audit_next(arg);
+}
+
+struct audit *audit_new(struct event_base *base, struct workers *workers)
+{
+	struct audit *a = xcalloc(1, sizeof(*a));
+
+	a->lane = lane_new(workers, "audit", LANE_DISK, 1);
+	a->retry = evtimer_new(base, on_retry, a);
+	a->fd = -1;
+	return a;
+}
+
+/* The process ends and the lane with it: what came while the last job ran is not left behind, if the disk takes it. */
+static void write_last(struct audit *a)
+{
+	struct audit_job last = { .path = a->path, .text = a->text, .len = a->len, .fd = a->fd };
+
+	if (a->path == NULL || a->len == 0 || a->complained)
+		return;
+	work_audit(&last.job);
+	a->fd = last.fd;
+}
+
+void audit_free(struct audit **audit)
+{
+	struct audit *a = *audit;
+
+	if (a == NULL)
+		return;
+	write_last(a);
+	if (a->job != NULL)
+		a->job->audit = NULL;
+	if (a->fd >= 0)
+		close(a->fd);
+	event_free(a->retry);
+	free(a->path);
+	free(a->text);
+	free(a);
+	*audit = NULL;
+}
+
+void audit_set_file(struct audit *a, const char *path)
+{
+	free(a->path);
+	a->path = xstrdup(path);
+	a->reopen = true;
+	audit_next(a);
+}
+
+void audit_line(struct audit *a, const char *line)
+{
+	size_t len = strlen(line);
+
+	if (a->len + len > WAITING_BYTES) {
+		a->dropped++;
+		return;
+	}
+	if (a->len + len > a->room) {
+		a->room = a->room == 0 ? 4096 : 2 * a->room;
+		if (a->room < a->len + len)
+			a->room = a->len + len;
+		a->text = xreallocarray(a->text, a->room, 1);
+	}
+	memcpy(a->text + a->len, line, len);
+	a->len += len;
+	audit_next(a);
+}
