@@ -134,6 +134,8 @@ install: all
 	install -m 644 systemd/mailpolld.tmpfiles $(DESTDIR)$(TMPFILESDIR)/mailpolld.conf
 	install -d $(DESTDIR)$(PREFIX)/share/mailpolld
 	install -m 644 conf/mailpolld.yaml conf/prometheus-alerts.yml conf/grafana-dashboard.json conf/mailpolld.logrotate $(DESTDIR)$(PREFIX)/share/mailpolld/
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 644 conf/mailpollctl.bash-completion $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mailpollctl
 	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/; done
 
 clean:

@@ -273,6 +273,8 @@ static struct server *server_of(const struct doctor *d, const struct mailbox_con
 static void check_mailboxes(struct doctor *d)
 {
 	d->at = AT_END;
+	if (d->n_chosen == 0)
+		next_soon(d);
 	for (size_t i = 0; i < d->n_chosen; i++) {
 		struct patient *p = &d->patients[i];
 
@@ -343,20 +345,27 @@ static int choose_mailboxes(struct doctor *d, const struct doctor_options *o)
 	return 0;
 }
 
-static void choose_credentials_and_servers(struct doctor *d)
+static void choose_credential(struct doctor *d, const struct credential_conf *credential)
+{
+	for (size_t i = 0; i < d->n_credentials; i++)
+		if (d->credentials[i] == credential)
+			return;
+	d->credentials[d->n_credentials++] = credential;
+}
+
+/* All credentials, or with addresses given those that they need. */
+static void choose_credentials_and_servers(struct doctor *d, bool all)
 {
 	d->credentials = xcalloc(d->config->n_credentials + 1, sizeof(*d->credentials));
 	d->credential_good = xcalloc(d->config->n_credentials + 1, sizeof(*d->credential_good));
 	d->servers = xcalloc(d->n_chosen + 1, sizeof(*d->servers));
 	d->patients = xcalloc(d->n_chosen + 1, sizeof(*d->patients));
+	for (size_t i = 0; all && i < d->config->n_credentials; i++)
+		choose_credential(d, d->config->credentials[i]);
 	for (size_t i = 0; i < d->n_chosen; i++) {
 		const struct mailbox_conf *conf = d->chosen[i];
-		size_t c = 0;
 
-		while (c < d->n_credentials && d->credentials[c] != conf->credential)
-			c++;
-		if (c == d->n_credentials)
-			d->credentials[d->n_credentials++] = conf->credential;
+		choose_credential(d, conf->credential);
 		if (server_of(d, conf) == NULL)
 			d->servers[d->n_servers++] = (struct server){ .host = conf->host, .port = conf->port, .ca_file = conf->ca_file };
 	}
@@ -436,7 +445,7 @@ int doctor_run(const struct doctor_options *o)
 		return EX_CONFIG;
 	}
 	if (choose_mailboxes(&d, o) == 0) {
-		choose_credentials_and_servers(&d);
+		choose_credentials_and_servers(&d, o->n_addresses == 0);
 		report_expect_mailboxes(d.report, d.n_chosen);
 		examine(&d);
 		status = report_end(&d.report) ? EX_OK : EXIT_FAILURE;

@@ -285,3 +285,19 @@ def test_audit_file(simulator, daemon, tmp_path):
     daemon.wait_delivered(A, 21)
     daemon.stop()
     assert len(audited(rotated)) == 20 and len(audited(log)) == 1
+
+
+def test_bash_completion(simulator, daemon):
+    """Sourced by a real bash: verbs, addresses, words of a verb"""
+    simulator.mailbox(A)
+    daemon.config([A])
+    daemon.start()
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "conf", "mailpollctl.bash-completion")
+
+    def complete(*words):
+        text = 'mailpollctl() { "%s" -s "%s" "$@"; }; . "%s"; COMP_WORDS=(mailpollctl "$@"); COMP_CWORD=$#; _mailpollctl; echo "${COMPREPLY[@]}"' % (
+            os.path.join(BUILD, "mailpollctl"), daemon.socket, script)
+        return subprocess.run(["bash", "-c", text, "bash", *words], capture_output=True, text=True, timeout=30).stdout.split()
+
+    assert complete("re") == ["resume", "resync", "reload"]
+    assert complete("poll", "a@") == [A] and complete("log-level", "w") == ["warning"] and complete("status", "--f") == ["--failing"]

@@ -327,3 +327,9 @@ def test_on_a_terminal(simulator, daemon):
     text = on_terminal(command(daemon), env)
     assert "\033[32mok" in text and "\033[31mfailed" in text and "10 of 10 mailboxes" in text
     assert "\033[" not in on_terminal(command(daemon), {**env, "NO_COLOR": "1"})
+
+
+def test_no_mailboxes_yet(daemon):
+    daemon.config([])
+    code, steps = doctor(daemon)
+    assert code == 0 and step(steps, "token", "contoso")["result"] == "ok" and not any(s["scope"] == "mailbox" for s in steps)
