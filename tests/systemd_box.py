@@ -84,7 +84,8 @@ def main():
     os.chmod("/etc/mailpolld/secrets/contoso", 0o600)
     for directory, mode in (("/var/sim", 0o755),):
         os.chmod(directory, mode)
-    drop_in("LoadCredential=contoso:/etc/mailpolld/secrets/contoso\nWatchdogSec=3s\nRestartSec=200ms\n")
+    # LeakSanitizer, in a build with sanitizers, needs ptrace, which the unit forbids; every other test looks for leaks.
+    drop_in("LoadCredential=contoso:/etc/mailpolld/secrets/contoso\nWatchdogSec=3s\nRestartSec=200ms\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n")
     add(simulator, 3, 0)
 
     run("systemctl", "start", unit)
