@@ -12,15 +12,16 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include "doctor_private.h"
 
 #define DAEMON_USER "mailpolld"		/* the unit's */
 
-enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_GROUP, PLACE_SECRET };
+enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_SECRET };
 struct place {				/* shared with the child, which fills in what stands below */
 	enum place_kind kind;
-	gid_t gid;			/* PLACE_GROUP */
+	gid_t gid;			/* PLACE_SHARED: a Maildir's, with this group */
 	char path[PATH_MAX];
 	int error;			/* errno; 0: as it should be */
 	bool missing;			/* not there yet; error is about where it would be made */
@@ -84,15 +85,17 @@ static void look_at_maildir(struct place *p)
 	}
 }
 
-static void look_at_group(struct place *p)
+/* The daemon gives a group its right to mail by access control lists, unless it is root or runs with that group. */
+static void look_at_shared(struct place *p)
 {
-	gid_t groups[256];
-	int n = getgroups(ARRAY_LEN(groups), groups);
-	bool member = geteuid() == 0 || getegid() == p->gid;
+	char path[PATH_MAX];
 
-	for (int i = 0; i < n; i++)
-		member = member || groups[i] == p->gid;
-	p->error = member ? 0 : EPERM;
+	snprintf(path, sizeof(path), "%s", p->path);
+	if (access(path, F_OK) < 0 && errno == ENOENT)
+		look_above(p, path);
+	p->error = 0;			/* of the Maildir itself, which is told elsewhere */
+	if (geteuid() != 0 && getegid() != p->gid && getxattr(p->where, "system.posix_acl_access", NULL, 0) < 0 && errno == EOPNOTSUPP)
+		p->error = EOPNOTSUPP;
 }
 
 static void look_at(struct place *p)
@@ -117,8 +120,8 @@ static void look_at(struct place *p)
 	case PLACE_SECRET:
 		p->error = faccessat(AT_FDCWD, p->path, R_OK, AT_EACCESS) < 0 ? errno : 0;
 		break;
-	case PLACE_GROUP:
-		look_at_group(p);
+	case PLACE_SHARED:
+		look_at_shared(p);
 		break;
 	}
 }
@@ -183,11 +186,11 @@ static void set_sink(struct machine *m, size_t i)
 	}
 	path = config_expand(conf->deliver->maildir, conf, conf->folders[0], &why);
 	set_place(p, PLACE_MAILDIR, path != NULL ? path : "");
-	free(path);
-	if (conf->deliver->group != NULL) {
-		set_place(group, PLACE_GROUP, conf->deliver->group);
+	if (conf->deliver->group != NULL && path != NULL) {
+		set_place(group, PLACE_SHARED, path);
 		group->gid = conf->deliver->gid;
 	}
+	free(path);
 }
 
 static char *size_text(uint64_t bytes, char text[static 32])
@@ -228,7 +231,7 @@ static void report_directory(const struct machine *m, const struct place *p, str
 void machine_report_sink(const struct machine *m, size_t mailbox, struct report *r)
 {
 	const struct place *p = &m->places[1 + mailbox], *group = &m->places[1 + m->n + mailbox];
-	const char *address = m->mailboxes[mailbox]->address;
+	const char *address = m->mailboxes[mailbox]->address, *name = m->mailboxes[mailbox]->deliver->group;
 	char *hint = NULL;
 
 	if (p->kind == PLACE_MAILDIR) {
@@ -241,9 +244,9 @@ void machine_report_sink(const struct machine *m, size_t mailbox, struct report 
 		report_add(r, SCOPE_MAILBOX, address, "sink", CHECK_OK, NULL, NULL, "command %s: executable", p->path);
 	}
 	if (group->path[0] != '\0' && group->error != 0) {
-		hint = xasprintf("Make user %s a member of group %s (usermod -aG %s %s), then restart mailpolld.", m->user, group->path,
-		    group->path, m->user);
-		report_add(r, SCOPE_MAILBOX, address, "group", CHECK_FAILED, hint, NULL, "user %s is not in group %s", m->user, group->path);
+		hint = xasprintf("Use a file system that has them, or let the daemon run with group %s (systemctl edit mailpolld: Group=%s).", name, name);
+		report_add(r, SCOPE_MAILBOX, address, "group", CHECK_FAILED, hint, NULL, "%s: its file system has no access control lists, by which "
+		    "group %s would read the mail", group->where, name);
 		free(hint);
 	}
 }

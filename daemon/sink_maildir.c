@@ -216,14 +216,17 @@ static int make_parents(const char *path)
 
 static int make_dir(const char *path, mode_t mode, gid_t gid)
 {
+	int fd, error;
+
 	if (mkdir(path, 0700) < 0)
 		return errno == EEXIST ? 0 : errno;
-	if ((gid != (gid_t)-1 && chown(path, (uid_t)-1, gid) < 0) || chmod(path, mode) < 0) {
-		int error = errno;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	error = fd < 0 ? errno : spool_share(fd, mode, gid);
+	if (fd >= 0)
+		close(fd);
+	if (error != 0)
 		rmdir(path);
-		return error;
-	}
-	return 0;
+	return error;
 }
 
 /* Left-overs of earlier runs: their messages are fetched again, or an intent has dealt with them. */
@@ -279,7 +282,11 @@ static void disk_failure(struct failure *why, const char *what, const char *path
 {
 	char hint[256];
 
-	snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", path);
+	if (error == EOPNOTSUPP)	/* only `group` asks for something that a file system may not have */
+		snprintf(hint, sizeof(hint), "`group` needs a file system with access control lists; else let the daemon run with that group "
+		    "(systemctl edit mailpolld: Group=).");
+	else
+		snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", path);
 	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", hint, "%s %s: %s", what, path, strerror(error));
 }
 

@@ -1,16 +1,21 @@
+#include <endian.h>
 #include <errno.h>
 #include <event2/buffer.h>
 #include <fcntl.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include "spool.h"
 #include "util.h"
 #include "volume.h"
 
+#define ACL_XATTR "system.posix_acl_access"
 #define CHUNK_BYTES (64 * 1024)		/* written at a time */
 #define LAG_HIGH_BYTES (256 * 1024)	/* waiting: stop reading */
 #define LAG_LOW_BYTES (64 * 1024)	/* waiting: go on */
@@ -49,15 +54,40 @@ struct write_job {
 	uint64_t free_bytes;
 };
 
+/* As if the file's group were gid: what mode gives the group is that group's, and the file's own is among the others. */
+static int set_acl(int fd, mode_t mode, gid_t gid)
+{
+	unsigned owner = mode >> 6 & 7, group = mode >> 3 & 7, others = mode & 7;
+	struct { struct posix_acl_xattr_header header; struct posix_acl_xattr_entry v[5]; } acl = {
+		{ htole32(POSIX_ACL_XATTR_VERSION) }, {
+			{ htole16(ACL_USER_OBJ), htole16(owner), htole32(ACL_UNDEFINED_ID) },
+			{ htole16(ACL_GROUP_OBJ), htole16(others), htole32(ACL_UNDEFINED_ID) },
+			{ htole16(ACL_GROUP), htole16(group), htole32(gid) },
+			{ htole16(ACL_MASK), htole16(group | others), htole32(ACL_UNDEFINED_ID) },
+			{ htole16(ACL_OTHER), htole16(others), htole32(ACL_UNDEFINED_ID) },
+		} };
+
+	return fsetxattr(fd, ACL_XATTR, &acl, sizeof(acl), 0);
+}
+
+int spool_share(int fd, mode_t mode, gid_t gid)
+{
+	struct stat st;
+
+	if (gid != (gid_t)-1 && fstat(fd, &st) == 0 && st.st_gid != gid && fchown(fd, (uid_t)-1, gid) < 0) {
+		if (errno != EPERM || set_acl(fd, mode, gid) < 0)
+			return errno;
+		return 0;
+	}
+	return fchmod(fd, mode) < 0 ? errno : 0;
+}
+
 static int make_file(const char *path, mode_t mode, gid_t gid)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600), error;
 
-	if (fd < 0)
-		return -1;
-	if ((gid == (gid_t)-1 || fchown(fd, (uid_t)-1, gid) == 0) && fchmod(fd, mode) == 0)
+	if (fd < 0 || (error = spool_share(fd, mode, gid)) == 0)
 		return fd;
-	int error = errno;
 	close(fd);
 	unlink(path);
 	errno = error;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include "clock.h"
+#include "util.h"
 
 struct evbuffer; struct volume;
 struct spool;				/* the account of all of them */
@@ -32,6 +33,10 @@ void spool_file_take(struct spool_file *, struct evbuffer *from, size_t len);	/*
 bool spool_file_lags(struct spool_file *);	/* read no more until on_room */
 void spool_file_finish(struct spool_file *);
 void spool_file_abort(struct spool_file **);		/* removes the file; no callback comes. NULL inside is fine */
+
+/* On a lane. Gives an open file or directory its mode and (unless -1) its group; errno. A user who may not give files away, or a
+ * sandbox without chown, makes it an access control list, with which the group may do the same. */
+int spool_share(int fd, mode_t mode, gid_t gid) MUST_CHECK;
 
 /* Removes a file on the volume's lane; nobody waits for it. */
 void spool_remove(struct volume *, const char *path);

@@ -70,7 +70,7 @@ def as_user(user, *command):
 def main():
     unit = os.environ["UNIT"]
     run("systemd-sysusers")
-    run("groupadd", "tickets"), run("usermod", "-aG", "tickets", "mailpolld")
+    run("groupadd", "tickets")
     run("useradd", "-G", "tickets", "reader"), run("useradd", "stranger"), run("useradd", "-G", "mailpolld", "operator")
     run("systemd-tmpfiles", "--create", "mailpolld.conf")
     os.makedirs("/var/sim")

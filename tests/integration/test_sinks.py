@@ -2,11 +2,15 @@
 import collections
 import json
 import os
+import pwd
+import shutil
 import stat
+import subprocess
 import threading
 
 import pytest
 
+from lib.daemon import BUILD
 from lib.maildir import Maildir, sha256_of
 
 ADDRESS = "invoices@contoso.example"
@@ -153,6 +157,56 @@ def test_maildir_permissions_and_folders(simulator, daemon):
     for sub in ("", "/new", "/cur", "/tmp"):
         st = os.stat(maildir.path + sub)
         assert stat.S_IMODE(st.st_mode) == 0o770 and st.st_gid == grp.getgrnam("mail").gr_gid
+
+
+def start_as_nobody(daemon, before=""):
+    """The daemon without a privilege, and its files where it may make them; before: a command of sh first, for the directory $MAIL."""
+    for path in (daemon.state_dir, daemon.directory + "/mail", daemon.secret_file, daemon.socket_dir):
+        shutil.chown(path, "nobody")
+    parent = daemon.directory
+    while parent != "/":
+        os.chmod(parent, os.stat(parent).st_mode | 0o11)
+        parent = os.path.dirname(parent)
+    program = shutil.copy(os.path.join(BUILD, daemon.program), daemon.directory)
+    script = '%sshift; exec setpriv --reuid nobody --regid nogroup --clear-groups --bounding-set -all "%s" "$@"' % (before, program)
+    daemon.prefix = ["env", "MAIL=%s/mail" % daemon.directory, "unshare", "-m", "sh", "-c", script, "sh"]
+    daemon.start(ready=False)       # which it may not tell us
+    daemon.wait_line("event=started")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_group_without_chown(simulator, daemon):
+    """Who may not give files away gives the group its rights all the same"""
+    simulator.mailbox(ADDRESS)
+    uids = simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(2)])
+    daemon.config([ADDRESS], {"deliver": {"maildir": daemon.directory + "/mail/%{local}", "mode": "0640", "group": "mail"}})
+    start_as_nobody(daemon)
+    daemon.wait_delivered(ADDRESS, 2)
+    maildir = Maildir(daemon.directory + "/mail/invoices")
+    path, other = maildir.files("new")
+    assert pwd.getpwuid(os.stat(path).st_uid).pw_name == "nobody" and stat.S_IMODE(os.stat(path).st_mode) == 0o640
+
+    def does(group, *command):
+        return subprocess.run(["setpriv", "--reuid", "daemon", "--regid", group, "--clear-groups", *command], capture_output=True).returncode == 0
+    moved = path.replace("/new/", "/cur/") + ":2,S"
+    for stranger in ("daemon", "nogroup"):      # nogroup is the group that the files are of
+        assert not does(stranger, "cat", path) and not does(stranger, "mv", path, moved) and not does(stranger, "ls", maildir.path)
+    assert does("mail", "cat", path) and not does("mail", "sh", "-c", 'echo >> "$0"', path)
+    assert does("mail", "mv", path, moved) and does("mail", "rm", moved) and list(maildir.files()) == [other]
+    assert set(maildir.sums()) <= set(simulator.sums(ADDRESS).values()) and len(uids) == 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_group_that_cannot_be_given(simulator, daemon):
+    """Neither chown nor access control lists: held, never readable for fewer or more than was asked for"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+    daemon.config([ADDRESS], {"deliver": {"maildir": daemon.directory + "/mail/%{local}", "mode": "0640", "group": "mail"}})
+    start_as_nobody(daemon, 'mount -t ramfs none "$MAIL" && chown nobody "$MAIL" && ')
+    daemon.wait_state(ADDRESS, "held")
+    mailbox = daemon.of(ADDRESS)
+    assert "Operation not supported" in mailbox["error"] and "access control lists" in mailbox["hint"] and "Group=" in mailbox["hint"]
+    assert simulator.counts("bodies") == 0
 
 
 def test_maildir_that_cannot_be_written(simulator, daemon):
