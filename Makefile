@@ -68,6 +68,9 @@ $(BUILD)/libshared.a: $(SHARED_OBJS)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libshared.a | $(BUILD)/unit
 	$(CC) $(CFLAGS_ALL) -MMD $(LDFLAGS_ALL) -o $@ $< $(BUILD)/libshared.a $(LIBS) -lcmocka
+# These functions are the test's own.
+$(BUILD)/unit/test_fleet: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,token_get token_cancel imap_session_new imap_session_free imap_session_abandon)
+comma := ,
 $(BUILD)/obj $(BUILD)/unit:
 	mkdir -p $@
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/unit/*.d)

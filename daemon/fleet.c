@@ -375,20 +375,19 @@ static void on_check(evutil_socket_t fd, short what, void *arg)
 {
 	struct fleet *f = arg;
 	msec_t now_ms = clock_now_ms();
+	bool known = f->stuck;
 
 	(void)fd, (void)what;
 	f->stuck = false;
 	for (size_t i = 0; i < f->n_members; i++) {
-		struct member *member = f->members[i];
+		struct mailbox *mailbox = f->members[i]->mailbox;
+		struct log_context ctx = { .mailbox = mailbox_conf(mailbox)->address };
 
-		if (!mailbox_is_stuck(member->mailbox, now_ms)) {
-			member->torn = false;
-		} else if (member->torn) {
-			f->stuck = true;
-		} else {
-			member->torn = true;
-			mailbox_restart_session(member->mailbox);
-		}
+		if (!mailbox_is_stuck(mailbox, now_ms) || mailbox_restart_session(mailbox))
+			continue;
+		f->stuck = true;
+		if (!known)
+			log_error(&ctx, "its session was torn down and is still there a minute later");
 	}
 }
 

@@ -18,7 +18,6 @@ struct member {				/* a mailbox of the configuration, or one on its way out */
 	struct member *predecessor;	/* that has not stopped yet */
 	bool leaving;			/* not in fleet->members any more */
 	bool kept;			/* by the reload that runs */
-	bool torn;			/* its session was torn down by the watchdog's check, and no progress since */
 };
 struct reload_wish { struct reload_wish *next; void (*done)(void *arg, const struct reload_outcome *); void *arg; };
 

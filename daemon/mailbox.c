@@ -11,6 +11,8 @@
 #include "token_cache.h"
 #include "util.h"
 
+#define TORN_DOWN_LIMIT_MS 60000		/* for a session to end; it takes one turn of the loop */
+
 static const char *const state_names[MAILBOX_STATE_N] = {
 	[MAILBOX_QUEUED] = "queued", [MAILBOX_WAITING_TOKEN] = "waiting-token", [MAILBOX_CONNECTING] = "connecting",
 	[MAILBOX_AUTHENTICATING] = "authenticating", [MAILBOX_SYNCING] = "syncing", [MAILBOX_WATCHING] = "watching",
@@ -50,6 +52,7 @@ void mailbox_set_state(struct mailbox *m, enum mailbox_state next)	/* the only w
 void mailbox_expect(struct mailbox *m, msec_t within_ms)
 {
 	m->deadline_ms = within_ms == 0 ? 0 : clock_now_ms() + within_ms;
+	m->torn_down = false;
 }
 
 bool mailbox_is_held(const struct mailbox *m)
@@ -417,14 +420,16 @@ bool mailbox_is_stuck(const struct mailbox *m, msec_t now_ms)
 	return m->deadline_ms != 0 && now_ms > m->deadline_ms;
 }
 
-void mailbox_restart_session(struct mailbox *m)
+bool mailbox_restart_session(struct mailbox *m)
 {
 	struct failure why;
 
-	m->stalls++;
+	if (m->torn_down)
+		return false;
 	m->env->counters->stalls++;
 	failure_own(&why, "stuck", &m->subject, "no progress within the deadline while %s", state_names[m->state]);
-	mailbox_expect(m, 60000);
+	mailbox_expect(m, TORN_DOWN_LIMIT_MS);
+	m->torn_down = true;
 	if (m->session != NULL) {
 		mailbox_end_session(m, &why);
 	} else {
@@ -433,6 +438,7 @@ void mailbox_restart_session(struct mailbox *m)
 		session_start_over(m);
 		session_back_off(m, &why, false);
 	}
+	return true;
 }
 
 /* --- reading --- */

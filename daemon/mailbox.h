@@ -68,7 +68,8 @@ void mailbox_pause(struct mailbox *);
 void mailbox_resume(struct mailbox *);
 /* Past its own deadline (no progress for longer than any phase may last)? The watchdog's question. */
 bool mailbox_is_stuck(const struct mailbox *, msec_t now_ms);
-void mailbox_restart_session(struct mailbox *);	/* tears the session down and starts anew, counted as stall */
+/* Tears the session down and starts anew, counted as stall. False: that was done before, and nothing has moved for 60 s since. */
+bool mailbox_restart_session(struct mailbox *);
 
 const struct mailbox_conf *mailbox_conf(const struct mailbox *);
 enum mailbox_state mailbox_state(const struct mailbox *);

@@ -60,8 +60,8 @@ struct mailbox {
 	unsigned failures, attempt;		/* in a row; of the same schedule */
 	msec_t failing_since_ms, failure_logged_ms;
 	unsigned failures_not_logged;
-	unsigned stalls;
 	msec_t deadline_ms;			/* the watchdog's; 0: nothing is expected */
+	bool torn_down;				/* for that, and nothing has moved since */
 
 	/* work, mailbox_work.c */
 	enum task task;
