@@ -60,6 +60,9 @@ $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
 # The same daemon with a clock that MAILPOLLD_CLOCK_RATE speeds up; for tests only, never installed.
 $(BUILD)/mailpolld-scaled: $(BUILD)/obj/main.o $(filter-out %/clock.o,$(SHARED_OBJS)) $(BUILD)/obj/clock_scaled.o
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+# A disk that hangs, for tests.
+$(BUILD)/stall.so: tests/stall.c | $(BUILD)/obj
+	$(CC) $(WARNINGS) -std=c17 -O2 -fPIC -shared -o $@ $<
 $(BUILD)/mailpollctl: $(CTL:daemon/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/util.o
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(shell pkg-config --libs libcurl jansson)
 $(BUILD)/obj/%.o: daemon/%.c Makefile | $(BUILD)/obj
@@ -81,7 +84,7 @@ test: all unit check-tree integration
 unit: $(UNIT_TESTS)
 	@set -e; for t in $(UNIT_TESTS); do echo "== $$t"; $$t; done
 
-integration: all $(BUILD)/mailpolld-scaled
+integration: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
 	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
 		$(PYTEST_ARGS) tests/integration
 

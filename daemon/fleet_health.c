@@ -6,7 +6,6 @@
 #include "store.h"
 #include "token_cache.h"
 #include "util.h"
-#include "volume.h"
 #include "workers.h"
 
 #define DISK_STALLED_MS 20000		/* a disk that answers nothing for that long: down */
@@ -51,7 +50,7 @@ static void judge_disks(struct fleet *f, struct verdict *verdict)
 
 	if (why != NULL)
 		add_reason(f, verdict, HEALTH_DOWN, "store", "state", why->hint[0] != '\0' ? why->hint : why->text);
-	if (volumes_stalled_ms(f->volumes) >= DISK_STALLED_MS)
+	if (workers_oldest_ms(f->workers) >= DISK_STALLED_MS)
 		add_reason(f, verdict, HEALTH_DOWN, "disk", "disk", "A disk has not answered for 20 s: look at the kernel's log.");
 }
 

@@ -302,21 +302,3 @@ uint64_t volume_free_bytes(const struct volume *v)
 {
 	return v->free_bytes;
 }
-
-msec_t volume_stalled_ms(struct volume *v)
-{
-	msec_t write_ms = lane_oldest_ms(v->write_lane), flush_ms = lane_oldest_ms(v->flush_lane);
-
-	return write_ms > flush_ms ? write_ms : flush_ms;
-}
-
-msec_t volumes_stalled_ms(struct volumes *vs)
-{
-	msec_t oldest_ms = 0, one_ms;
-	struct volume *v;
-
-	SLIST_FOREACH(v, &vs->list, link)
-		if ((one_ms = volume_stalled_ms(v)) > oldest_ms)
-			oldest_ms = one_ms;
-	return oldest_ms;
-}

@@ -27,6 +27,3 @@ void volume_rename(struct volume *, const char *rename_from, const char *path, v
 
 void volume_note_free(struct volume *, uint64_t free_bytes);	/* what a job's fstatvfs saw */
 uint64_t volume_free_bytes(const struct volume *);		/* as last noted */
-msec_t volume_stalled_ms(struct volume *);	/* age of the oldest unfinished job */
-/* Over all volumes. */
-msec_t volumes_stalled_ms(struct volumes *);

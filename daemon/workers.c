@@ -116,6 +116,7 @@ static void tell_loop(struct shared *s)
 
 static void run_one(struct thread *t, struct shared *s, struct job *job)
 {
+	job->started_ms = clock_now_ms();
 	t->running = job;
 	pthread_mutex_unlock(&s->mutex);
 	job->work(job);
@@ -273,7 +274,6 @@ void lane_submit(struct lane *lane, struct job *job)
 	struct shared *s = lane->shared;
 
 	job->lane = lane;
-	job->submitted_ms = clock_now_ms();
 	pthread_mutex_lock(&s->mutex);
 	jobs_put(&lane->queue, job);
 	s->n_unfinished++;
@@ -284,25 +284,15 @@ void lane_submit(struct lane *lane, struct job *job)
 	pthread_mutex_unlock(&s->mutex);
 }
 
-static msec_t oldest_submitted_ms(const struct lane *lane, msec_t now_ms)
+static msec_t oldest_started_ms(const struct lane *lane, msec_t now_ms)
 {
-	msec_t oldest = lane->queue.first != NULL ? lane->queue.first->submitted_ms : now_ms;
+	msec_t oldest = now_ms;
 	struct thread *t;
 
 	SLIST_FOREACH(t, &lane->threads, link)
-		if (t->running != NULL && t->running->submitted_ms < oldest)
-			oldest = t->running->submitted_ms;
+		if (t->running != NULL && t->running->started_ms < oldest)
+			oldest = t->running->started_ms;
 	return oldest;
-}
-
-msec_t lane_oldest_ms(struct lane *lane)
-{
-	msec_t now_ms = clock_now_ms(), oldest;
-
-	pthread_mutex_lock(&lane->shared->mutex);
-	oldest = oldest_submitted_ms(lane, now_ms);
-	pthread_mutex_unlock(&lane->shared->mutex);
-	return now_ms - oldest;
 }
 
 msec_t workers_oldest_ms(struct workers *w)
@@ -312,7 +302,7 @@ msec_t workers_oldest_ms(struct workers *w)
 
 	pthread_mutex_lock(&w->shared->mutex);
 	SLIST_FOREACH(lane, &w->shared->lanes, link) {
-		if (lane->kind == LANE_DISK && (one = oldest_submitted_ms(lane, now_ms)) < oldest)
+		if (lane->kind == LANE_DISK && (one = oldest_started_ms(lane, now_ms)) < oldest)
 			oldest = one;
 	}
 	pthread_mutex_unlock(&w->shared->mutex);

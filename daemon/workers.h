@@ -16,11 +16,11 @@ struct job {				/* first member of the caller's own struct; zero it */
 	void (*done)(struct job *);
 	struct job *next;		/* private */
 	struct lane *lane;		/* private */
-	msec_t submitted_ms;		/* private */
+	msec_t started_ms;		/* private */
 };
 
 enum lane_kind {
-	LANE_DISK,			/* watched: a job older than 180 s withholds the watchdog's ping */
+	LANE_DISK,			/* watched: a job of more than 20 s is told, one of more than 180 s withholds the watchdog's ping */
 	LANE_REMOTE,			/* waits for others (DNS, the journal): not watched */
 };
 
@@ -30,7 +30,6 @@ void workers_free(struct workers **, msec_t wait_ms);
 /* Lanes live as long as workers. name is static, for logs and thread names (15 characters at most). */
 struct lane *lane_new(struct workers *, const char *name, enum lane_kind, unsigned threads);
 void lane_submit(struct lane *, struct job *);
-/* Age of the oldest job of this lane that has not finished work(), queued ones included; 0: none. */
-msec_t lane_oldest_ms(struct lane *);
-/* The same over all LANE_DISK lanes. */
+/* For how long the oldest job of all LANE_DISK lanes has been in work(); 0: none is. What waits behind it is not asked: a disk that is
+ * busy answers one after the other, one that is stuck does not. */
 msec_t workers_oldest_ms(struct workers *);

@@ -5,6 +5,7 @@ it is for the next one, whichever that is. state.State.fault() says how often an
     unavailable  form: NO, BAD, bare                                        5.4
     answer       line: any lines, {tag} stands for the command's            5.5, 5.7, 5.14
     hang         nothing at all
+    chatter      a line each every_s real seconds, and never an answer
     close-raw    the connection ends without close_notify                   5.11
     two-tags     the answer, and its last line once more
     long-line    bytes without end: a line of a GiB
@@ -17,7 +18,7 @@ close-on-connect, hang-greeting, hang-authenticate, slow-sign-in (seconds).
 """
 import asyncio
 
-KINDS = ("throttle", "unavailable", "answer", "hang", "close-raw", "two-tags", "long-line", "garbage")
+KINDS = ("throttle", "unavailable", "answer", "hang", "chatter", "close-raw", "two-tags", "long-line", "garbage")
 
 
 async def play(session, kind, fault, tag, answer):
@@ -59,6 +60,13 @@ async def play_answer(session, fault, tag, answer):
 
 async def play_hang(session, fault, tag, answer):
     await asyncio.sleep(3600)
+
+
+async def play_chatter(session, fault, tag, answer):
+    while True:
+        session.say("* OK Still here")
+        await session.writer.drain()
+        await asyncio.sleep(fault["every_s"])
 
 
 async def play_close_raw(session, fault, tag, answer):

@@ -1,0 +1,95 @@
+"""What the service manager's watchdog hears (promise 8): each of its checks, broken; and what must not break it. The clock runs fast."""
+import threading
+import time
+
+import pytest
+
+from lib.gate import Gate
+from lib.maildir import Maildir
+
+A, B, C = "a@contoso.example", "b@contoso.example", "c@contoso.example"
+RATE, PING_S = 60, 5
+FAST = {"MAILPOLLD_CLOCK_RATE": str(RATE), "WATCHDOG_USEC": str(2 * PING_S * 1000000)}
+
+
+def pings(daemon, since=0.0):
+    return [at for at, line in daemon.notified if line == "WATCHDOG=1" and at >= since]
+
+
+def wait_pings(daemon, n):
+    """So many from now on, each PING_S of the daemon's clock after the one before."""
+    since = time.monotonic()
+    daemon.wait_changed(lambda: len(pings(daemon, since)) >= n, 30, "%d pings" % n)
+
+
+@pytest.mark.parametrize("whose", ["mail", "state"])
+def test_disk_that_hangs(simulator, make_daemon, tmp_path, whose):
+    """Health is down after 20 s; the ping goes on for 180 s; then it is withheld until the disk answers. Nothing is lost."""
+    daemon = make_daemon(program="mailpolld-scaled")
+    gate = Gate(tmp_path / "gate", daemon.directory + "/" + whose)
+    simulator.mailbox(A)
+    daemon.config([A])
+    daemon.start(env={**FAST, **gate.env})
+    daemon.wait_state(A, "watching")
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+    before = time.monotonic()
+    gate.shut()
+    simulator.add(A, [{"seed": 2, "size": 1500}])
+    gate.wait_stalled()
+    stalled = time.monotonic()
+    status = daemon.wait(lambda s: s["health"] == "down")
+    assert time.monotonic() - before >= 20 / RATE and [r["what"] for r in status["reasons"]] == ["disk"], status["reasons"]
+    daemon.wait_line("level=error .*the watchdog's ping is withheld")
+    assert time.monotonic() - before >= 180 / RATE
+    assert max(pings(daemon)) - stalled >= 60 / RATE
+    withheld = time.monotonic()
+    threading.Event().wait(10 * PING_S / RATE)       # in which nothing is to be heard
+    assert pings(daemon, withheld) == []
+    gate.open()
+    daemon.wait_line("the watchdog's ping goes out again")
+    wait_pings(daemon, 2)
+    daemon.wait_delivered(A, 2)
+    assert Maildir(daemon.maildir(A)).sums() == {digest: 1 for digest in simulator.sums(A).values()}
+    daemon.wait(lambda s: s["health"] == "ok")
+
+
+def test_mailbox_past_its_deadline(simulator, make_daemon):
+    """A server that talks without ever answering: the session is torn down, counted, told and started anew; the ping goes on"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    simulator.mailbox(A)
+    simulator.mailbox(B)
+    simulator.fault("chatter", A, command="UID SEARCH", every_s=0.1)
+    daemon.config([A, B])
+    daemon.start(env=FAST)
+    simulator.wait("logins", 1, A)
+    before = time.monotonic()
+    line = daemon.wait_line("event=mailbox-stalled mailbox=%s .*no progress within the deadline" % A)
+    assert time.monotonic() - before >= 170 / RATE, line
+    simulator.clear(A)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+    wait_pings(daemon, 2)
+    assert simulator.state(A)["logins"] == 2 and simulator.state(B)["logins"] == 1
+    assert daemon.has_line("event=mailbox-recovered mailbox=%s" % A) and not daemon.has_line("withheld")
+
+
+def test_waiting_for_others(simulator, make_daemon):
+    """A command that hangs, a token that does not come, a sink that takes nothing: for ten minutes, and the ping goes on"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    for address in (A, B, C):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    with open(daemon.directory + "/file", "w"):
+        pass
+    daemon.config([{"address": A, "deliver": {"command": ["/bin/sleep", "600"], "timeout": "10h"}},
+                   {"address": B, "deliver": {"maildir": daemon.directory + "/file/maildir"}}, C])
+    daemon.start(env={**FAST, "MAILPOLLD_CLOCK_RATE": "300"})
+    daemon.wait_delivered(C, 1)
+    daemon.wait_state(B, "held")
+    daemon.wait(lambda s: any(sink["running"] == 1 for sink in s["sinks"]))
+    simulator.post("/token", hang=True)
+    simulator.post("/expire")
+    daemon.wait_state(C, "waiting-token", "backing-off")
+    wait_pings(daemon, 600 // PING_S)
+    assert not daemon.has_line("withheld")

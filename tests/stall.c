@@ -1,0 +1,44 @@
+/* For LD_PRELOAD in tests: a disk that hangs. Flushing a file below STALL_BELOW waits while a test holds the lock (flock) of the file
+ * STALL_GATE; the lock goes with the test. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void wait_at_gate(int fd)
+{
+	const char *gate = getenv("STALL_GATE"), *below = getenv("STALL_BELOW");
+	char link[64], path[PATH_MAX] = "";
+	int lock;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (gate == NULL || below == NULL || readlink(link, path, sizeof(path) - 1) < 0 || strncmp(path, below, strlen(below)) != 0)
+		return;
+	if ((lock = open(gate, O_RDONLY | O_CLOEXEC)) < 0)
+		return;
+	flock(lock, LOCK_SH);
+	close(lock);
+}
+
+int fsync(int fd)
+{
+	wait_at_gate(fd);
+	return (int)syscall(SYS_fsync, fd);
+}
+
+int fdatasync(int fd)
+{
+	wait_at_gate(fd);
+	return (int)syscall(SYS_fdatasync, fd);
+}
+
+int syncfs(int fd)
+{
+	wait_at_gate(fd);
+	return (int)syscall(SYS_syncfs, fd);
+}
