@@ -22,6 +22,7 @@ struct sink {
 };
 struct sinks {
 	struct sink_env env;
+	char *state_dir;		/* env's: it outlives the configuration that named it */
 	struct sink **v;
 	size_t n;
 };
@@ -44,6 +45,7 @@ struct sinks *sinks_new(const struct sink_env *env)
 	struct sinks *s = xcalloc(1, sizeof(*s));
 
 	s->env = *env;
+	s->env.state_dir = s->state_dir = xstrdup(env->state_dir);
 	return s;
 }
 
@@ -67,6 +69,7 @@ void sinks_free(struct sinks **sinks)
 		sink_free(s->v[i]);
 	if (s != NULL) {
 		sink_maildir_recovery_free(&s->env);
+		free(s->state_dir);
 		free(s->v);
 	}
 	free(s);

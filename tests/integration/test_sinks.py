@@ -70,6 +70,26 @@ def test_refused_message_goes_to_quarantine(simulator, daemon):
     assert daemon.has_line("event=quarantined")
 
 
+def test_after_a_reload(simulator, daemon):
+    """Nothing of the old configuration is needed any more: neither to quarantine nor for a command that is new"""
+    for address in (ADDRESS, "new@contoso.example"):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    refusing = {"address": ADDRESS, "deliver": {"command": [script(daemon, '[ -e "$out/go" ] || exit 75; exit 65')]}}
+    daemon.config([refusing])
+    daemon.start()
+    daemon.wait_state(ADDRESS, "held")
+    os.makedirs(daemon.directory + "/out", exist_ok=True)
+    with open(daemon.directory + "/out/go", "w"):
+        pass
+    daemon.config([refusing, {"address": "new@contoso.example", "deliver": {"command": ["/bin/cat"]}}])
+    assert daemon.ctl("reload").returncode == 0
+    daemon.wait_delivered("new@contoso.example", 1)
+    daemon.poll(ADDRESS)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1)
+    assert len(os.listdir(daemon.state_dir + "/quarantine")) == 2
+
+
 def test_five_refusals_in_a_row_are_the_sinks_fault(simulator, daemon):
     simulator.mailbox(ADDRESS)
     simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(12)])
