@@ -7,7 +7,7 @@
 #include "clock.h"
 #include "failure.h"
 
-struct event_base; struct message; struct sink; struct spool; struct store;
+struct event_base; struct log_context; struct message; struct sink; struct spool; struct store;
 struct delivery;
 
 struct delivery_ops {			/* from the loop; messages are lent */
@@ -16,7 +16,8 @@ struct delivery_ops {			/* from the loop; messages are lent */
 	void (*on_change)(void *arg);		/* held, not held any more, or empty */
 };
 
-struct delivery *delivery_new(struct event_base *, struct sink *, struct spool *, struct store *, const struct delivery_ops *, void *arg);
+struct delivery *delivery_new(struct event_base *, const struct log_context *, struct sink *, struct spool *, struct store *,
+    const struct delivery_ops *, void *arg);	/* the context is lent */
 void delivery_free(struct delivery **);	/* only when nothing is under way; waiting messages lose their files */
 void delivery_add(struct delivery *, struct message *);	/* takes it; messages come in UID order */
 /* A failure before a message could be added (its file could not be written) holds like one of the sink. */

@@ -299,7 +299,7 @@ struct mailbox *mailbox_new(const struct mailbox_env *env, const struct mailbox_
 		m->folders[i].owner = m;
 	}
 	m->sink = sink_get(env->sinks, m->conf->deliver);
-	m->delivery = delivery_new(env->base, m->sink, env->spool, env->store, &delivery_ops, m);
+	m->delivery = delivery_new(env->base, &m->log, m->sink, env->spool, env->store, &delivery_ops, m);
 	m->kick = event_new(env->base, -1, 0, on_kick, m);
 	m->timer = evtimer_new(env->base, on_kick, m);
 	m->arrivals_end = &m->arrivals;

@@ -117,9 +117,14 @@ def test_temporary_failures_hold_the_mailbox(simulator, daemon, how):
     status = daemon.wait(lambda s: any(m["state"] == "held" and m["address"] == ADDRESS for m in s["mailboxes"]))
     assert next(m for m in status["mailboxes"] if m["address"] == ADDRESS)["error"]
     daemon.wait_delivered(other, 3)
+    daemon.poll(ADDRESS)                    # in vain, and not told once more
+    daemon.wait(lambda s: sum(sink["temporary"] for sink in s["sinks"]) == 2 and s["totals"]["held"] == 1)
     open(os.path.join(daemon.directory, "out", "mended"), "w").close()
     daemon.poll(ADDRESS)
     daemon.wait_delivered(ADDRESS, 3)
+    held = [line for line in daemon.lines if "event=held" in line]
+    assert len(held) == 1 and "mailbox=%s" % ADDRESS in held[0] and "sink=command" in held[0] and "failure=command" in held[0], held
+    daemon.wait_line("event=mailbox-recovered mailbox=%s .*sink=command .*after 2 failures" % ADDRESS)
     with open(os.path.join(daemon.directory, "out", "keys")) as f:
         keys = collections.Counter(f.read().split())
     assert len(keys) == 3 and keys["invoices%40contoso.example".replace("%40", "@") + "%2FINBOX%2F14%2F1"] >= 2
