@@ -15,6 +15,7 @@
 #include "util.h"
 
 #define KILL_AFTER_MS 5000		/* SIGTERM, then SIGKILL */
+#define HURRIED_KILL_AFTER_MS 1500	/* the same when the daemon stops */
 #define SAID_MAX 512			/* of what it printed, kept for the failure's text */
 
 struct child;
@@ -25,6 +26,7 @@ struct sink_command {
 	struct child *waiting, **waiting_end;	/* in the order of arrival */
 	struct child *running;
 	unsigned n_running;
+	bool hurried;
 };
 struct child {				/* one attempt; freed with its answer */
 	struct child *next;
@@ -156,7 +158,7 @@ static void on_child_timer(evutil_socket_t fd, short what, void *arg)
 	kill(-c->pid, c->killed ? SIGKILL : SIGTERM);
 	c->timed_out = true;
 	c->killed = true;
-	set_timer(c, KILL_AFTER_MS);
+	set_timer(c, c->sink->hurried ? HURRIED_KILL_AFTER_MS : KILL_AFTER_MS);
 }
 
 static void describe(const struct child *c, const siginfo_t *info, struct failure *why)
@@ -348,8 +350,9 @@ static void command_hurry(void *self)
 {
 	struct sink_command *s = self;
 
+	s->hurried = true;
 	for (struct child *c = s->running; c != NULL; c = c->next)
-		if (c->pidfd >= 0 && !c->timed_out)
+		if (c->pidfd >= 0)
 			set_timer(c, 0);
 }
 

@@ -140,15 +140,16 @@ def test_command_that_reads_nothing(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1)
 
 
-def test_stop_ends_a_command_that_hangs(simulator, daemon):
+@pytest.mark.parametrize("polite", [True, False])
+def test_stop_ends_a_command_that_hangs(simulator, daemon, polite):
     simulator.mailbox(ADDRESS)
     simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
-    path = script(daemon, 'echo $$ > "$out/pid"; sleep 600 & wait')
+    path = script(daemon, '%s echo $$ > "$out/pid"; sleep 600 & wait' % ("" if polite else "trap '' TERM;"))
     daemon.config([{"address": ADDRESS, "deliver": {"command": [path], "timeout": "10m"}}])
     daemon.start()
     daemon.wait(lambda s: s["sinks"][0]["running"] == 1)
     daemon.wait_changed(lambda: out(daemon) == ["pid"], 10, "the child's pid")
-    assert daemon.stop(10) == 0
+    assert daemon.stop(10) == 0 and not daemon.has_line("did not stop in time")
     pid = int(open(os.path.join(daemon.directory, "out", "pid")).read())
     for _ in range(200):			# it and its children have been told to end
         if subprocess_is_gone(pid):
