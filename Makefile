@@ -85,7 +85,7 @@ unit: $(UNIT_TESTS)
 	@set -e; for t in $(UNIT_TESTS); do echo "== $$t"; $$t; done
 
 integration: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
-	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
+	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -rs -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
 		$(PYTEST_ARGS) tests/integration
 
 $(BUILD)/errors_page: tests/errors_page.c $(BUILD)/libshared.a

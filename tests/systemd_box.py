@@ -1,16 +1,23 @@
 #!/usr/bin/python3
-"""Runs inside the box of unit_box.sh, beside the real unit: what an operator of systemd relies on."""
+"""Runs inside the box of unit_box.sh, beside the real unit: what an operator of systemd relies on. Prints a line for each thing that is so."""
+import hashlib
 import json
 import os
 import pwd
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, "/opt/integration")
+from lib.gate import Gate               # noqa: E402
+from lib.maildir import Maildir         # noqa: E402
 from lib.simulator import Simulator     # noqa: E402
 
-M, OTHER = "support@contoso.example", "other@contoso.example"
+UNIT = os.environ["UNIT"]
+M, OTHER, REFUSED, HELD, SLOW = ("%s@contoso.example" % name for name in ("support", "other", "refused", "held", "slow"))
 CONFIG = """
 metrics_listen: 127.0.0.1:9479
 min_free: 1M
@@ -24,9 +31,30 @@ credentials:
     admission: {sessions_per_second: off}
 defaults: {credential: contoso, host: localhost, port: %(imap_port)d, ca_file: %(ca_file)s,
            deliver: {maildir: "/srv/mail/%%{domain}/%%{local}", mode: 0660, group: tickets}}
-mailboxes: [support@contoso.example, other@contoso.example]
+mailboxes:
+  - support@contoso.example
+  - other@contoso.example
+  - {address: refused@contoso.example, deliver: {command: [/usr/local/bin/refuse]}}
+  - {address: held@contoso.example, deliver: {maildir: /srv/mail/file/maildir}}
+  - {address: slow@contoso.example, deliver: {command: [/usr/local/bin/slow], timeout: 10m}}
 """
+FILE = "/etc/mailpolld/mailpolld.yaml"
+SLOWLY = """#!/bin/sh
+# hangs the first time, whoever asks it to end
+[ -e /srv/mail/begun ] || { trap '' TERM; : > /srv/mail/begun; sleep 60; }
+cat > /srv/mail/taken
+"""
+DROP_IN = """[Service]
+LoadCredential=contoso:/etc/mailpolld/secrets/contoso
+RestartSec=200ms
+WatchdogSec=3s
+"""
+# LeakSanitizer, in a build with sanitizers, needs ptrace, which the unit forbids; every other test looks for leaks.
+SANITIZER = "detect_leaks=0:verify_asan_link_order=0"
+RATE = 20                               # of the test build's clock
 
+
+# --- tools ---
 
 def run(*args, check=True, **more):
     done = subprocess.run(args, capture_output=True, text=True, errors="replace", **more)
@@ -34,9 +62,12 @@ def run(*args, check=True, **more):
     return done
 
 
-def show(*properties):
-    lines = run("systemctl", "show", os.environ["UNIT"], *("-p%s" % p for p in properties)).stdout.splitlines()
-    return dict(line.partition("=")[::2] for line in lines)
+def show(name):
+    return run("systemctl", "show", UNIT, "-p", name, "--value").stdout.strip()
+
+
+def ok(text):
+    print("ok", text, flush=True)
 
 
 def wait(what, condition, seconds=30):
@@ -44,97 +75,282 @@ def wait(what, condition, seconds=30):
     while not condition():
         assert time.monotonic() < until, "%s: not within %d s: %s" % (what, seconds, run("mailpollctl", "status", check=False).stdout)
         time.sleep(0.05)                # the service manager has nothing else to wait on
-    print("ok", what, flush=True)
+    ok(what)
 
 
-def drop_in(text):
-    os.makedirs("/run/systemd/system/%s.d" % os.environ["UNIT"], exist_ok=True)
-    with open("/run/systemd/system/%s.d/test.conf" % os.environ["UNIT"], "w") as f:
-        f.write("[Service]\n" + text)
+def drop_in(name, text):
+    os.makedirs("/run/systemd/system/%s.d" % UNIT, exist_ok=True)
+    write("/run/systemd/system/%s.d/%s.conf" % (UNIT, name), text)
     run("systemctl", "daemon-reload")
 
 
-def new_mail():
-    directory = "/srv/mail/contoso.example/support/new"
-    return sorted(os.path.join(directory, n) for n in os.listdir(directory)) if os.path.isdir(directory) else []
+def write(path, text, mode=0o644):
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    os.chmod(path, mode)
 
 
-def add(simulator, n, first):
-    simulator.add(M, [{"seed": first + i, "size": 1500} for i in range(n)])
+def maildir(address=M):
+    local, domain = address.split("@")
+    return Maildir("/srv/mail/%s/%s" % (domain, local))
+
+
+def delivered_all(simulator, but=()):
+    """Every message of M is in its Maildir once; but: files that a reader has taken."""
+    sums = maildir().sums()
+    sums.update(but)
+    return sums == {digest: 1 for digest in simulator.sums(M).values()}
+
+
+def add(simulator, n, first, address=M, size=1500):
+    simulator.add(address, [{"seed": first + i, "size": size} for i in range(n)])
 
 
 def as_user(user, *command):
-    return run("setpriv", "--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--init-groups", *command, check=False).returncode
+    return run("setpriv", "--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--init-groups", *command, check=False).returncode == 0
 
 
-def main():
-    unit = os.environ["UNIT"]
+def status(address=None):
+    answer = json.loads(run("mailpollctl", "status", "--json", *([address] if address else [])).stdout)
+    return answer["mailboxes"][0] if address else answer
+
+
+def event_ids():
+    with open("/opt/log.c", encoding="utf-8") as f:
+        return dict(re.findall(r'\[EVENT_\w+\] = \{ "([a-z-]+)", "([0-9a-f]{32})" \}', f.read()))
+
+
+def journal(*matches):
+    run("journalctl", "--sync")
+    return [json.loads(line) for line in run("journalctl", "-u", UNIT, *matches, "-o", "json", "--all").stdout.splitlines()]
+
+
+# --- the scene ---
+
+def prepare():
     run("systemd-sysusers")
     run("groupadd", "tickets")
     run("useradd", "-G", "tickets", "reader"), run("useradd", "stranger"), run("useradd", "-G", "mailpolld", "operator")
     run("systemd-tmpfiles", "--create", "mailpolld.conf")
     os.makedirs("/var/sim")
+    os.chmod("/var/sim", 0o755)
     simulator = Simulator("/var/sim")
-    for address in (M, OTHER):
+    for address in (M, OTHER, REFUSED, HELD, SLOW):
         simulator.mailbox(address)
-    with open("/etc/mailpolld/mailpolld.yaml", "w") as f:
-        f.write(CONFIG % simulator.__dict__)
-    with open("/etc/mailpolld/secrets/contoso", "w") as f:
-        f.write(simulator.secret + "\n")
-    os.chmod("/etc/mailpolld/secrets/contoso", 0o600)
-    for directory, mode in (("/var/sim", 0o755),):
-        os.chmod(directory, mode)
-    # LeakSanitizer, in a build with sanitizers, needs ptrace, which the unit forbids; every other test looks for leaks.
-    drop_in("LoadCredential=contoso:/etc/mailpolld/secrets/contoso\nWatchdogSec=3s\nRestartSec=200ms\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n")
+    write(FILE, CONFIG % simulator.__dict__)
+    write("/etc/mailpolld/secrets/contoso", simulator.secret + "\n", 0o600)
+    write("/usr/local/bin/refuse", "#!/bin/sh\necho no invoice in it >&2\nexit 65\n", 0o755)
+    write("/usr/local/bin/slow", SLOWLY, 0o755)
+    write("/srv/mail/file", "")
+    gate = Gate("/var/sim/gate", "/", "/opt/stall.so")
+    drop_in("test", DROP_IN + "".join('Environment="%s=%s"\n' % pair for pair in {**gate.env, "ASAN_OPTIONS": SANITIZER}.items()))
+    return simulator, gate
+
+
+# --- the unit ---
+
+def test_unit_file():
+    done = run("systemd-analyze", "--recursive-errors=no", "--man=%s" % ("yes" if shutil.which("man") else "no"), "verify",
+               "/etc/systemd/system/" + UNIT, check=False)
+    assert done.returncode == 0 and done.stdout + done.stderr == "", done.stdout + done.stderr
+    ok("systemd-analyze verify has nothing to say")
+    assert show("StartLimitIntervalUSec") == "0"
+    assert show("ExecReload").split("path=")[1].startswith("/usr/local/bin/mailpollctl ")
+
+
+def test_ready_is_true(simulator, gate):
+    """Its state cannot be opened yet: so it is not ready, though it runs"""
     add(simulator, 3, 0)
+    gate.shut()
+    starting = subprocess.Popen(["systemctl", "start", UNIT])
+    gate.wait_stalled()
+    assert show("ActiveState") == "activating" and starting.poll() is None
+    assert run("mailpollctl", "status", check=False).returncode == 69
+    gate.open()
+    assert starting.wait(30) == 0 and show("ActiveState") == "active" and show("SubState") == "running"
+    ok("it is ready when it is, not before")
 
-    run("systemctl", "start", unit)
-    assert show("ActiveState")["ActiveState"] == "active"
-    wait("three messages are delivered", lambda: len(new_mail()) == 3)
-    pid = int(show("MainPID")["MainPID"])
-    assert os.stat("/proc/%d" % pid).st_uid == pwd.getpwnam("mailpolld").pw_uid
-    wait("StatusText tells the truth", lambda: show("StatusText")["StatusText"].startswith("2 mailboxes: 2 watching, 0 failing; token contoso fresh"))
 
-    path = new_mail()[0]
-    assert as_user("stranger", "cat", path) != 0 and as_user("reader", "cat", path) == 0
+def test_delivers(simulator):
+    wait("three messages are delivered", lambda: len(maildir()) == 3)
+    pid = int(show("MainPID"))
+    user = pwd.getpwnam("mailpolld")
+    assert os.stat("/proc/%d" % pid).st_uid == user.pw_uid != 0 and os.stat("/proc/%d" % pid).st_gid == user.pw_gid
+    wait("StatusText tells the truth", lambda: re.match(r"5 mailboxes: 4 watching, 1 failing; token contoso fresh for 6\d min; 3 delivered$",
+                                                         show("StatusText")))
+    done = run("systemd-analyze", "security", "--no-pager", "--threshold=12", UNIT, check=False)
+    print("exposure of the running unit:", re.search(r"exposure level.*: (\d.\d)", done.stdout).group(1), flush=True)
+    assert done.returncode == 0
+
+
+def test_group(simulator):
+    """Gives the digest of what a reader took."""
+    path = next(maildir().files("new"))
+    assert os.stat(path).st_mode & 0o777 == 0o660
+    for user in ("stranger", "operator"):
+        assert not as_user(user, "cat", path) and not as_user(user, "rm", "-f", path)
+    with open(path, "rb") as f:
+        taken = hashlib.sha256(f.read()).hexdigest()
     moved = path.replace("/new/", "/cur/") + ":2,S"
-    assert as_user("reader", "mv", path, moved) == 0 and as_user("reader", "rm", moved) == 0
-    print("ok a reader of the group reads, moves and deletes; another user cannot", flush=True)
-    assert as_user("operator", "mailpollctl", "status") == 0 and as_user("stranger", "mailpollctl", "status") != 0
-    print("ok mailpollctl for members of the unit's group", flush=True)
-    assert run("mailpolld", "doctor").returncode == 0
-    print("ok the doctor, as root beside the running unit", flush=True)
+    assert as_user("reader", "cat", path) and as_user("reader", "mv", path, moved) and as_user("reader", "rm", moved)
+    ok("a reader of the group reads, moves and deletes; another user cannot")
+    assert as_user("operator", "mailpollctl", "status") and not as_user("stranger", "mailpollctl", "status")
+    ok("mailpollctl for members of the unit's group")
+    run("mailpolld", "doctor", M, OTHER)
+    ok("the doctor, as root beside the running unit")
+    return [taken]
 
-    connections = simulator.counts("connections")
-    run("systemctl", "reload", unit)
-    assert simulator.counts("connections") == connections and int(show("MainPID")["MainPID"]) == pid
-    print("ok a reload keeps the sessions", flush=True)
 
-    run("journalctl", "--sync")
-    entries = [json.loads(line) for line in run("journalctl", "-u", unit, "MAILBOX=" + M, "-o", "json").stdout.splitlines()]
-    audit = [e for e in entries if e.get("MESSAGE_ID") == "49d26d29513b4a3b900f5239d84cfdbb"]
-    assert len(audit) == 3 and {e["UID"] for e in audit} == {"1", "2", "3"} and audit[0]["FOLDER"] == "INBOX"
-    print("ok fields in the journal", flush=True)
+def test_reload(simulator):
+    connections, pid = simulator.counts("connections"), show("MainPID")
+    run("systemctl", "reload", UNIT)
+    assert simulator.counts("connections") == connections and show("MainPID") == pid and show("ActiveState") == "active"
+    ok("a reload keeps the sessions")
+    with open(FILE, encoding="utf-8") as f:
+        good = f.read()
+    simulator.mailbox("new@contoso.example")
+    write(FILE, good + "  - new@contoso.example\n  - {address: worse@contoso.example, wtach: poll}\n")
+    done = run("systemctl", "reload", UNIT, check=False)
+    assert done.returncode != 0 and "failed" in done.stderr
+    assert show("ActiveState") == "active" and show("MainPID") == pid and simulator.counts("connections") == connections
+    assert len(status()["mailboxes"]) == 5
+    told = [(e["_COMM"], e["MESSAGE"]) for e in journal() if "mailpolld.yaml:" in e["MESSAGE"] and "wtach" in e["MESSAGE"]]
+    assert {command for command, _ in told} == {"mailpolld", "mailpollctl"} and all(re.search(r"mailpolld\.yaml:\d+:\d+: .*watch", text) for _, text in told), told
+    assert "wtach" in run("systemctl", "status", "--no-pager", "-n", "30", UNIT, check=False).stdout
+    ok("a reload with errors fails, says so and changes nothing")
+    write(FILE, good)
+    run("systemctl", "reload", UNIT)
+    assert simulator.counts("connections") == connections
 
-    run("systemctl", "kill", "-s", "STOP", unit)
+
+def test_journal(simulator):
+    """Each kind of event that one mailbox can have, found by the mailbox"""
+    def other_is(state):
+        wait("%s is %s" % (OTHER, state), lambda: status(OTHER)["state"] == state)
+
+    def look():
+        run("mailpollctl", "poll", OTHER)
+
+    simulator.fault("auth-refused", OTHER), simulator.post("/drop", address=OTHER)
+    other_is("backing-off")
+    look()
+    wait("its refusal is told", lambda: journal("MAILBOX=" + OTHER, "MESSAGE_ID=" + event_ids()["sign-in-failed"]))
+    simulator.clear(OTHER), look()
+    other_is("watching")
+    simulator.fault("throttle", OTHER, ms=100000, command="UID SEARCH", count=1), look()
+    other_is("backing-off")
+    look()
+    other_is("watching")
+    add(simulator, 1, 0, OTHER), add(simulator, 1, 0, REFUSED), add(simulator, 1, 0, HELD)
+    wait("it has its message", lambda: len(maildir(OTHER)) == 1)
+    simulator.post("/folder", address=OTHER, folder="INBOX", uidvalidity=15), simulator.post("/drop", address=OTHER), look()
+    ids = event_ids()
+    expected = {M: ["delivered"], REFUSED: ["quarantined"], HELD: ["held"],
+                OTHER: ["mailbox-stalled", "sign-in-failed", "sign-in-recovered", "throttled", "mailbox-recovered", "uidvalidity-changed", "delivered"]}
+    for address, events in expected.items():
+        for event in events:
+            wait("%s of %s" % (event, address), lambda: journal("MAILBOX=" + address, "MESSAGE_ID=" + ids[event]))
+    audit = journal("MAILBOX=" + M, "MESSAGE_ID=" + ids["delivered"])
+    assert {e["UID"] for e in audit} == {"1", "2", "3"} and len(audit) == 3
+    for field, value in (("FOLDER", "INBOX"), ("SINK", "maildir"), ("SIZE", "1500"), ("SYSLOG_IDENTIFIER", "mailpolld"), ("PRIORITY", "6")):
+        assert audit[0][field] == value, audit[0]
+    failed = journal("MAILBOX=" + OTHER, "MESSAGE_ID=" + ids["sign-in-failed"])[0]
+    assert failed["CREDENTIAL"] == "contoso" and failed["FAILURE"] and "New-ServicePrincipal" in failed["HINT"] and failed["PRIORITY"] == "3"
+    assert journal("CREDENTIAL=contoso", "MESSAGE_ID=" + ids["token-refreshed"])
+    for event in ("started", "reloaded", "reload-failed"):
+        assert journal("MESSAGE_ID=" + ids[event]), event
+    assert all(e["_SYSTEMD_UNIT"] == UNIT for e in journal("MAILBOX=" + M))
+    ok("fields in the journal")
+
+
+def test_watchdog(simulator, taken):
+    restarts = int(show("NRestarts"))
+    run("systemctl", "kill", "-s", "STOP", UNIT)
     add(simulator, 2, 10)
-    wait("the watchdog restarts it", lambda: show("NRestarts")["NRestarts"] == "1", 40)
-    wait("nothing is lost", lambda: len(new_mail()) == 4, 40)
-    run("journalctl", "--sync")
-    assert "Watchdog timeout" in run("journalctl", "-u", unit).stdout
+    wait("the watchdog restarts what stands still", lambda: int(show("NRestarts")) == restarts + 1, 40)
+    wait("nothing is lost or doubled", lambda: delivered_all(simulator, taken), 40)
+    assert any("Watchdog timeout" in e["MESSAGE"] for e in journal())
 
+
+def test_no_start_limit(simulator, taken):
+    """Oftener than the service manager's own limit (5 in 10 s) would let it"""
+    for n in range(7):
+        before = int(show("NRestarts"))
+        os.kill(int(show("MainPID")), signal.SIGKILL)
+        wait("it is back, time %d" % (n + 1), lambda: int(show("NRestarts")) == before + 1 and show("ActiveState") == "active")
+    add(simulator, 1, 20)
+    wait("nothing is lost or doubled", lambda: delivered_all(simulator, taken))
+
+
+def test_stop(simulator, taken):
+    """With a message coming slowly, others on their way to the disk, and a command that does not want to end"""
+    wait("all watch", lambda: status()["totals"].get("watching") == 4)
+    add(simulator, 1, 0, SLOW)
+    wait("the command hangs", lambda: os.path.exists("/srv/mail/begun"))
+    bodies = simulator.counts("bodies")
+    simulator.fault("drip", M, bytes_per_second=100000)
+    add(simulator, 30, 30, size=30000)
+    simulator.wait("bodies", bodies + 3)
     started = time.monotonic()
-    run("systemctl", "stop", unit)
-    assert time.monotonic() - started < 10 and show("Result")["Result"] == "success"
-    print("ok stopped", flush=True)
+    run("systemctl", "stop", UNIT)
+    assert time.monotonic() - started < 10 and show("Result") == "success" and show("ExecMainStatus") == "0", time.monotonic() - started
+    assert not delivered_all(simulator, taken) and not os.path.exists("/srv/mail/taken")
+    ok("stopped within %.1f s" % (time.monotonic() - started))
+    simulator.clear(M)
+    run("systemctl", "start", UNIT)
+    wait("nothing is lost or doubled", lambda: delivered_all(simulator, taken))
+    wait("the command has its message", lambda: os.path.exists("/srv/mail/taken"))
 
-    with open("/etc/mailpolld/mailpolld.yaml", "a") as f:
+
+def test_stalled_disk(simulator, gate, taken):
+    """In the test build's fast time: a disk that hangs for 60 s is told, one that hangs for 180 s ends in a restart"""
+    drop_in("fast", '[Service]\nExecStart=\nExecStart=/usr/local/sbin/mailpolld-scaled\nWatchdogSec=2s\nEnvironment=MAILPOLLD_CLOCK_RATE=%d\n' % RATE)
+    run("systemctl", "restart", UNIT)
+    wait("all watch", lambda: status()["totals"].get("watching") == 4)
+    assert show("NRestarts") == "0"
+    before = time.monotonic()
+    gate.shut()
+    add(simulator, 2, 70)
+    gate.wait_stalled()
+    stalled = time.monotonic()
+    wait("health is down", lambda: status()["health"] == "down")
+    assert time.monotonic() - before >= 20 / RATE and [r["what"] for r in status()["reasons"] if r["what"] == "disk"]
+    wait("it hangs for 60 s", lambda: time.monotonic() - stalled > 60 / RATE + 0.2)        # more than WatchdogSec= of real time
+    assert show("NRestarts") == "0" and show("ActiveState") == "active"
+    wait("the watchdog restarts it", lambda: show("NRestarts") == "1", 40)
+    assert time.monotonic() - before >= 180 / RATE
+    gate.open()
+    wait("nothing is lost or doubled", lambda: delivered_all(simulator, taken), 40)
+    assert any("ping is withheld" in e["MESSAGE"] for e in journal())
+    os.unlink("/run/systemd/system/%s.d/fast.conf" % UNIT)
+    run("systemctl", "daemon-reload")
+
+
+def test_wrong_configuration():
+    run("systemctl", "stop", UNIT)
+    with open(FILE, "a", encoding="utf-8") as f:
         f.write("nonsense: 1\n")
-    run("systemctl", "start", unit, check=False)
-    wait("a wrong configuration is not started again", lambda: show("ActiveState", "ExecMainStatus") == {"ActiveState": "failed", "ExecMainStatus": "78"})
-    assert show("NRestarts")["NRestarts"] == "0"
+    run("systemctl", "start", UNIT, check=False)
+    wait("a wrong configuration is not started again", lambda: show("ActiveState") == "failed" and show("ExecMainStatus") == "78")
+    assert show("NRestarts") == "0"
+    assert any(re.search(r"mailpolld\.yaml:\d+:\d+: .*nonsense", e["MESSAGE"]) for e in journal())
+
+
+def main():
+    simulator, gate = prepare()
+    test_unit_file()
+    test_ready_is_true(simulator, gate)
+    test_delivers(simulator)
+    taken = test_group(simulator)
+    test_reload(simulator)
+    test_journal(simulator)
+    test_watchdog(simulator, taken)
+    test_no_start_limit(simulator, taken)
+    test_stop(simulator, taken)
+    test_stalled_disk(simulator, gate, taken)
+    test_wrong_configuration()
     simulator.stop()
-    print("ok all", flush=True)
+    ok("all")
 
 
 main()

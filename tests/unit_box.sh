@@ -13,7 +13,7 @@ mkdir -p "$R"/{.up,.work,usr,etc/systemd/system,var/lib,var/log/journal,var/tmp,
 chmod 1777 "$R/tmp" "$R/var/tmp"
 mount -t overlay box -o "lowerdir=/usr,upperdir=$R/.up,workdir=$R/.work" "$R/usr"
 for l in bin sbin lib lib32 lib64; do [ ! -L /$l ] || cp -a /$l "$R/"; done
-for f in ld.so.cache nsswitch.conf passwd group pam.d ssl alternatives localtime; do [ ! -e /etc/$f ] || cp -a /etc/$f "$R/etc/"; done
+for f in ld.so.cache nsswitch.conf passwd group pam.d ssl alternatives localtime manpath.config; do [ ! -e /etc/$f ] || cp -a /etc/$f "$R/etc/"; done
 echo box > "$R/etc/hostname"
 echo '127.0.0.1 localhost box' > "$R/etc/hosts"
 tr -d - < /proc/sys/kernel/random/uuid > "$R/etc/machine-id"

@@ -8,6 +8,14 @@ from lib.daemon import Daemon  # noqa: E402
 from lib.simulator import Simulator  # noqa: E402
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Figures that a test wants to be read: record_property("told", ...)."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == "told":
+                terminalreporter.write_line("%s: %s" % (report.nodeid, value))
+
+
 @pytest.fixture
 def simulator(tmp_path):
     os.makedirs(tmp_path / "sim", exist_ok=True)
