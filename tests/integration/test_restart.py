@@ -1,0 +1,42 @@
+"""A restart of a large fleet: it passes the gate, and asks servers for nothing that the state knows."""
+import collections
+import re
+import time
+
+N, RATE, PER_SECOND, AT_ONCE = 1000, 20, 5, 20
+
+
+def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
+    addresses = ["m%04d@contoso.example" % i for i in range(N)]
+    for address in addresses:
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1200}])
+    daemon = make_daemon(program="mailpolld-scaled")
+
+    def run(log, per_second):
+        """Until all watch. Gives the lines of the log, and how long it took of the daemon's clock."""
+        daemon.config(addresses, admission={"sessions_per_second": per_second, "starting_at_once": AT_ONCE})
+        with open(log, "wb") as stderr:
+            daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)}, stderr=stderr)
+        started = time.monotonic()
+        simulator.wait("idling", N, timeout_s=120)
+        took_s = (time.monotonic() - started) * RATE
+        daemon.wait(lambda s: daemon.status("?summary=1")["totals"]["watching"] == N)
+        assert daemon.stop() == 0
+        with open(log, encoding="utf-8", errors="replace") as f:
+            return f.read().splitlines(), took_s
+
+    run(tmp_path / "first", "off")
+    before = simulator.state()
+    assert before["counts"]["bodies"] == N
+    lines, took_s = run(tmp_path / "again", PER_SECOND)
+    after = simulator.state()
+
+    admitted = collections.Counter(line.split(" ", 1)[0] for line in lines if "admitted to sign in" in line)
+    assert sum(admitted.values()) == N and max(admitted.values()) <= PER_SECOND, admitted.most_common(3)
+    assert took_s >= (N - 2) / PER_SECOND and after["signing_in_most"] <= AT_ONCE, (took_s, after["signing_in_most"])
+    commands = {name: n - before["commands"].get(name, 0) for name, n in after["commands"].items() if n > before["commands"].get(name, 0)}
+    assert commands == {"CAPABILITY": 2 * N, "AUTHENTICATE": N, "SELECT": N, "UID SEARCH": N, "IDLE": N}, commands
+    searches = re.findall(r"(?m)^C \S+ UID SEARCH (.*)$", "\n".join(simulator.log_lines()))
+    assert searches and set(searches) == {"UID 2:*"}
+    assert after["counts"]["bodies"] == N and after["counts"]["token_requests"] == before["counts"]["token_requests"] + 1
