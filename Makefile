@@ -35,7 +35,8 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwr
 ifdef WERROR
 WARNINGS += -Werror
 endif
-HARDENING ?= -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -fstack-clash-protection -fcf-protection
+HARDENING ?= -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -fstack-clash-protection \
+	$(if $(filter x86_64-%,$(shell $(CC) -dumpmachine)),-fcf-protection)
 HARDENING_LD ?= -pie -Wl,-z,relro,-z,now
 OPTIMIZE ?= -O2 -g
 SANITIZE ?=
