@@ -5,6 +5,7 @@
 # make man        man/mailpolld-errors.7 from the failure table
 # make fuzz       each fuzz target for FUZZ_SECONDS
 # make install    DESTDIR= PREFIX=
+# make deb        build/mailpolld_VERSION_ARCH.deb, which lintian has nothing against
 # Nothing is installed by make itself; ./run does that.
 
 VERSION := 0.1.0
@@ -53,7 +54,7 @@ SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all day man test unit integration demo asan asan-test fuzz tidy format install clean check-tree
+.PHONY: all day man test unit integration demo asan asan-test fuzz tidy format install deb clean check-tree
 all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
 
 $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
@@ -144,6 +145,20 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 644 conf/mailpollctl.bash-completion $(DESTDIR)$(PREFIX)/share/bash-completion/completions/mailpollctl
 	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/; done
+
+# Built in a copy, whose changelog gets VERSION: this file alone says which version it is. Make's own variables stay out.
+DEB_FILES := LICENSE Makefile README.md conf daemon debian man systemd tests/unit
+DEB_TREE := build/deb/mailpolld-$(VERSION)
+deb: build/deb/$(VERSION).built
+	@ls build/mailpolld_$(VERSION)_*.deb
+build/deb/$(VERSION).built: $(shell find $(DEB_FILES) -type f)
+	rm -rf build/deb && mkdir -p $(DEB_TREE)
+	cp -a --parents $(DEB_FILES) $(DEB_TREE)
+	sed -i '1s/(.*)/($(VERSION))/' $(DEB_TREE)/debian/changelog
+	cd $(DEB_TREE) && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL dpkg-buildpackage -b -us -uc
+	lintian --fail-on error,warning build/deb/*.changes
+	mv build/deb/*.deb build/
+	touch $@
 
 clean:
 	rm -rf build

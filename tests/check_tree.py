@@ -6,6 +6,7 @@
 - No source file grows past what one can read in one sitting.
 - Every key the configuration knows is in conf/mailpolld.yaml and in mailpolld.yaml(5); every event of log.c and every row of failure.c is in mailpolld(8).
 - The manual pages pass mandoc's lint.
+- debian/changelog begins with the Makefile's version.
 
 check_tree.py [ROOT]
 """
@@ -96,8 +97,15 @@ def plain(page):
     return re.sub(".\b", "", text)
 
 
+def check_version():
+    version = re.search(r"^VERSION := (\S+)$", read("Makefile"), re.M).group(1)
+    if not read("debian", "changelog").startswith("mailpolld (%s) " % version):
+        fault("debian/changelog: does not begin with version %s of the Makefile" % version)
+
+
 check_includes()
 check_manual()
+check_version()
 for text in faults:
     print(text, file=sys.stderr)
 sys.exit(1 if faults else 0)
