@@ -99,7 +99,8 @@ static void log_hold(struct delivery *d, const struct failure *why, msec_t wait_
 	d->not_logged = 0;
 }
 
-static void log_success(struct delivery *d)
+/* The sink has had its say on a message. */
+static void note_success(struct delivery *d)
 {
 	struct log_context ctx = *d->log;
 
@@ -107,6 +108,8 @@ static void log_success(struct delivery *d)
 	if (d->logged != NULL)
 		log_write(LOG_LEVEL_INFO, EVENT_MAILBOX_RECOVERED, &ctx, NULL, 0, "the sink takes messages again after %u failures", d->failures);
 	d->logged = NULL;
+	d->failures = 0;
+	d->failure.fail = FAIL_NONE;
 }
 
 void delivery_hold(struct delivery *d, const struct failure *why)
@@ -178,14 +181,13 @@ static void on_answer(void *arg, struct message *m, enum sink_answer answer, con
 	d->n_at_sink--;
 	switch (answer) {
 	case SINK_TAKEN:
-		log_success(d);
-		d->failures = 0;
-		d->failure.fail = FAIL_NONE;
+		note_success(d);
 		if (!sink_keeps_file(d->sink))
 			spool_remove(m->volume, m->path);
 		settle(d, m, true);
 		break;
 	case SINK_QUARANTINED:
+		note_success(d);
 		settle(d, m, false);
 		break;
 	case SINK_AGAIN:

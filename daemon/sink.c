@@ -138,7 +138,7 @@ static void answer(struct passage *p, enum sink_answer what)
 
 	sink->counts.running--;
 	histogram_note(&sink->sinks->env.counters->sink_duration, (double)(clock_now_ms() - p->begun_ms) / 1000);
-	if (what != SINK_TAKEN)
+	if (what == SINK_AGAIN || what == SINK_FETCH_AGAIN || sink->counts.failing)	/* a refused message is not the sink's failure */
 		sink->counts.failure = p->why;
 	p->cb(p->arg, p->message, what, what == SINK_TAKEN ? NULL : &p->why);
 	free(p);

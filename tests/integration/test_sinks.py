@@ -55,7 +55,7 @@ def test_command(simulator, daemon):
 def test_refused_message_goes_to_quarantine(simulator, daemon):
     simulator.mailbox(ADDRESS, ["INBOX", "Done"])
     simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(6)])
-    path = script(daemon, '[ "$MAILPOLLD_UID" = 3 ] && { echo "no invoice in it" >&2; exit 65; }; cat > "$out/$MAILPOLLD_UID"')
+    path = script(daemon, '[ "$MAILPOLLD_UID" = 3 -o "$MAILPOLLD_UID" = 7 ] && { echo "no invoice in it" >&2; exit 65; }; cat > "$out/$MAILPOLLD_UID"')
     daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}, "after": {"move": "Done"}}])
     daemon.start()
     daemon.wait_delivered(ADDRESS, 5)
@@ -68,6 +68,9 @@ def test_refused_message_goes_to_quarantine(simulator, daemon):
     assert why["sink"] == "command" and "65" in json.dumps(why) and "no invoice in it" in why["reason"]
     assert list(simulator.folder(ADDRESS)["messages"]) == ["3"]		# `after` is not done for it
     assert daemon.has_line("event=quarantined")
+    simulator.add(ADDRESS, [{"seed": 9, "size": 2000}])
+    status = daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 2)
+    assert status["health"] == "ok" and status["sinks"][0]["refused"] == 2      # it is the messages' fault, not the sink's
 
 
 def test_after_a_reload(simulator, daemon):
