@@ -94,6 +94,10 @@ struct db {
 	size_t n_found;
 	unsigned since_pruned;
 	int error;			/* SQLite's, of the transaction under way; 0: none */
+	struct {			/* settlements in a row of one folder, of the transaction under way: its range and counts are written once */
+		folder_ref folder;	/* 0: none */
+		int64_t lo, hi, delivered;
+	} run_of;
 };
 
 /* --- statements: an error stays in db->error, and what follows it does nothing --- */
@@ -230,18 +234,45 @@ static void add_intent(struct db *db, const struct op *op)
 	run(db, s);
 }
 
+/* What the settlements in a row come to. Before anything reads or changes the folder otherwise, and before the commit. */
+static void end_run(struct db *db)
+{
+	if (db->run_of.folder == 0)
+		return;
+	settle_range(db, db->run_of.folder, db->run_of.lo, db->run_of.hi);
+	RUN(db, S_COUNT, db->run_of.folder, db->run_of.delivered, clock_wall_s());
+	db->run_of.folder = 0;
+}
+
+static void continue_run(struct db *db, const struct op *op)
+{
+	bool touches = op->settle_from <= db->run_of.hi + 1 && (int64_t)op->uid + 1 >= db->run_of.lo;
+
+	if (db->run_of.folder != op->folder || !touches) {
+		end_run(db);
+		db->run_of.folder = op->folder;
+		db->run_of.lo = op->settle_from;
+		db->run_of.hi = op->uid;
+		db->run_of.delivered = 0;
+	}
+	if (op->settle_from < db->run_of.lo)
+		db->run_of.lo = op->settle_from;
+	if (op->uid > db->run_of.hi)
+		db->run_of.hi = op->uid;
+	db->run_of.delivered += op->delivered;
+}
+
 static void settle(struct db *db, const struct op *op)
 {
 	int64_t now_wall_s = clock_wall_s();
 
-	settle_range(db, op->folder, op->settle_from, op->uid);
+	continue_run(db, op);
 	RUN(db, S_OWED_DELETE, op->folder, op->uid);
 	drop_intent(db, op);
 	if (op->after_owed)
 		RUN(db, S_AFTER_ADD, op->folder, op->uid);
 	if (op->delivered)
 		add_hash(db, op, now_wall_s);
-	RUN(db, S_COUNT, op->folder, op->delivered, now_wall_s);
 }
 
 static void owe(struct db *db, const struct op *op)
@@ -431,6 +462,8 @@ static void forget(struct db *db, struct op *op)
 
 static void apply_one(struct db *db, struct op *op)
 {
+	if (op->kind != OP_SETTLE && op->kind != OP_ADD_INTENT && op->kind != OP_DROP_INTENT)
+		end_run(db);
 	switch (op->kind) {
 	case OP_LOAD:
 		load(db, op);
@@ -485,6 +518,7 @@ int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 		store_known_done(&op->known);
 		apply_one(db, op);
 	}
+	end_run(db);
 	if (db->error == 0)
 		db->error = exec(db, "COMMIT");
 	if (db->error == 0)

@@ -259,6 +259,40 @@ static void test_intents(void **state)
 	assert_int_equal(found[0].hash[0], 7);
 }
 
+/* Settlements in a row of one folder are written as one range; what stands between them in the same transaction sees, or
+ * resets, what came before it. */
+static void test_settled_in_one_commit(void **state)
+{
+	static const struct ranges nothing;
+	struct world *w = *state;
+	uint64_t before;
+
+	begin(w, 14, "1:3");
+	before = store_commits(w->store);
+	store_load(w->store, "box", "INBOX", on_folder, w);	/* while it is under way the rest waits, so shares one transaction */
+	settle(w, 4, 4, false);
+	add_intent(w, 9);
+	settle(w, 5, 7, true);
+	settle(w, 20, 20, false);
+	settle(w, 8, 8, false);
+	store_load(w->store, "box", "INBOX", on_folder, w);
+	settle(w, 9, 9, false);
+	wait_for(w, 8);
+	assert_int_equal(store_commits(w->store) - before, 2);
+	expect_ranges(&w->folder.settled, "1:8,20");
+	assert_int_equal(w->folder.delivered, 4);
+	reopen(w);
+	load(w);
+	expect_ranges(&w->folder.settled, "1:9,20");
+	assert_int_equal(w->folder.delivered, 5);
+	settle(w, 10, 10, false);
+	store_begin(w->store, "box", "INBOX", 15, &nothing, on_folder, w);	/* its UIDs are others now */
+	wait_for(w, 2);
+	reopen(w);
+	load(w);
+	expect_ranges(&w->folder.settled, "");
+}
+
 static void test_new_uidvalidity(void **state)
 {
 	struct world *w = *state;
@@ -514,6 +548,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_after_and_owed), TEST(test_intents),
+		TEST(test_settled_in_one_commit),
 		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_migration),
 	};
