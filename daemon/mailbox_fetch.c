@@ -7,7 +7,7 @@
 #include "mailbox_private.h"
 #include "util.h"
 
-#define WINDOW_MESSAGES 200		/* fetched and not settled; what a crash may make us fetch again */
+#define WINDOW_MESSAGES 400		/* fetched and not settled; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
 #define ROOM_WAIT_MS 5000
 

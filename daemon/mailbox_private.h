@@ -11,7 +11,7 @@
 #include "sink.h"
 #include "spool.h"
 
-#define BATCH_MESSAGES 100		/* the next one comes while this one is delivered */
+#define BATCH_MESSAGES 200		/* the next one comes while this one is delivered */
 #define BATCH_GROWTH 5
 #define COMMAND_LIMIT_MS (180 * 1000)	/* the watchdog's for one command; the session's own limit for silence is shorter */
 

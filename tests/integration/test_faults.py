@@ -259,7 +259,7 @@ def test_expired_token_is_ordinary(scene, moment):
 
 def test_countdown_of_a_throttled_mailbox(scene):
     """exchange-online 5.6: each attempt is told less; FETCH commands become smaller, and larger again"""
-    scene.add(BAD, 120)
+    scene.add(BAD, 320)
     scene.simulator.fault("throttle", BAD, ms=20000, countdown=9000, command="UID FETCH", skip=1, count=2)
     scene.start()
     scene.mended()
@@ -267,7 +267,7 @@ def test_countdown_of_a_throttled_mailbox(scene):
     assert waits == [20000]             # the second is the same failure, and counted with it
     asked = [m.group(1) for line in scene.simulator.log_lines() for m in [re.match(r"C \S+ UID FETCH (\S+) .*BODY", line)] if m]
     sizes = [sum(int(hi or lo) - int(lo) + 1 for lo, hi in re.findall(r"(\d+)(?::(\d+))?", text)) for text in asked]
-    assert sizes[:4] == [100, 25, 30, 35], sizes      # the second wait met the question for sizes
+    assert sizes[:4] == [200, 50, 55, 60], sizes      # the second wait met the question for sizes
 
 
 def test_owed_message_comes_in_parts(scene):
