@@ -17,6 +17,8 @@
 
 #define IDLE_END_MS 30000
 #define CAPABILITY_MAX 2048
+/* As much is read from TLS at a time as makes one chain of libevent's with 16 KiB, about a record; by default it is two chains. */
+#define READ_BYTES (16 * 1024 - 48)
 
 enum phase {
 	P_DIAL, P_TLS, P_GREETING, P_CAPABILITY, P_AUTH, P_AUTH_REFUSED, P_CAPABILITY_AFTER, P_READY,
@@ -596,6 +598,7 @@ static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *e
 	s->bev = bufferevent_openssl_socket_new(s->base, fd, s->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	bufferevent_openssl_set_allow_dirty_shutdown(s->bev, 1);
 	bufferevent_setcb(s->bev, on_readable, NULL, on_bev_event, s);
+	bufferevent_setwatermark(s->bev, EV_READ, 0, READ_BYTES);
 	bufferevent_enable(s->bev, EV_READ | EV_WRITE);
 	session_enter(s, P_TLS);
 }
