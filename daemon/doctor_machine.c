@@ -207,8 +207,7 @@ static char *size_text(uint64_t bytes, char text[static 32])
 
 /* --- the verdicts --- */
 
-static void report_directory(const struct machine *m, const struct place *p, struct report *r, enum check_scope scope, const char *subject,
-    const char *step)
+static void report_directory(const struct machine *m, const struct place *p, const struct report_at *at, const char *step)
 {
 	char *hint = NULL, has[32], wants[32];
 	const char *kind = p->kind == PLACE_MAILDIR ? "Maildir" : "directory";
@@ -216,14 +215,13 @@ static void report_directory(const struct machine *m, const struct place *p, str
 	if (p->error != 0) {
 		hint = xasprintf("Make %s writable for user %s%s.", p->where, m->user,
 		    p->error == EROFS ? ": its file system is read-only" : "");
-		report_add(r, scope, subject, step, CHECK_FAILED, hint, NULL, "%s: %s%s", p->where, strerror(p->error),
-		    p->missing ? ", so it cannot be made" : "");
+		report_failed(at, step, hint, NULL, "%s: %s%s", p->where, strerror(p->error), p->missing ? ", so it cannot be made" : "");
 	} else if (p->free_bytes < m->config->min_free_bytes) {
-		report_add(r, scope, subject, step, CHECK_FAILED, "Free space on that file system, or lower min_free: nothing is fetched below it.", NULL,
+		report_failed(at, step, "Free space on that file system, or lower min_free: nothing is fetched below it.", NULL,
 		    "%s: %s free, min_free is %s", p->where, size_text(p->free_bytes, has), size_text(m->config->min_free_bytes, wants));
 	} else {
-		report_add(r, scope, subject, step, CHECK_OK, NULL, NULL, "%s %s: %s, %s free", kind, p->path,
-		    p->missing ? "will be made at the first start" : "writable", size_text(p->free_bytes, has));
+		report_ok(at, step, NULL, "%s %s: %s, %s free", kind, p->path, p->missing ? "will be made at the first start" : "writable",
+		    size_text(p->free_bytes, has));
 	}
 	free(hint);
 }
@@ -231,22 +229,23 @@ static void report_directory(const struct machine *m, const struct place *p, str
 void machine_report_sink(const struct machine *m, size_t mailbox, struct report *r)
 {
 	const struct place *p = &m->places[1 + mailbox], *group = &m->places[1 + m->n + mailbox];
-	const char *address = m->mailboxes[mailbox]->address, *name = m->mailboxes[mailbox]->deliver->group;
+	const char *name = m->mailboxes[mailbox]->deliver->group;
+	struct report_at at = { r, SCOPE_MAILBOX, m->mailboxes[mailbox]->address };
 	char *hint = NULL;
 
 	if (p->kind == PLACE_MAILDIR) {
-		report_directory(m, p, r, SCOPE_MAILBOX, address, "sink");
+		report_directory(m, p, &at, "sink");
 	} else if (p->error != 0) {
 		hint = xasprintf("Install the command, and make it executable for user %s (chmod +x %s).", m->user, p->path);
-		report_add(r, SCOPE_MAILBOX, address, "sink", CHECK_FAILED, hint, NULL, "command %s: %s", p->path, strerror(p->error));
+		report_failed(&at, "sink", hint, NULL, "command %s: %s", p->path, strerror(p->error));
 		free(hint);
 	} else {
-		report_add(r, SCOPE_MAILBOX, address, "sink", CHECK_OK, NULL, NULL, "command %s: executable", p->path);
+		report_ok(&at, "sink", NULL, "command %s: executable", p->path);
 	}
 	if (group->path[0] != '\0' && group->error != 0) {
 		hint = xasprintf("Use a file system that has them, or let the daemon run with group %s (systemctl edit mailpolld: Group=%s).", name, name);
-		report_add(r, SCOPE_MAILBOX, address, "group", CHECK_FAILED, hint, NULL, "%s: its file system has no access control lists, by which "
-		    "group %s would read the mail", group->where, name);
+		report_failed(&at, "group", hint, NULL, "%s: its file system has no access control lists, by which group %s would read the mail",
+		    group->where, name);
 		free(hint);
 	}
 }
@@ -263,11 +262,12 @@ static size_t credential_index(const struct config *config, const struct credent
 bool machine_check_secret(const struct machine *m, const struct credential_conf *credential, struct report *r)
 {
 	const struct place *p = &m->places[1 + 2 * m->n + credential_index(m->config, credential)];
+	struct report_at at = { r, SCOPE_CREDENTIAL, credential->name };
 	char why[200], *hint = NULL, *secret;
 	bool good = false;
 
 	if (credential->secret_file[0] == '$') {
-		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_FAILED, "Run the doctor as root while mailpolld.service runs, "
+		report_failed(&at, "secret", "Run the doctor as root while mailpolld.service runs, "
 		    "with LoadCredential= in the unit: systemd keeps the secret and gives it to the service alone.", NULL,
 		    "a systemd credential, which is not to be had here");
 		return false;
@@ -276,20 +276,19 @@ bool machine_check_secret(const struct machine *m, const struct credential_conf 
 	if (secret == NULL) {
 		hint = xasprintf("Put the client secret's Value into %s, readable for user %s and for no others (chmod 0640).",
 		    credential->secret_file, m->user);
-		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_FAILED, hint, NULL, "%s", why);
+		report_failed(&at, "secret", hint, NULL, "%s", why);
 	} else if (p->error != 0) {
 		hint = xasprintf("Make it readable for user %s: chgrp %s %s; chmod 0640 %s.", m->user, m->user, credential->secret_file,
 		    credential->secret_file);
-		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_FAILED, hint, NULL, "%s: user %s cannot read it (%s)",
-		    credential->secret_file, m->user, strerror(p->error));
+		report_failed(&at, "secret", hint, NULL, "%s: user %s cannot read it (%s)", credential->secret_file, m->user, strerror(p->error));
 	} else if (is_guid(secret)) {
 		hint = xasprintf("Create a new secret for app %s (Entra admin center, App registrations, Certificates & secrets) and copy its "
 		    "Value column, not its Secret ID.", credential->client_id);
-		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_FAILED, hint, NULL, "%s: this is a GUID, so most likely the secret's "
-		    "ID and not its value", credential->secret_file);
+		report_failed(&at, "secret", hint, NULL, "%s: this is a GUID, so most likely the secret's ID and not its value",
+		    credential->secret_file);
 		good = true;		/* the endpoint has the last word */
 	} else {
-		report_add(r, SCOPE_CREDENTIAL, credential->name, "secret", CHECK_OK, NULL, NULL, "%s, %zu characters", credential->secret_file, strlen(secret));
+		report_ok(&at, "secret", NULL, "%s, %zu characters", credential->secret_file, strlen(secret));
 		good = true;
 	}
 	secret_free(&secret);
@@ -314,7 +313,7 @@ struct machine *machine_check(const struct config *config, const struct mailbox_
 		set_place(&m->places[1 + 2 * n + i], PLACE_SECRET, config->credentials[i]->secret_file);
 	look_as_user(m);
 	snprintf(subject, sizeof(subject), "(as user %s)", m->user);
-	report_directory(m, &m->places[0], r, SCOPE_MACHINE, subject, "state_dir");
+	report_directory(m, &m->places[0], &(struct report_at){ r, SCOPE_MACHINE, subject }, "state_dir");
 	return m;
 }
 

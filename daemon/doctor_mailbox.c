@@ -11,8 +11,9 @@
 #include "token_payload.h"
 
 struct visit {
-	const struct visit_env *env;
-	const struct mailbox_conf *conf;
+	const struct doctor_env *env;		/* lent */
+	const struct mailbox_conf *conf;	/* lent */
+	struct report_at at;
 	struct failure_subject who;		/* members lent */
 	struct token_payload token;		/* what it shows of itself */
 	char *finding;
@@ -27,11 +28,6 @@ struct visit {
 	void *arg;
 	struct event *end;			/* the end is told from the loop */
 };
-
-static void add(struct visit *v, const char *step, enum check_result result, const char *hint, const char *text)
-{
-	report_add(v->env->report, SCOPE_MAILBOX, v->conf->address, step, result, hint, NULL, "%s", text);
-}
 
 static void begin_step(struct visit *v, const char *name, const char *detail)
 {
@@ -78,12 +74,27 @@ static void step_failed(struct visit *v, const struct failure *why)
 {
 	char *commands = commands_for(v, why);
 
-	report_failure(v->env->report, SCOPE_MAILBOX, v->conf->address, v->step, why, commands);
+	report_failure(&v->at, v->step, why, commands);
 	v->step = NULL;
 	free(commands);
 }
 
 /* --- the end --- */
+
+void visit_cancel(struct visit **visit)
+{
+	struct visit *v = *visit;
+
+	if (v == NULL)
+		return;
+	token_cancel(&v->token_request);
+	imap_session_free(&v->session, NULL);
+	event_free(v->end);
+	token_payload_done(&v->token);
+	free(v->finding);
+	free(v);
+	*visit = NULL;
+}
 
 static void on_end_event(evutil_socket_t fd, short what, void *arg)
 {
@@ -94,11 +105,7 @@ static void on_end_event(evutil_socket_t fd, short what, void *arg)
 	(void)fd, (void)what;
 	if (!v->ready)
 		v->signed_in(owner);
-	imap_session_free(&v->session, NULL);
-	event_free(v->end);
-	token_payload_done(&v->token);
-	free(v->finding);
-	free(v);
+	visit_cancel(&v);
 	over(owner);
 }
 
@@ -109,12 +116,12 @@ static void skip_rest(struct visit *v)
 
 	for (; v->folder < v->conf->n_folders; v->folder++) {
 		snprintf(name, sizeof(name), "folder %s", v->conf->folders[v->folder]);
-		add(v, name, CHECK_SKIPPED, NULL, "the session has ended");
+		report_skipped(&v->at, name, "the session has ended");
 	}
 	if (!v->target_asked)
-		add(v, "IDLE", CHECK_SKIPPED, NULL, "the session has ended");
+		report_skipped(&v->at, "IDLE", "the session has ended");
 	if (!v->target_asked && v->conf->after != AFTER_KEEP)
-		add(v, "after", CHECK_SKIPPED, NULL, "the session has ended");
+		report_skipped(&v->at, "after", "the session has ended");
 }
 
 static void on_end(void *arg, const struct failure *why)
@@ -124,7 +131,7 @@ static void on_end(void *arg, const struct failure *why)
 	if (why->fail != FAIL_NONE && v->step != NULL)
 		step_failed(v, why);
 	else if (why->fail != FAIL_NONE)
-		report_failure(v->env->report, SCOPE_MAILBOX, v->conf->address, "session", why, NULL);
+		report_failure(&v->at, "session", why, NULL);
 	if (why->fail != FAIL_NONE)
 		skip_rest(v);
 	event_active(v->end, 0, 0);
@@ -134,15 +141,13 @@ static void on_end(void *arg, const struct failure *why)
 
 static void check_idle(struct visit *v)
 {
-	char text[96];
-
 	if (v->conf->watch == WATCH_POLL) {
-		add(v, "IDLE", CHECK_SKIPPED, NULL, "watch: poll does without");
+		report_skipped(&v->at, "IDLE", "watch: poll does without");
 	} else if (imap_session_can(v->session, "IDLE")) {
-		add(v, "IDLE", CHECK_OK, NULL, "offered");
+		report_ok(&v->at, "IDLE", NULL, "offered");
 	} else {
-		snprintf(text, sizeof(text), "not offered: mailpolld looks every %lld s instead", (long long)v->conf->interval_ms / 1000);
-		add(v, "IDLE", CHECK_OK, "Shorten `interval` when new mail must be noticed sooner.", text);
+		report_ok(&v->at, "IDLE", "Shorten `interval` when new mail must be noticed sooner.", "not offered: mailpolld looks every %lld s instead",
+		    (long long)v->conf->interval_ms / 1000);
 	}
 }
 
@@ -156,15 +161,18 @@ static bool check_after(struct visit *v)
 	case AFTER_KEEP:
 		return false;
 	case AFTER_SEEN:
-		add(v, "after", CHECK_OK, NULL, "messages are marked \\Seen");
+		report_ok(&v->at, "after", NULL, "messages are marked \\Seen");
 		return false;
 	case AFTER_DELETE:
-		add(v, "after", uidplus ? CHECK_OK : CHECK_FAILED, uidplus ? NULL : no_uidplus, uidplus ? "UIDPLUS is offered" : "the server has no UIDPLUS");
+		if (uidplus)
+			report_ok(&v->at, "after", NULL, "UIDPLUS is offered");
+		else
+			report_failed(&v->at, "after", no_uidplus, NULL, "the server has no UIDPLUS");
 		return false;
 	case AFTER_MOVE:
 		if (imap_session_can(v->session, "MOVE") || uidplus)
 			return true;
-		add(v, "after", CHECK_FAILED, no_uidplus, "the server offers neither MOVE nor UIDPLUS");
+		report_failed(&v->at, "after", no_uidplus, NULL, "the server offers neither MOVE nor UIDPLUS");
 		return false;
 	}
 	return false;
@@ -195,18 +203,14 @@ static void next_step(struct visit *v)
 static void on_done(void *arg, const struct imap_done *done)
 {
 	struct visit *v = arg;
-	char text[128];
-
 	if (!done->ok) {
 		step_failed(v, done->failure);
 		if (done->command == COMMAND_STATUS)
 			v->who.folder = NULL;
 	} else if (done->command == COMMAND_SELECT) {
-		snprintf(text, sizeof(text), "%u message%s", done->exists, done->exists == 1 ? "" : "s");
-		add(v, v->step, CHECK_OK, NULL, text);
+		report_ok(&v->at, v->step, NULL, "%u message%s", done->exists, done->exists == 1 ? "" : "s");
 	} else if (done->command == COMMAND_STATUS) {
-		snprintf(text, sizeof(text), "messages are moved to %.80s, which is there", v->conf->after_folder);
-		add(v, v->step, CHECK_OK, NULL, text);
+		report_ok(&v->at, v->step, NULL, "messages are moved to %s, which is there", v->conf->after_folder);
 	}
 	next_step(v);
 }
@@ -215,7 +219,7 @@ static void on_ready(void *arg)
 {
 	struct visit *v = arg;
 
-	add(v, "sign-in", CHECK_OK, NULL, "XOAUTH2 accepted");
+	report_ok(&v->at, "sign-in", NULL, "XOAUTH2 accepted");
 	v->ready = true;
 	v->signed_in(v->arg);
 	next_step(v);
@@ -225,7 +229,7 @@ static void on_authenticating(void *arg)
 {
 	struct visit *v = arg;
 
-	add(v, "capability", CHECK_OK, NULL, "IMAP4 with AUTH=XOAUTH2");
+	report_ok(&v->at, "capability", NULL, "IMAP4 with AUTH=XOAUTH2");
 	begin_step(v, "sign-in", "");
 }
 
@@ -280,11 +284,11 @@ static void on_token(void *arg, const struct token *token, const struct failure 
 	v->session = imap_session_new(v->env->base, v->env->dialer, v->env->tls, &conf, &session_ops, v);
 }
 
-struct visit *visit_start(const struct visit_env *env, const struct mailbox_conf *conf, visit_cb *signed_in, visit_cb *over, void *arg)
+struct visit *visit_start(const struct doctor_env *env, const struct mailbox_conf *conf, visit_cb *signed_in, visit_cb *over, void *arg)
 {
 	struct visit *v = xcalloc(1, sizeof(*v));
 
-	*v = (struct visit){ .env = env, .conf = conf, .signed_in = signed_in, .over = over, .arg = arg };
+	*v = (struct visit){ .env = env, .conf = conf, .at = { env->report, SCOPE_MAILBOX, conf->address }, .signed_in = signed_in, .over = over, .arg = arg };
 	v->who = (struct failure_subject){ .mailbox = conf->address, .folder = conf->folders[0], .client_id = conf->credential->client_id,
 	    .tenant = conf->credential->tenant, .host = conf->host };
 	v->log = (struct log_context){ .mailbox = conf->address, .credential = conf->credential->name };
@@ -296,5 +300,5 @@ struct visit *visit_start(const struct visit_env *env, const struct mailbox_conf
 
 void visit_skip(struct report *report, const struct mailbox_conf *conf, const char *why)
 {
-	report_add(report, SCOPE_MAILBOX, conf->address, "sign-in", CHECK_SKIPPED, NULL, NULL, "%s", why);
+	report_skipped(&(struct report_at){ report, SCOPE_MAILBOX, conf->address }, "sign-in", "%s", why);
 }

@@ -1,4 +1,4 @@
-/* DNS, TCP and TLS of one host, one line each. */
+/* DNS, TCP and TLS of one host, one line each; each has its time. */
 #include <arpa/inet.h>
 #include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
@@ -12,19 +12,24 @@
 #include "resolver.h"
 #include "tls.h"
 
-#define TLS_LIMIT_MS 30000
 #define EXPIRES_SOON_S (14 * 86400)
 #define ADDRESSES_SHOWN 4
 
+enum probe_step { STEP_DNS, STEP_TCP, STEP_TLS, STEP_N };
+static const struct { const char *name; enum failure_phase phase; msec_t limit_ms; } steps[STEP_N] = {
+	[STEP_DNS] = { "DNS", PHASE_RESOLVE, 0 },	/* the resolver has a limit of its own */
+	[STEP_TCP] = { "TCP", PHASE_CONNECT, 60000 },
+	[STEP_TLS] = { "TLS", PHASE_TLS, 30000 },
+};
+
 struct probe {
-	struct event_base *base;
-	struct dialer *dialer;
+	const struct doctor_env *env;		/* lent */
+	struct report_at at;			/* subject owned */
 	char *host, *subject;
 	uint16_t port;
 	struct failure_subject who;
-	struct report *report;
-	enum check_scope scope;
-	SSL *ssl;
+	enum probe_step step;			/* under way */
+	SSL *ssl;				/* the bufferevent's once it exists */
 	struct bufferevent *bev;
 	struct dial *dial;
 	struct lookup *lookup;
@@ -33,11 +38,10 @@ struct probe {
 	void *arg;
 };
 
-static void probe_over(struct probe *p, bool good)
+static void probe_free(struct probe *p)
 {
-	probe_cb *cb = p->cb;
-	void *arg = p->arg;
-
+	lookup_cancel(&p->lookup);
+	dial_cancel(&p->dial);
 	if (p->bev != NULL)
 		bufferevent_free(p->bev);	/* frees ssl */
 	else
@@ -46,22 +50,41 @@ static void probe_over(struct probe *p, bool good)
 	free(p->host);
 	free(p->subject);
 	free(p);
+}
+
+void probe_cancel(struct probe **probe)
+{
+	if (*probe != NULL)
+		probe_free(*probe);
+	*probe = NULL;
+}
+
+static void probe_over(struct probe *p, bool good)
+{
+	probe_cb *cb = p->cb;
+	void *arg = p->arg;
+
+	probe_free(p);
 	cb(arg, good);
 }
 
-static void failed(struct probe *p, const char *step, enum failure_phase phase, bool is_certificate, const char *what)
+static void enter(struct probe *p, enum probe_step step)
 {
-	static const char *const steps[] = { "DNS", "TCP", "TLS" };
-	struct failure why;
-	bool after = false;
+	struct timeval limit = clock_interval(steps[step].limit_ms);
 
-	failure_from_network(&why, phase, is_certificate, what, &p->who);
-	report_failure(p->report, p->scope, p->subject, step, &why, NULL);
-	for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
-		if (after)
-			report_add(p->report, p->scope, p->subject, steps[i], CHECK_SKIPPED, NULL, NULL, "after the failure above");
-		after = after || strcmp(steps[i], step) == 0;
-	}
+	p->step = step;
+	if (steps[step].limit_ms > 0)
+		event_add(p->timer, &limit);
+}
+
+static void step_failed(struct probe *p, bool is_certificate, const char *what)
+{
+	struct failure why;
+
+	failure_from_network(&why, steps[p->step].phase, is_certificate, what, &p->who);
+	report_failure(&p->at, steps[p->step].name, &why, NULL);
+	for (enum probe_step s = p->step + 1; s < STEP_N; s++)
+		report_skipped(&p->at, steps[s].name, "after the failure above");
 	probe_over(p, false);
 }
 
@@ -74,41 +97,43 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 
 	if (!(what & BEV_EVENT_CONNECTED)) {
 		tls_explain(p->ssl, bufferevent_get_openssl_error(bev), &is_certificate, text, sizeof(text));
-		failed(p, "TLS", PHASE_TLS, is_certificate, text);
+		step_failed(p, is_certificate, text);
 		return;
 	}
 	tls_describe(p->ssl, text, sizeof(text), &end_wall_s);
 	left_s = end_wall_s - clock_wall_s();
 	if (end_wall_s != 0 && left_s < EXPIRES_SOON_S)
 		snprintf(hint, sizeof(hint), "The certificate ends in %lld days.", (long long)left_s / 86400);
-	report_add(p->report, p->scope, p->subject, "TLS", CHECK_OK, hint, NULL, "%s", text);
+	report_ok(&p->at, "TLS", hint, "%s", text);
 	probe_over(p, true);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
+	struct probe *p = arg;
+
 	(void)fd, (void)what;
-	if (((struct probe *)arg)->ssl == NULL)
-		probe_over(arg, false);		/* it could not even begin, and that has been reported */
+	if (p->ssl == NULL)
+		probe_over(p, false);		/* it could not even begin, and that has been reported */
 	else
-		failed(arg, "TLS", PHASE_TLS, false, "timed out");
+		step_failed(p, false, "timed out");
 }
 
 static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *error)
 {
 	struct probe *p = arg;
-	struct timeval limit = clock_interval(TLS_LIMIT_MS);
 
+	(void)phase;
 	p->dial = NULL;
 	if (fd < 0) {
-		failed(p, "TCP", phase, false, error);
+		step_failed(p, false, error);
 		return;
 	}
-	report_add(p->report, p->scope, p->subject, "TCP", CHECK_OK, NULL, NULL, "connected to port %u", p->port);
-	p->bev = bufferevent_openssl_socket_new(p->base, fd, p->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
+	report_ok(&p->at, "TCP", NULL, "connected to port %u", p->port);
+	p->bev = bufferevent_openssl_socket_new(p->env->base, fd, p->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	bufferevent_setcb(p->bev, NULL, NULL, on_bev_event, p);
 	bufferevent_enable(p->bev, EV_READ | EV_WRITE);
-	event_add(p->timer, &limit);
+	enter(p, STEP_TLS);
 }
 
 static void on_resolved(void *arg, const struct address *v, size_t n, const char *error)
@@ -119,32 +144,34 @@ static void on_resolved(void *arg, const struct address *v, size_t n, const char
 
 	p->lookup = NULL;
 	if (n == 0) {
-		failed(p, "DNS", PHASE_RESOLVE, false, error);
+		step_failed(p, false, error);
 		return;
 	}
 	for (size_t i = 0; i < n && i < ADDRESSES_SHOWN && at < sizeof(text); i++)
 		if (getnameinfo((const struct sockaddr *)&v[i].sa, v[i].len, one, sizeof(one), NULL, 0, NI_NUMERICHOST) == 0)
 			at += (size_t)snprintf(text + at, sizeof(text) - at, "%s%s", at > 0 ? ", " : "", one);
-	report_add(p->report, p->scope, p->subject, "DNS", CHECK_OK, NULL, NULL, "%s is %s%s", p->host, text, n > ADDRESSES_SHOWN ? ", ..." : "");
-	p->dial = dial_start(p->dialer, p->host, p->port, on_dialed, p);
+	report_ok(&p->at, "DNS", NULL, "%s is %s%s", p->host, text, n > ADDRESSES_SHOWN ? ", ..." : "");
+	enter(p, STEP_TCP);
+	p->dial = dial_start(p->env->dialer, p->host, p->port, on_dialed, p);
 }
 
-struct probe *probe_start(struct event_base *base, struct resolver *resolver, struct dialer *dialer, struct tls *tls, const char *host,
-    uint16_t port, const char *ca_file, struct report *report, enum check_scope scope, const char *subject, probe_cb *cb, void *arg)
+struct probe *probe_start(const struct doctor_env *env, const struct report_at *at, const char *host, uint16_t port, const char *ca_file,
+    probe_cb *cb, void *arg)
 {
 	struct probe *p = xcalloc(1, sizeof(*p));
 	char error[200];
 
-	*p = (struct probe){ .base = base, .dialer = dialer, .host = xstrdup(host), .subject = xstrdup(subject), .port = port,
-	    .report = report, .scope = scope, .cb = cb, .arg = arg };
+	*p = (struct probe){ .env = env, .at = *at, .host = xstrdup(host), .subject = xstrdup(at->subject), .port = port, .cb = cb, .arg = arg };
+	p->at.subject = p->subject;
 	p->who = (struct failure_subject){ .host = p->host, .token_host = p->host };
-	p->timer = evtimer_new(base, on_timer, p);
-	p->ssl = tls_client(tls, host, ca_file, NULL, error, sizeof(error));
+	p->timer = evtimer_new(env->base, on_timer, p);
+	p->ssl = tls_client(env->tls, host, ca_file, NULL, error, sizeof(error));
 	if (p->ssl == NULL) {
-		report_add(report, scope, subject, "CA certificates", CHECK_FAILED, "Correct ca_file in the configuration.", NULL, "%s", error);
+		report_failed(&p->at, "CA certificates", "Correct ca_file in the configuration.", NULL, "%s", error);
 		event_active(p->timer, 0, 0);
 		return p;
 	}
-	p->lookup = resolver_start(resolver, host, port, on_resolved, p);
+	enter(p, STEP_DNS);
+	p->lookup = resolver_start(env->resolver, host, port, on_resolved, p);
 	return p;
 }

@@ -12,6 +12,7 @@
 #define INDENT 10
 #define STEP_COLUMNS 12
 
+enum check_result { CHECK_OK, CHECK_FAILED, CHECK_SKIPPED };
 struct check {
 	struct check *next;
 	enum check_scope scope;
@@ -103,29 +104,59 @@ static bool is_table(const struct report *r)
 	return r->n_mailboxes > FEW_MAILBOXES;
 }
 
-void report_add(struct report *r, enum check_scope scope, const char *subject, const char *step, enum check_result result, const char *hint,
-    const char *commands, const char *fmt, ...)
+static struct check *add(const struct report_at *at, const char *step, enum check_result result, const char *fmt, va_list args)
 {
+	struct report *r = at->report;
 	struct check *c = xcalloc(1, sizeof(*c));
 	char text[512];
-	va_list args;
 
-	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
-	*c = (struct check){ .scope = scope, .result = result, .number = r->n_checks++, .subject = xstrdup(subject), .step = xstrdup(step), .text = xstrdup(text),
-	    .hint = hint != NULL && hint[0] != '\0' ? xstrdup(hint) : NULL, .commands = xstrdup(commands) };
+	*c = (struct check){ .scope = at->scope, .result = result, .number = r->n_checks++, .subject = xstrdup(at->subject), .step = xstrdup(step),
+	    .text = xstrdup(text) };
 	*r->end = c;
 	r->end = &c->next;
 	r->counts[result]++;
-	if (!r->json && scope != SCOPE_MAILBOX)
-		show(r, c);
+	return c;
 }
 
-void report_failure(struct report *r, enum check_scope scope, const char *subject, const char *step, const struct failure *why,
-    const char *commands)
+static void added(const struct report_at *at, struct check *c, const char *hint, const char *commands)
 {
-	report_add(r, scope, subject, step, CHECK_FAILED, why->hint, commands, "%s", why->text);
+	c->hint = hint != NULL && hint[0] != '\0' ? xstrdup(hint) : NULL;
+	c->commands = xstrdup(commands);
+	if (!at->report->json && c->scope != SCOPE_MAILBOX)
+		show(at->report, c);
+}
+
+void report_ok(const struct report_at *at, const char *step, const char *hint, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	added(at, add(at, step, CHECK_OK, fmt, args), hint, NULL);
+	va_end(args);
+}
+
+void report_skipped(const struct report_at *at, const char *step, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	added(at, add(at, step, CHECK_SKIPPED, fmt, args), NULL, NULL);
+	va_end(args);
+}
+
+void report_failed(const struct report_at *at, const char *step, const char *hint, const char *commands, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	added(at, add(at, step, CHECK_FAILED, fmt, args), hint, commands);
+	va_end(args);
+}
+
+void report_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands)
+{
+	report_failed(at, step, why->hint, commands, "%s", why->text);
 }
 
 static void show_mailbox(struct report *r, const char *address)

@@ -67,14 +67,6 @@ static void credential_done(struct credential *c)
 	free(c->token_host);
 }
 
-static char *host_of(const char *url)
-{
-	const char *host = strstr(url, "://");
-
-	host = host != NULL ? host + 3 : url;
-	return xstrndup(host, host[0] == '[' ? strcspn(host, "]/?#") + 1 : strcspn(host, ":/?#"));
-}
-
 static void credential_set(struct credential *c, const struct credential_conf *conf)
 {
 	credential_done(c);
@@ -87,7 +79,7 @@ static void credential_set(struct credential *c, const struct credential_conf *c
 	c->conf.ca_file = xstrdup(conf->ca_file);
 	c->conf.tenant = xstrdup(conf->tenant);
 	c->conf.imap_host = xstrdup(conf->imap_host);
-	c->token_host = host_of(conf->token_url);
+	c->token_host = url_host(conf->token_url, NULL);
 }
 
 static void credential_free(struct credential *c)

@@ -212,3 +212,24 @@ bool is_guid(const char *s)
 			return false;
 	return true;
 }
+
+char *url_host(const char *url, uint16_t *ret_port)
+{
+	const char *host = strstr(url, "://"), *user_end, *end, *stops = ":/?#";
+	char number[6] = "";
+	uint32_t port;
+
+	host = host != NULL ? host + 3 : url;
+	user_end = memchr(host, '@', strcspn(host, "/?#"));
+	if (user_end != NULL)
+		host = user_end + 1;
+	if (host[0] == '[') {
+		host++;
+		stops = "]/?#";
+	}
+	end = host + strcspn(host, stops);
+	sscanf(end + (*end == ']'), ":%5[0-9]", number);
+	if (ret_port != NULL && parse_u32(number, &port) == 0 && port <= UINT16_MAX)
+		*ret_port = (uint16_t)port;
+	return xstrndup(host, (size_t)(end - host));
+}

@@ -48,3 +48,7 @@ int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day) MU
 int64_t date_start_s(int year, int month, int day);	/* its midnight, UTC, in seconds since 1970 */
 
 bool is_guid(const char *);		/* 1b2c3d4e-0000-1111-2222-333344445555 */
+
+/* The host of a URL that has been checked before, [::1] without its brackets. ret_port may be NULL, and stays as it is when the URL
+ * names no port. Caller frees. */
+char *url_host(const char *url, uint16_t *ret_port);
