@@ -365,6 +365,7 @@ static void on_command_done(struct imap_session *s, const struct imap_response *
 		s->done.failure = &why;
 	}
 	s->done.ok = r->status == IMAP_OK;
+	s->done.read_only = r->code != NULL && strcmp(r->code, "READ-ONLY") == 0;
 	done = s->done;
 	session_enter(s, P_READY);
 	s->ops->on_done(s->arg, &done);

@@ -27,6 +27,7 @@ struct imap_done {				/* lent for the callback */
 	bool ok;				/* false: NO, see failure */
 	const struct failure *failure;
 	uint32_t exists, uidvalidity, uidnext;	/* SELECT; 0 when the server did not say */
+	bool read_only;				/* SELECT */
 	struct imap_mailbox_status status;	/* STATUS */
 };
 
