@@ -96,20 +96,18 @@ static bool has_imap_role(const json_t *payload)
 	return false;
 }
 
-static const char *find(const json_t *payload)
+static enum payload_fault find(const json_t *payload)
 {
 	const char *issuer = json_string_value(json_object_get(payload, "iss"));
 	const char *audience = json_string_value(json_object_get(payload, "aud"));
 
 	if (issuer == NULL || !starts_with_any(issuer, entra_issuers, ARRAY_LEN(entra_issuers)))
-		return NULL;
+		return PAYLOAD_GOOD;
 	if (json_object_get(payload, "scp") != NULL || json_object_get(payload, "upn") != NULL)
-		return "The token is for a user; use the client-credentials flow.";
+		return PAYLOAD_OF_USER;
 	if (audience != NULL && starts_with_any(audience, wrong_audiences, ARRAY_LEN(wrong_audiences)))
-		return "Set the scope to https://outlook.office365.com/.default.";
-	if (!has_imap_role(payload))
-		return "Add the application permission IMAP.AccessAsApp (Office 365 Exchange Online) and grant admin consent.";
-	return NULL;
+		return PAYLOAD_AUDIENCE;
+	return has_imap_role(payload) ? PAYLOAD_GOOD : PAYLOAD_ROLES;
 }
 
 /* It goes into messages and commands for administrators: a GUID's characters only. */
@@ -153,6 +151,13 @@ static char *roles_of(const json_t *payload)
 	return at > 0 ? xstrdup(shown) : NULL;
 }
 
+static const char *const findings[] = {
+	[PAYLOAD_GOOD] = NULL,
+	[PAYLOAD_OF_USER] = "The token is for a user; use the client-credentials flow.",
+	[PAYLOAD_AUDIENCE] = "Set the scope to https://outlook.office365.com/.default.",
+	[PAYLOAD_ROLES] = "Add the application permission IMAP.AccessAsApp (Office 365 Exchange Online) and grant admin consent.",
+};
+
 void token_payload_read(const char *token, struct token_payload *ret_payload)
 {
 	json_t *payload = read_payload(token);
@@ -164,7 +169,8 @@ void token_payload_read(const char *token, struct token_payload *ret_payload)
 		ret_payload->tenant_id = text_of(payload, "tid");
 		ret_payload->app_id = text_of(payload, "appid");
 		ret_payload->roles = roles_of(payload);
-		ret_payload->finding = find(payload);
+		ret_payload->fault = find(payload);
+		ret_payload->finding = findings[ret_payload->fault];
 	}
 	json_decref(payload);
 }
