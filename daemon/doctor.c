@@ -1,6 +1,7 @@
 /* The order of the steps: configuration, this machine, each credential, each IMAP host, then the mailboxes side by side as admission
  * lets them. What depends on something that failed is skipped, and says so. */
 #include <event2/event.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,17 +21,27 @@
 #define UNIT_STATE "/var/lib/mailpolld"
 #define UNIT_RUNTIME "/run/mailpolld"
 #define UNIT_CREDENTIALS "/run/credentials/mailpolld.service"	/* where systemd keeps those of the running unit, for root */
+#define PROGRESS_MS 1000
 
+struct key {				/* a credential */
+	const struct credential_conf *conf;
+	bool has_token;
+	char *tenant;			/* for commands to paste; NULL: not Entra's */
+	bool signed_in;			/* a mailbox has */
+};
+struct server {				/* an IMAP host */
+	const char *host, *ca_file;	/* lent by the configuration */
+	uint16_t port;
+	bool good;
+};
 struct patient {			/* a mailbox */
 	struct doctor *doctor;
 	const struct mailbox_conf *conf;
+	struct key *key;
+	struct server *server;
 	struct seat seat;
 	struct visit *visit;		/* NULL unless under way */
-};
-struct server {				/* an IMAP host */
-	char *host, *ca_file;
-	uint16_t port;
-	bool good;
+	bool over, refused;
 };
 struct doctor {
 	struct doctor_env env;
@@ -40,35 +51,53 @@ struct doctor {
 	struct config *config;
 	struct machine *machine;
 	struct report *report;
-	struct grant_check *grant_check;	/* NULL unless under way, like the next */
-	struct probe *probe;
 	const struct mailbox_conf **chosen; size_t n_chosen;
-	const struct credential_conf **credentials; bool *credential_good; size_t n_credentials, credential;
+	struct key *keys; size_t n_keys, key;		/* the first so many are done */
 	struct server *servers; size_t n_servers, server;
-	struct patient *patients; size_t n_over;
-	struct event *next;		/* the next step, from the loop */
-	enum { AT_CREDENTIALS, AT_SERVERS, AT_MAILBOXES, AT_END } at;
+	struct patient *patients; size_t n_over;	/* n_chosen of them */
+	struct grant_check *grant_check;		/* NULL unless under way, like the next */
+	struct probe *probe;
+	bool visiting;					/* all else is done */
+	struct event *next, *progress, *signals[2];	/* next: the next step, from the loop */
 };
 
-/* --- credentials and IMAP hosts --- */
+static void tell_progress(struct doctor *d)
+{
+	if (d->key < d->n_keys)
+		report_progress(d->report, "credential %s ...", d->keys[d->key].conf->name);
+	else if (d->server < d->n_servers)
+		report_progress(d->report, "host %s ...", d->servers[d->server].host);
+	else
+		report_progress(d->report, "%zu of %zu mailboxes ...", d->n_over, d->n_chosen);
+}
+
+static void on_progress(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	tell_progress(arg);
+}
 
 static void next_soon(struct doctor *d)
 {
 	event_active(d->next, 0, 0);
 }
 
-static void on_credential(void *arg, bool has_token)
+/* --- credentials and IMAP hosts --- */
+
+static void on_key(void *arg, bool has_token, const char *tenant)
 {
 	struct doctor *d = arg;
+	struct key *key = &d->keys[d->key++];
 
 	d->grant_check = NULL;
-	d->credential_good[d->credential++] = has_token;
+	key->has_token = has_token;
+	key->tenant = xstrdup(tenant);
 	next_soon(d);
 }
 
-static void check_credential(struct doctor *d)
+static void check_key(struct doctor *d)
 {
-	d->grant_check = grant_check_start(&d->env, d->machine, d->credentials[d->credential], on_credential, d);
+	d->grant_check = grant_check_start(&d->env, d->machine, d->keys[d->key].conf, on_key, d);
 }
 
 static void on_server(void *arg, bool good)
@@ -93,23 +122,24 @@ static void check_server(struct doctor *d)
 
 static void patient_over(struct patient *p)
 {
-	struct doctor *d = p->doctor;
-
-	report_mailbox_over(d->report, p->conf->address);
-	if (++d->n_over == d->n_chosen)
-		next_soon(d);
+	p->over = true;
+	p->doctor->n_over++;
+	tell_progress(p->doctor);
+	next_soon(p->doctor);
 }
 
-static void on_signed_in(void *arg)
+static void on_visit_started(void *arg)
 {
 	seat_started(&((struct patient *)arg)->seat);
 }
 
-static void on_visited(void *arg)
+static void on_visit_over(void *arg, enum visit_result result)
 {
 	struct patient *p = arg;
 
 	p->visit = NULL;
+	p->refused = result == VISIT_REFUSED;
+	p->key->signed_in = p->key->signed_in || result == VISIT_SIGNED_IN;
 	seat_leave(&p->seat);
 	patient_over(p);
 }
@@ -118,7 +148,7 @@ static void admit(void *arg)
 {
 	struct patient *p = arg;
 
-	p->visit = visit_start(&p->doctor->env, p->conf, on_signed_in, on_visited, p);
+	p->visit = visit_start(&p->doctor->env, p->conf, p->key->tenant, on_visit_started, on_visit_over, p);
 }
 
 static void fetch_admit(void *arg)
@@ -134,37 +164,16 @@ static msec_t last_look_ms(const void *arg)
 
 static const struct seat_ops seat_ops = { .admit = admit, .fetch_admit = fetch_admit, .last_look_ms = last_look_ms };
 
-static bool credential_is_good(const struct doctor *d, const struct credential_conf *c)
-{
-	for (size_t i = 0; i < d->n_credentials; i++)
-		if (d->credentials[i] == c)
-			return d->credential_good[i];
-	return false;
-}
-
-static struct server *server_of(const struct doctor *d, const struct mailbox_conf *conf)
-{
-	for (size_t i = 0; i < d->n_servers; i++)
-		if (strcmp(d->servers[i].host, conf->host) == 0 && d->servers[i].port == conf->port && str_equal(d->servers[i].ca_file, conf->ca_file))
-			return &d->servers[i];
-	return NULL;
-}
-
 static void check_mailboxes(struct doctor *d)
 {
-	d->at = AT_END;
-	if (d->n_chosen == 0)
-		next_soon(d);
+	d->visiting = true;
 	for (size_t i = 0; i < d->n_chosen; i++) {
 		struct patient *p = &d->patients[i];
+		const char *why_not = !p->key->has_token ? "there is no token to sign in with" : !p->server->good ? "its host cannot be reached" : NULL;
 
-		*p = (struct patient){ .doctor = d, .conf = d->chosen[i] };
 		machine_report_sink(d->machine, i, d->report);
-		if (!credential_is_good(d, p->conf->credential)) {
-			visit_skip(d->report, p->conf, "there is no token to sign in with");
-			patient_over(p);
-		} else if (!server_of(d, p->conf)->good) {
-			visit_skip(d->report, p->conf, "its host cannot be reached");
+		if (why_not != NULL) {
+			visit_skip(d->report, p->conf, why_not);
 			patient_over(p);
 		} else {
 			seat_take(d->admission, &p->seat, p->conf->credential->name, &seat_ops, p);
@@ -173,29 +182,27 @@ static void check_mailboxes(struct doctor *d)
 	}
 }
 
+/* All are over. When others with its credential could sign in, the trouble is the mailbox's own (exchange-online 5.2). */
+static void explain_refusals(struct doctor *d)
+{
+	for (size_t i = 0; i < d->n_chosen; i++)
+		if (d->patients[i].refused && d->patients[i].key->signed_in)
+			visit_explain_refusal(d->report, d->patients[i].conf, d->patients[i].key->tenant);
+}
+
 static void on_next(evutil_socket_t fd, short what, void *arg)
 {
 	struct doctor *d = arg;
 
 	(void)fd, (void)what;
-	if (d->at == AT_CREDENTIALS && d->credential == d->n_credentials)
-		d->at = AT_SERVERS;
-	if (d->at == AT_SERVERS && d->server == d->n_servers)
-		d->at = AT_MAILBOXES;
-	switch (d->at) {
-	case AT_CREDENTIALS:
-		check_credential(d);
-		break;
-	case AT_SERVERS:
+	if (d->key < d->n_keys)
+		check_key(d);
+	else if (d->server < d->n_servers)
 		check_server(d);
-		break;
-	case AT_MAILBOXES:
+	else if (!d->visiting && d->n_chosen > 0)
 		check_mailboxes(d);
-		break;
-	case AT_END:
+	else if (d->n_over == d->n_chosen)
 		event_base_loopbreak(d->env.base);
-		break;
-	}
 }
 
 /* --- what is to be examined --- */
@@ -208,50 +215,111 @@ static const struct mailbox_conf *find_mailbox(const struct config *config, cons
 	return NULL;
 }
 
-static int choose_mailboxes(struct doctor *d, const struct doctor_options *o)
+static void choose_mailbox(struct doctor *d, const struct mailbox_conf *conf)
 {
-	d->chosen = xcalloc(d->config->n_mailboxes + o->n_addresses + 1, sizeof(*d->chosen));
-	for (size_t i = 0; i < o->n_addresses; i++) {
-		const struct mailbox_conf *conf = find_mailbox(d->config, o->addresses[i]);
-
-		if (conf == NULL) {
-			fprintf(stderr, "mailpolld doctor: %s has no mailbox %s\n", o->path, o->addresses[i]);
-			return -1;
-		}
-		d->chosen[d->n_chosen++] = conf;
-	}
-	for (size_t i = 0; o->n_addresses == 0 && i < d->config->n_mailboxes; i++)
-		d->chosen[d->n_chosen++] = d->config->mailboxes[i];
-	return 0;
+	for (size_t i = 0; i < d->n_chosen; i++)
+		if (d->chosen[i] == conf)
+			return;
+	d->chosen[d->n_chosen++] = conf;
 }
 
-static void choose_credential(struct doctor *d, const struct credential_conf *credential)
+static int choose_mailboxes(struct doctor *d, const struct doctor_options *o)
 {
-	for (size_t i = 0; i < d->n_credentials; i++)
-		if (d->credentials[i] == credential)
-			return;
-	d->credentials[d->n_credentials++] = credential;
+	const struct mailbox_conf *conf;
+	int result = 0;
+
+	d->chosen = xcalloc(d->config->n_mailboxes + o->n_addresses, sizeof(*d->chosen));
+	for (size_t i = 0; i < o->n_addresses; i++) {
+		if ((conf = find_mailbox(d->config, o->addresses[i])) != NULL) {
+			choose_mailbox(d, conf);
+		} else {
+			fprintf(stderr, "mailpolld doctor: %s has no mailbox %s\n", o->path, o->addresses[i]);
+			result = -1;
+		}
+	}
+	if (o->n_addresses == 0) {
+		memcpy(d->chosen, d->config->mailboxes, d->config->n_mailboxes * sizeof(*d->chosen));
+		d->n_chosen = d->config->n_mailboxes;
+	}
+	return result;
+}
+
+static struct key *key_for(struct doctor *d, const struct credential_conf *conf)
+{
+	for (size_t i = 0; i < d->n_keys; i++)
+		if (d->keys[i].conf == conf)
+			return &d->keys[i];
+	d->keys[d->n_keys].conf = conf;
+	return &d->keys[d->n_keys++];
+}
+
+static struct server *server_for(struct doctor *d, const struct mailbox_conf *conf)
+{
+	for (size_t i = 0; i < d->n_servers; i++)
+		if (strcmp(d->servers[i].host, conf->host) == 0 && d->servers[i].port == conf->port && str_equal(d->servers[i].ca_file, conf->ca_file))
+			return &d->servers[i];
+	d->servers[d->n_servers] = (struct server){ .host = conf->host, .port = conf->port, .ca_file = conf->ca_file };
+	return &d->servers[d->n_servers++];
 }
 
 /* All credentials, or with addresses given those that they need. */
-static void choose_credentials_and_servers(struct doctor *d, bool all)
+static void gather(struct doctor *d, bool all_credentials)
 {
-	d->credentials = xcalloc(d->config->n_credentials + 1, sizeof(*d->credentials));
-	d->credential_good = xcalloc(d->config->n_credentials + 1, sizeof(*d->credential_good));
-	d->servers = xcalloc(d->n_chosen + 1, sizeof(*d->servers));
-	d->patients = xcalloc(d->n_chosen + 1, sizeof(*d->patients));
-	for (size_t i = 0; all && i < d->config->n_credentials; i++)
-		choose_credential(d, d->config->credentials[i]);
-	for (size_t i = 0; i < d->n_chosen; i++) {
-		const struct mailbox_conf *conf = d->chosen[i];
-
-		choose_credential(d, conf->credential);
-		if (server_of(d, conf) == NULL)
-			d->servers[d->n_servers++] = (struct server){ .host = conf->host, .port = conf->port, .ca_file = conf->ca_file };
-	}
+	d->keys = xcalloc(d->config->n_credentials, sizeof(*d->keys));
+	d->servers = xcalloc(d->n_chosen, sizeof(*d->servers));
+	d->patients = xcalloc(d->n_chosen, sizeof(*d->patients));
+	for (size_t i = 0; all_credentials && i < d->config->n_credentials; i++)
+		key_for(d, d->config->credentials[i]);
+	for (size_t i = 0; i < d->n_chosen; i++)
+		d->patients[i] = (struct patient){ .doctor = d, .conf = d->chosen[i], .key = key_for(d, d->chosen[i]->credential),
+		    .server = server_for(d, d->chosen[i]) };
 }
 
 /* --- life --- */
+
+/* What is known so far is worth telling; a second signal ends it at once. */
+static void on_signal(evutil_socket_t fd, short what, void *arg)
+{
+	struct doctor *d = arg;
+
+	(void)fd, (void)what;
+	report_interrupted(d->report);
+	event_base_loopbreak(d->env.base);
+}
+
+static void add_events(struct doctor *d)
+{
+	static const int numbers[] = { SIGINT, SIGTERM };
+	struct timeval every = clock_interval(PROGRESS_MS);
+
+	d->next = event_new(d->env.base, -1, 0, on_next, d);
+	d->progress = event_new(d->env.base, -1, EV_PERSIST, on_progress, d);
+	if (report_shows_progress(d->report))
+		event_add(d->progress, &every);
+	for (size_t i = 0; i < ARRAY_LEN(d->signals); i++) {
+		d->signals[i] = evsignal_new(d->env.base, numbers[i], on_signal, d);
+		event_add(d->signals[i], NULL);
+	}
+}
+
+/* After the loop: what an interruption has left under way. */
+static void cancel_all(struct doctor *d)
+{
+	grant_check_cancel(&d->grant_check);
+	probe_cancel(&d->probe);
+	for (size_t i = 0; i < d->n_chosen; i++) {
+		struct patient *p = &d->patients[i];
+
+		if (p->over)
+			continue;
+		if (p->visit != NULL)
+			visit_interrupt(&p->visit);
+		else
+			visit_skip(d->report, p->conf, "interrupted");
+		if (p->seat.gate != NULL)
+			seat_leave(&p->seat);
+	}
+}
 
 static void examine(struct doctor *d)
 {
@@ -267,11 +335,16 @@ static void examine(struct doctor *d)
 	d->http = http_new(e->base, e->resolver);
 	e->tokens = token_cache_new(e->base, d->workers, d->http);
 	d->admission = admission_new(e->base);
-	d->next = event_new(e->base, -1, 0, on_next, d);
+	add_events(d);
 	token_cache_configure(e->tokens, d->config);
 	admission_configure(d->admission, d->config);
 	next_soon(d);
 	event_base_dispatch(e->base);
+	for (size_t i = 0; i < ARRAY_LEN(d->signals); i++)
+		event_free(d->signals[i]);
+	cancel_all(d);
+	explain_refusals(d);
+	event_free(d->progress);
 	event_free(d->next);
 	admission_free(&d->admission);
 	token_cache_free(&e->tokens);
@@ -315,10 +388,11 @@ static void assume_unit(void)
 int doctor_run(const struct doctor_options *o)
 {
 	struct doctor d = { 0 };
-	int status;
+	int status = EX_USAGE;
 
 	assume_unit();
 	log_set_level(LOG_LEVEL_NONE);		/* the report says it */
+	signal(SIGPIPE, SIG_IGN);		/* servers close connections */
 	d.report = report_new(o->json);
 	d.config = read_configuration(o->path, d.report);
 	if (d.config == NULL) {
@@ -326,17 +400,17 @@ int doctor_run(const struct doctor_options *o)
 		return EX_CONFIG;
 	}
 	if (choose_mailboxes(&d, o) == 0) {
-		choose_credentials_and_servers(&d, o->n_addresses == 0);
+		gather(&d, o->n_addresses == 0);
 		report_expect_mailboxes(d.report, d.n_chosen);
 		examine(&d);
 		status = report_end(&d.report) ? EX_OK : EXIT_FAILURE;
 	} else {
-		status = EX_USAGE;
 		report_drop(&d.report);
 	}
+	for (size_t i = 0; i < d.n_keys; i++)
+		free(d.keys[i].tenant);
 	free(d.chosen);
-	free(d.credentials);
-	free(d.credential_good);
+	free(d.keys);
 	free(d.servers);
 	free(d.patients);
 	config_free(&d.config);

@@ -20,13 +20,13 @@ struct grant_check {
 	void *arg;
 };
 
-static void grant_check_over(struct grant_check *g, bool has_token)
+static void grant_check_over(struct grant_check *g, bool has_token, const char *tenant)
 {
 	grant_cb *cb = g->cb;
 	void *arg = g->arg;
 
 	free(g);
-	cb(arg, has_token);
+	cb(arg, has_token, tenant);
 }
 
 void grant_check_cancel(struct grant_check **check)
@@ -76,54 +76,57 @@ static void report_clock(const struct grant_check *g)
 
 /* --- the token --- */
 
-static char *consent_commands(const struct credential_conf *c)
+/* A claim, when the token has it or lacks it to its harm. */
+static void report_claim(const struct grant_check *g, const char *step, const char *value, const char *hint, const char *commands)
 {
-	return xasprintf("az ad app permission add --id %s --api 00000002-0000-0ff1-ce00-000000000000 "
-	    "--api-permissions 5e5addcd-3e8d-4e90-baf5-964efab2b20a=Role\n"
-	    "az ad app permission admin-consent --id %s", c->client_id, c->client_id);
+	if (hint != NULL)
+		report_failed(&g->at, step, hint, commands, "%s", value != NULL ? value : "(none)");
+	else if (value != NULL)
+		report_ok(&g->at, step, NULL, "%s", value);
+}
+
+static bool differ(const char *claim, const char *configured)
+{
+	return claim != NULL && configured != NULL && strcasecmp(claim, configured) != 0;
 }
 
 /* What the token says of itself (exchange-online 2.6), never the token. */
-static void report_payload(const struct grant_check *g, const struct token *token)
+static void report_token(const struct grant_check *g, const struct token *token, const struct token_payload *p)
 {
 	const struct credential_conf *c = g->conf;
-	struct token_payload p;
 	long long minutes = (long long)(token->expires_ms - clock_now_ms() + 30000) / 60000;
-	char *commands = NULL, hint[300] = "", shown[400];
+	char *consent = commands_consent(c);
+	const char *tenant = c->tenant != NULL && is_guid(c->tenant) ? c->tenant : NULL;	/* a domain's cannot be compared */
 
-	token_payload_read(token->text, &p);
-	if (p.finding != NULL) {
-		snprintf(hint, sizeof(hint), "%s", p.finding);
-		commands = strstr(p.finding, "IMAP.AccessAsApp") != NULL ? consent_commands(c) : NULL;
-	} else if (p.app_id != NULL && strcasecmp(p.app_id, c->client_id) != 0) {
-		snprintf(hint, sizeof(hint), "The token is for application %s: correct client_id.", p.app_id);
-	} else if (p.tenant_id != NULL && c->tenant != NULL && is_guid(c->tenant) && strcasecmp(p.tenant_id, c->tenant) != 0) {
-		snprintf(hint, sizeof(hint), "The token is of tenant %s: correct `tenant`.", p.tenant_id);
-	}
-	snprintf(shown, sizeof(shown), "audience %s; roles %s; tenant %s; app %s; object ID %s", p.audience != NULL ? p.audience : "(none)",
-	    p.roles != NULL ? p.roles : "(none)", p.tenant_id != NULL ? p.tenant_id : "(none)", p.app_id != NULL ? p.app_id : "(none)",
-	    p.object_id != NULL ? p.object_id : "(none)");
-	if (p.audience == NULL && p.roles == NULL)
-		report_ok(&g->at, "token", NULL, "good for %lld min; it does not show what it holds", minutes);
-	else if (hint[0] == '\0')
-		report_ok(&g->at, "token", NULL, "good for %lld min; %s", minutes, shown);
+	if (p->fault == PAYLOAD_OF_USER)
+		report_failed(&g->at, "token", p->finding, NULL, "good for %lld min, but a user's", minutes);
 	else
-		report_failed(&g->at, "token", hint, commands, "good for %lld min; %s", minutes, shown);
-	free(commands);
-	token_payload_done(&p);
+		report_ok(&g->at, "token", NULL, "good for %lld min%s", minutes, p->audience == NULL ? "; it does not show what it holds" : "");
+	report_claim(g, "audience", p->audience, p->fault == PAYLOAD_AUDIENCE ? p->finding : NULL, NULL);
+	report_claim(g, "roles", p->roles, p->fault == PAYLOAD_ROLES ? p->finding : NULL, consent);
+	report_claim(g, "tenant", p->tenant_id, differ(p->tenant_id, tenant) ? "The token is of another directory: correct `tenant`." : NULL, NULL);
+	report_claim(g, "app", p->app_id, differ(p->app_id, c->client_id) ? "The token is for another application: correct `client_id`." : NULL, NULL);
+	report_claim(g, "object ID", p->object_id, NULL, NULL);
+	free(consent);
 }
 
 static void on_token(void *arg, const struct token *token, const struct failure *why)
 {
 	struct grant_check *g = arg;
+	const char *tenant = g->conf->tenant;
+	struct token_payload payload;
 
 	g->token_request = NULL;
 	report_clock(g);
-	if (token != NULL)
-		report_payload(g, token);
-	else
+	if (token == NULL) {
 		report_failure(&g->at, "token", why, NULL);
-	grant_check_over(g, token != NULL);	/* whatever the token shows, the IMAP server has the last word */
+		grant_check_over(g, false, tenant);
+		return;
+	}
+	token_payload_read(token->text, &payload);
+	report_token(g, token, &payload);
+	grant_check_over(g, true, tenant != NULL ? tenant : payload.tenant_id);	/* whatever it shows, the IMAP server has the last word */
+	token_payload_done(&payload);
 }
 
 static void on_probed(void *arg, bool good)
@@ -135,8 +138,9 @@ static void on_probed(void *arg, bool good)
 		g->token_request = token_get(g->env->tokens, g->conf->name, NULL, on_token, g);
 		return;
 	}
+	report_skipped(&g->at, "clock", "no token is asked for");
 	report_skipped(&g->at, "token", "%s", g->has_secret ? "its host cannot be reached" : "there is no secret to ask with");
-	grant_check_over(g, false);
+	grant_check_over(g, false, g->conf->tenant);
 }
 
 struct grant_check *grant_check_start(const struct doctor_env *env, const struct machine *machine, const struct credential_conf *conf,

@@ -1,6 +1,6 @@
 /* doctor_private.h - what the files of the doctor share: doctor.c (the order of the steps), doctor_machine.c (what lies on this
  * machine), doctor_credential.c (a secret and the token it gives), doctor_network.c (a host's DNS, TCP, TLS),
- * doctor_mailbox.c (a session in a mailbox), doctor_report.c (what is printed). Nobody else includes it. */
+ * doctor_mailbox.c (a session in a mailbox), doctor_commands.c (what to paste), doctor_report.c (what is printed). Nobody else includes it. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,16 +20,29 @@ struct report_at { struct report *report; enum check_scope scope; const char *su
 
 struct report *report_new(bool json);
 void report_expect_mailboxes(struct report *, size_t n);	/* before the first of them */
-/* One step each; all is copied. Those of a mailbox are shown when report_mailbox_over() says so, all others at once.
+/* One step each; all is copied. Those of several mailboxes are shown at the end, all others at once.
  * hint: what to do, a sentence; commands: lines to paste; both may be NULL. */
 void report_ok(const struct report_at *, const char *step, const char *hint, const char *fmt, ...) PRINTF_LIKE(4, 5);
 void report_skipped(const struct report_at *, const char *step, const char *fmt, ...) PRINTF_LIKE(3, 4);
 void report_failed(const struct report_at *, const char *step, const char *hint, const char *commands, const char *fmt, ...) PRINTF_LIKE(5, 6);
 void report_failure(const struct report_at *, const char *step, const struct failure *, const char *commands);
-void report_mailbox_over(struct report *, const char *address);
-/* Prints what is left (a table of many mailboxes, the sum); frees. True: nothing failed. */
+/* A step that has failed, and of which more is known by now: replaces its hint and commands. */
+void report_explain(const struct report_at *, const char *step, const char *hint, const char *commands);
+/* What goes on, until the next step or report_progress(); on a terminal only. */
+bool report_shows_progress(const struct report *);
+void report_progress(struct report *, const char *fmt, ...) PRINTF_LIKE(2, 3);
+void report_interrupted(struct report *);	/* it did not come to its end */
+/* Prints what is left (several mailboxes, the sum); frees. True: it came to its end and nothing failed. */
 bool report_end(struct report **);
 void report_drop(struct report **);		/* frees, prints nothing */
+
+/* --- doctor_commands.c: caller frees --- */
+
+char *commands_consent(const struct credential_conf *);		/* az: the permission, and consent to it */
+/* PowerShell. object_id may be NULL. */
+char *commands_register(const struct credential_conf *, const char *tenant, const char *object_id);
+char *commands_permit(const struct credential_conf *, const char *tenant, const char *address);
+char *commands_find_mailbox(const struct credential_conf *, const char *tenant, const char *address);
 
 /* --- what takes part in every step on the network --- */
 
@@ -63,20 +76,25 @@ void probe_cancel(struct probe **);
 
 /* --- doctor_credential.c --- */
 
-/* The secret, the token's host, the clock, the token; then cb, from the loop: whether there is a token. After
- * grant_check_cancel() no cb. */
+/* The secret, the token's host, the clock, the token; then cb, from the loop. After grant_check_cancel() no cb.
+ * tenant: as configured, else as the token says, NULL when this is not Entra; lent for the call. */
 struct grant_check;
-typedef void grant_cb(void *arg, bool has_token);
+typedef void grant_cb(void *arg, bool has_token, const char *tenant);
 struct grant_check *grant_check_start(const struct doctor_env *, const struct machine *, const struct credential_conf *, grant_cb *cb, void *arg);
 void grant_check_cancel(struct grant_check **);
 
 /* --- doctor_mailbox.c --- */
 
 struct visit;
-typedef void visit_cb(void *arg);
-/* Signs in and looks at the folders; over, from the loop, when it is over and reported. signed_in comes before, once, when the
- * start is over (however it went). After visit_cancel() neither. */
-struct visit *visit_start(const struct doctor_env *, const struct mailbox_conf *, visit_cb *signed_in, visit_cb *over, void *arg);
-void visit_cancel(struct visit **);
+enum visit_result { VISIT_FAILED, VISIT_REFUSED /* the sign-in was */, VISIT_SIGNED_IN };
+typedef void visit_started_cb(void *arg);
+typedef void visit_over_cb(void *arg, enum visit_result);
+/* Signs in and looks at the folders; over, from the loop, when it is over and reported. started comes before, once, when the sign-in
+ * is over (however it went). After visit_interrupt() neither. tenant (for commands to paste; NULL: this is not Entra) is lent. */
+struct visit *visit_start(const struct doctor_env *, const struct mailbox_conf *, const char *tenant, visit_started_cb *started,
+    visit_over_cb *over, void *arg);
+void visit_interrupt(struct visit **);		/* what it has not come to is skipped */
 /* What each of its steps would have been, when it cannot even be tried. */
 void visit_skip(struct report *, const struct mailbox_conf *, const char *why);
+/* Its sign-in was refused, and others with its credential were not. */
+void visit_explain_refusal(struct report *, const struct mailbox_conf *, const char *tenant);

@@ -1,5 +1,7 @@
-/* What the doctor prints: a line for each step as it comes; many mailboxes as a table; or one JSON document. */
+/* What the doctor prints: a line for each step as it comes; several mailboxes at the end, many as a table; or one JSON document. */
+#include <errno.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +12,9 @@
 #define FEW_MAILBOXES 3			/* up to these are shown step by step */
 #define COLUMNS 100
 #define INDENT 10
-#define STEP_COLUMNS 12
+#define STEP_COLUMNS 16
+#define ADDRESS_COLUMNS 40		/* at most */
+#define NAMED_MAILBOXES 3		/* of those that fail alike */
 
 enum check_result { CHECK_OK, CHECK_FAILED, CHECK_SKIPPED };
 struct check {
@@ -19,10 +23,14 @@ struct check {
 	enum check_result result;
 	size_t number;
 	char *subject, *step, *text, *hint, *commands;
+	const char *failure;			/* name of its struct failure; NULL: it has none */
+	bool grouped;				/* told with another */
 };
 struct report {
 	bool json, colours, progress;
-	size_t n_mailboxes, n_over;
+	size_t progress_len;			/* of what stands there and must be wiped */
+	bool interrupted;
+	size_t n_mailboxes;
 	struct check *checks, **end;
 	const struct check *shown;		/* the last one printed */
 	size_t counts[3], n_checks;
@@ -39,6 +47,7 @@ struct report *report_new(bool json)
 
 	r->json = json;
 	r->colours = !json && isatty(STDOUT_FILENO) && (no_color == NULL || no_color[0] == '\0');
+	r->progress = !json && isatty(STDERR_FILENO);
 	r->end = &r->checks;
 	return r;
 }
@@ -46,10 +55,52 @@ struct report *report_new(bool json)
 void report_expect_mailboxes(struct report *r, size_t n)
 {
 	r->n_mailboxes = n;
-	r->progress = !r->json && n > FEW_MAILBOXES && isatty(STDERR_FILENO);
+}
+
+void report_interrupted(struct report *r)
+{
+	r->interrupted = true;
+}
+
+/* --- progress, on a terminal --- */
+
+static void wipe_progress(struct report *r)
+{
+	if (r->progress_len > 0)
+		fprintf(stderr, "\r%*s\r", (int)r->progress_len, "");
+	r->progress_len = 0;
+}
+
+bool report_shows_progress(const struct report *r)
+{
+	return r->progress;
+}
+
+void report_progress(struct report *r, const char *fmt, ...)
+{
+	char text[COLUMNS];
+	va_list args;
+
+	if (!r->progress)
+		return;
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	wipe_progress(r);
+	fprintf(stderr, "%s", text);
+	r->progress_len = strlen(text);
 }
 
 /* --- text --- */
+
+/* Like any filter: nobody reads it any more. */
+static void flush_output(void)
+{
+	if (fflush(stdout) == EOF && errno == EPIPE) {
+		signal(SIGPIPE, SIG_DFL);
+		raise(SIGPIPE);
+	}
+}
 
 static void put_word(const struct report *r, enum check_result result)
 {
@@ -58,35 +109,47 @@ static void put_word(const struct report *r, enum check_result result)
 	printf("  %s%-8s%s", r->colours ? colours[result] : "", result_words[result], r->colours ? "\033[0m" : "");
 }
 
-/* A sentence, folded at blanks. */
+/* Sentences, a paragraph each, folded at blanks. */
 static void put_hint(const char *text)
 {
 	while (*text != '\0') {
-		size_t len = strlen(text), fold = COLUMNS - INDENT;
+		size_t len = strcspn(text, "\n"), fold = COLUMNS - INDENT;
 
 		if (len > fold) {
 			while (fold > 0 && text[fold] != ' ')
 				fold--;
-			len = fold > 0 ? fold : strcspn(text, " ");
+			len = fold > 0 ? fold : strcspn(text, " \n");
 		}
 		printf("%*s%.*s\n", INDENT, "", (int)len, text);
-		text += len + strspn(text + len, " ");
+		text += len + strspn(text + len, " \n");
 	}
 }
 
 /* Lines to paste are not folded. */
+static void put_command(const char *line, size_t len)
+{
+	printf("%*s%.*s\n", INDENT + 2, "", (int)len, line);
+}
+
+static const char *next_line(const char *line, size_t *ret_len)
+{
+	*ret_len = strcspn(line, "\n");
+	return line + *ret_len + (line[*ret_len] == '\n');
+}
+
 static void put_commands(const char *text)
 {
-	while (*text != '\0') {
-		size_t len = strcspn(text, "\n");
+	size_t len;
 
-		printf("%*s%.*s\n", INDENT + 2, "", (int)len, text);
-		text += len + (text[len] == '\n');
+	for (const char *line = text, *next; *line != '\0'; line = next) {
+		next = next_line(line, &len);
+		put_command(line, len);
 	}
 }
 
 static void show(struct report *r, const struct check *c)
 {
+	wipe_progress(r);
 	if (r->shown == NULL || r->shown->scope != c->scope || !str_equal(r->shown->subject, c->subject))
 		printf("%s%s%s%s\n", r->shown != NULL ? "\n" : "", scope_words[c->scope], c->subject[0] != '\0' ? " " : "", c->subject);
 	r->shown = c;
@@ -96,35 +159,33 @@ static void show(struct report *r, const struct check *c)
 		put_hint(c->hint);
 	if (c->commands != NULL)
 		put_commands(c->commands);
-	fflush(stdout);
+	flush_output();
 }
 
-static bool is_table(const struct report *r)
+/* --- what comes in --- */
+
+/* Several mailboxes are examined side by side: theirs wait for the end. */
+static bool is_shown_at_once(const struct report *r, const struct check *c)
 {
-	return r->n_mailboxes > FEW_MAILBOXES;
+	return !r->json && (c->scope != SCOPE_MAILBOX || r->n_mailboxes == 1);
 }
 
-static struct check *add(const struct report_at *at, const char *step, enum check_result result, const char *fmt, va_list args)
+static void add(const struct report_at *at, const char *step, enum check_result result, const char *hint, const char *commands,
+    const char *failure, const char *fmt, va_list args)
 {
 	struct report *r = at->report;
 	struct check *c = xcalloc(1, sizeof(*c));
-	char text[512];
+	char said[1024], text[512];
 
-	vsnprintf(text, sizeof(text), fmt, args);
+	vsnprintf(said, sizeof(said), fmt, args);
+	printable(text, sizeof(text), said, strlen(said));	/* names come from files and servers */
 	*c = (struct check){ .scope = at->scope, .result = result, .number = r->n_checks++, .subject = xstrdup(at->subject), .step = xstrdup(step),
-	    .text = xstrdup(text) };
+	    .text = xstrdup(text), .hint = hint != NULL && hint[0] != '\0' ? xstrdup(hint) : NULL, .commands = xstrdup(commands), .failure = failure };
 	*r->end = c;
 	r->end = &c->next;
 	r->counts[result]++;
-	return c;
-}
-
-static void added(const struct report_at *at, struct check *c, const char *hint, const char *commands)
-{
-	c->hint = hint != NULL && hint[0] != '\0' ? xstrdup(hint) : NULL;
-	c->commands = xstrdup(commands);
-	if (!at->report->json && c->scope != SCOPE_MAILBOX)
-		show(at->report, c);
+	if (is_shown_at_once(r, c))
+		show(r, c);
 }
 
 void report_ok(const struct report_at *at, const char *step, const char *hint, const char *fmt, ...)
@@ -132,7 +193,7 @@ void report_ok(const struct report_at *at, const char *step, const char *hint, c
 	va_list args;
 
 	va_start(args, fmt);
-	added(at, add(at, step, CHECK_OK, fmt, args), hint, NULL);
+	add(at, step, CHECK_OK, hint, NULL, NULL, fmt, args);
 	va_end(args);
 }
 
@@ -141,7 +202,7 @@ void report_skipped(const struct report_at *at, const char *step, const char *fm
 	va_list args;
 
 	va_start(args, fmt);
-	added(at, add(at, step, CHECK_SKIPPED, fmt, args), NULL, NULL);
+	add(at, step, CHECK_SKIPPED, NULL, NULL, NULL, fmt, args);
 	va_end(args);
 }
 
@@ -150,36 +211,39 @@ void report_failed(const struct report_at *at, const char *step, const char *hin
 	va_list args;
 
 	va_start(args, fmt);
-	added(at, add(at, step, CHECK_FAILED, fmt, args), hint, commands);
+	add(at, step, CHECK_FAILED, hint, commands, NULL, fmt, args);
+	va_end(args);
+}
+
+static void add_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands, const char *fmt, ...)
+    PRINTF_LIKE(5, 6);
+static void add_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	add(at, step, CHECK_FAILED, why->hint, commands, why->name, fmt, args);
 	va_end(args);
 }
 
 void report_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands)
 {
-	report_failed(at, step, why->hint, commands, "%s", why->text);
+	add_failure(at, step, why, commands, "%s", why->text);
 }
 
-static void show_mailbox(struct report *r, const char *address)
+void report_explain(const struct report_at *at, const char *step, const char *hint, const char *commands)
 {
-	for (const struct check *c = r->checks; c != NULL; c = c->next)
-		if (c->scope == SCOPE_MAILBOX && strcmp(c->subject, address) == 0)
-			show(r, c);
-}
-
-void report_mailbox_over(struct report *r, const char *address)
-{
-	r->n_over++;
-	if (r->json)
-		return;
-	if (!is_table(r))
-		show_mailbox(r, address);
-	if (r->progress) {
-		fprintf(stderr, "\r%zu of %zu mailboxes%s", r->n_over, r->n_mailboxes, r->n_over == r->n_mailboxes ? "\n" : "");
-		fflush(stderr);
+	for (struct check *c = at->report->checks; c != NULL; c = c->next) {
+		if (c->scope != at->scope || c->result != CHECK_FAILED || strcmp(c->subject, at->subject) != 0 || strcmp(c->step, step) != 0)
+			continue;
+		free(c->hint);
+		free(c->commands);
+		c->hint = xstrdup(hint);
+		c->commands = xstrdup(commands);
 	}
 }
 
-/* --- many mailboxes --- */
+/* --- mailboxes, at the end --- */
 
 /* By address, a mailbox's steps in the order they were done. */
 static int compare_checks(const void *a, const void *b)
@@ -190,46 +254,142 @@ static int compare_checks(const void *a, const void *b)
 	return order != 0 ? order : (x->number > y->number) - (x->number < y->number);
 }
 
-/* A mailbox's row: its first failed step; else what made the rest be skipped; else its folders. Returns how many checks are its. */
-static size_t show_row(const struct report *r, struct check *const *v, size_t n)
+static const struct check *first_with(struct check *const *v, size_t n, enum check_result result)
 {
-	const struct check *failed = NULL, *skipped = NULL;
-	size_t i, shown = 0;
-
-	for (i = 0; i < n && strcmp(v[i]->subject, v[0]->subject) == 0; i++) {
-		if (failed == NULL && v[i]->result == CHECK_FAILED)
-			failed = v[i];
-		if (strcmp(v[i]->step, "sign-in") == 0 && v[i]->result == CHECK_SKIPPED)
-			skipped = v[i];
-	}
-	put_word(r, failed != NULL ? CHECK_FAILED : skipped != NULL ? CHECK_SKIPPED : CHECK_OK);
-	printf("%-38s", v[0]->subject);
-	if (failed == NULL)
-		failed = skipped;
-	if (failed != NULL)
-		printf("  %s: %s", failed->step, failed->text);
-	for (size_t j = 0; j < i && failed == NULL; j++)
-		if (strncmp(v[j]->step, "folder ", 7) == 0)
-			printf("%s%s %s", shown++ == 0 ? "  " : ", ", v[j]->step + 7, v[j]->text);
-	putchar('\n');
-	return i;
+	for (size_t i = 0; i < n; i++)
+		if (v[i]->result == result)
+			return v[i];
+	return NULL;
 }
 
-static void show_table(struct report *r)
+/* A mailbox's row: its first failed step, else the first that was skipped, else its folders. */
+static void show_row(const struct report *r, struct check *const *v, size_t n, int columns)
 {
-	struct check **v = xcalloc(r->n_checks + 1, sizeof(*v));
+	const struct check *worst = first_with(v, n, CHECK_FAILED);
+	size_t shown = 0;
+
+	if (worst == NULL)
+		worst = first_with(v, n, CHECK_SKIPPED);
+	put_word(r, worst != NULL ? worst->result : CHECK_OK);
+	printf("%-*s", columns, v[0]->subject);
+	if (worst != NULL)
+		printf("  %s: %s", worst->step, worst->text);
+	for (size_t i = 0; i < n && worst == NULL; i++)
+		if (strncmp(v[i]->step, "folder ", 7) == 0)
+			printf("%s%s %s", shown++ == 0 ? "  " : ", ", v[i]->step + 7, v[i]->text);
+	putchar('\n');
+}
+
+static void show_table(const struct report *r, struct check *const *v, size_t n)
+{
+	size_t columns = 0, of_mailbox;
+
+	for (size_t i = 0; i < n; i++)
+		if (strlen(v[i]->subject) > columns)
+			columns = strlen(v[i]->subject);
+	printf("\nmailboxes\n");
+	for (size_t i = 0; i < n; i += of_mailbox) {
+		for (of_mailbox = 1; i + of_mailbox < n && strcmp(v[i + of_mailbox]->subject, v[i]->subject) == 0; of_mailbox++)
+			;
+		show_row(r, v + i, of_mailbox, columns < ADDRESS_COLUMNS ? (int)columns : ADDRESS_COLUMNS);
+	}
+}
+
+static bool begin_alike(const char *a, const char *b)
+{
+	size_t len;
+
+	if (a == NULL || b == NULL)
+		return a == b;
+	next_line(a, &len);
+	return len == strcspn(b, "\n") && memcmp(a, b, len) == 0;
+}
+
+/* The same cure: the same row of the failure table in the same tenant (which the first command names), or the very same sentence. */
+static bool fail_alike(const struct check *a, const struct check *b)
+{
+	if (a->failure != NULL || b->failure != NULL)
+		return str_equal(a->failure, b->failure) && begin_alike(a->commands, b->commands);
+	return str_equal(a->hint, b->hint);
+}
+
+static bool has_line(const char *text, const char *line, size_t len)
+{
+	size_t one;
+
+	for (const char *at = text, *next; at != NULL && *at != '\0'; at = next) {
+		next = next_line(at, &one);
+		if (one == len && memcmp(at, line, len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The first one's lines; of the others those that it does not have. */
+static void put_commands_of(const struct check *const *v, size_t n)
+{
+	size_t len;
+
+	for (size_t i = 0; i < n; i++) {
+		for (const char *line = v[i]->commands, *next; line != NULL && *line != '\0'; line = next) {
+			next = next_line(line, &len);
+			if (i == 0 || !has_line(v[0]->commands, line, len))
+				put_command(line, len);
+		}
+	}
+}
+
+static void show_group(const struct report *r, const struct check *const *v, size_t n)
+{
+	putchar('\n');
+	put_word(r, CHECK_FAILED);
+	printf("%s: ", v[0]->step);
+	for (size_t i = 0; i < n && i < NAMED_MAILBOXES; i++)
+		printf("%s%s", i > 0 ? ", " : "", v[i]->subject);
+	if (n > NAMED_MAILBOXES)
+		printf(" and %zu more", n - NAMED_MAILBOXES);
+	putchar('\n');
+	if (v[0]->hint != NULL)
+		put_hint(v[0]->hint);
+	put_commands_of(v, n);
+}
+
+/* What is to be done, once for all that have the same trouble. */
+static void show_groups(const struct report *r, struct check *const *v, size_t n)
+{
+	const struct check **group = xcalloc(n + 1, sizeof(const struct check *));
+	size_t in_group;
+
+	for (size_t i = 0; i < n; i++) {
+		if (v[i]->result != CHECK_FAILED || v[i]->grouped)
+			continue;
+		in_group = 0;
+		for (size_t j = i; j < n; j++) {
+			if (v[j]->result != CHECK_FAILED || v[j]->grouped || !fail_alike(v[i], v[j]))
+				continue;
+			v[j]->grouped = true;
+			group[in_group++] = v[j];
+		}
+		show_group(r, group, in_group);
+	}
+	free(group);
+}
+
+static void show_mailboxes(struct report *r)
+{
+	struct check **v = xcalloc(r->n_checks + 1, sizeof(struct check *));
 	size_t n = 0;
 
 	for (struct check *c = r->checks; c != NULL; c = c->next)
 		if (c->scope == SCOPE_MAILBOX)
 			v[n++] = c;
 	qsort(v, n, sizeof(*v), compare_checks);
-	printf("\nmailboxes\n");
-	for (size_t i = 0; i < n; i += show_row(r, v + i, n - i))
-		;
-	for (size_t i = 0; i < n; i++)
-		if (v[i]->result == CHECK_FAILED)
-			show(r, v[i]);
+	if (r->n_mailboxes > FEW_MAILBOXES) {
+		show_table(r, v, n);
+		show_groups(r, v, n);
+	}
+	for (size_t i = 0; i < n && r->n_mailboxes <= FEW_MAILBOXES; i++)
+		show(r, v[i]);
 	free(v);
 }
 
@@ -244,24 +404,27 @@ static json_t *check_object(const struct check *c)
 	json_object_set_new(object, "step", json_string(c->step));
 	json_object_set_new(object, "result", json_string(result_words[c->result]));
 	json_object_set_new(object, "text", json_string(c->text));
+	json_object_set_new(object, "failure", c->failure != NULL ? json_string(c->failure) : json_null());
 	json_object_set_new(object, "hint", c->hint != NULL ? json_string(c->hint) : json_null());
 	json_object_set_new(object, "commands", c->commands != NULL ? json_string(c->commands) : json_null());
 	return object;
 }
 
-static void print_json(const struct report *r)
+static void print_json(const struct report *r, bool passed)
 {
 	json_t *root = json_object(), *list = json_array();
 
 	for (const struct check *c = r->checks; c != NULL; c = c->next)
 		json_array_append_new(list, check_object(c));
 	json_object_set_new(root, "schema", json_integer(1));
-	json_object_set_new(root, "passed", json_boolean(r->counts[CHECK_FAILED] == 0));
+	json_object_set_new(root, "passed", json_boolean(passed));
 	json_object_set_new(root, "steps", list);
 	json_dumpf(root, stdout, JSON_INDENT(2));
 	putchar('\n');
 	json_decref(root);
 }
+
+/* --- the end --- */
 
 static void check_free(struct check *c)
 {
@@ -278,6 +441,7 @@ void report_drop(struct report **report)
 	struct report *r = *report;
 	struct check *c;
 
+	wipe_progress(r);
 	while ((c = r->checks) != NULL) {
 		r->checks = c->next;
 		check_free(c);
@@ -289,15 +453,18 @@ void report_drop(struct report **report)
 bool report_end(struct report **report)
 {
 	struct report *r = *report;
-	bool passed = r->counts[CHECK_FAILED] == 0;
+	bool passed = r->counts[CHECK_FAILED] == 0 && !r->interrupted;
 
+	wipe_progress(r);
 	if (r->json) {
-		print_json(r);
+		print_json(r, passed);
 	} else {
-		if (is_table(r))
-			show_table(r);
-		printf("\n%zu steps ok, %zu failed, %zu skipped\n", r->counts[CHECK_OK], r->counts[CHECK_FAILED], r->counts[CHECK_SKIPPED]);
+		if (r->n_mailboxes > 1)
+			show_mailboxes(r);
+		printf("\n%zu steps ok, %zu failed, %zu skipped%s\n", r->counts[CHECK_OK], r->counts[CHECK_FAILED], r->counts[CHECK_SKIPPED],
+		    r->interrupted ? "; interrupted" : "");
 	}
+	flush_output();
 	report_drop(report);
 	return passed;
 }

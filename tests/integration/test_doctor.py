@@ -3,6 +3,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -53,8 +54,10 @@ def test_all_is_well(simulator, ready):
     assert code == 0 and {s["result"] for s in steps} == {"ok"}
     assert step(steps, "folder INBOX")["text"] == "3 messages" and step(steps, "folder Second")["text"] == "0 messages"
     assert step(steps, "IDLE")["text"] == "offered" and "Done, which is there" in step(steps, "after")["text"]
-    token = step(steps, "token")["text"]
-    assert "good for 65 min" in token and "roles IMAP.AccessAsApp" in token and CLIENT in token and OID in token and "eyJ" not in json.dumps(steps)
+    shown = {name: step(steps, name)["text"] for name in ("token", "audience", "roles", "tenant", "app", "object ID")}
+    assert shown == {"token": "good for 65 min", "audience": "https://outlook.office365.com", "roles": "IMAP.AccessAsApp", "tenant": "tenant",
+                     "app": CLIENT, "object ID": OID}
+    assert "eyJ" not in json.dumps(steps) and simulator.secret not in json.dumps(steps)
     for host in ("contoso", "localhost:%d" % simulator.imap_port):
         assert step(steps, "TLS", host)["text"].startswith("TLSv1.3, certificate by mailpolld test authority")
     # it took nothing and changed nothing
@@ -82,12 +85,19 @@ def test_unknown_address(ready):
     assert done.returncode == 64 and "has no mailbox nobody@contoso.example" in done.stderr
 
 
+def test_same_mailbox_twice(simulator, ready):
+    code, steps = doctor(ready, M, M.upper())
+    assert code == 0 and [s["step"] for s in steps].count("sign-in") == 1 and simulator.counts("logins") == 1
+
+
 # --- this machine ---
 
 def test_no_secret(ready):
     os.unlink(ready.secret_file)
     steps = expect(ready, "secret", "No such file", "Put the client secret's Value into %s" % ready.secret_file)
-    assert step(steps, "token")["result"] == "skipped" and step(steps, "sign-in")["result"] == "skipped"
+    assert step(steps, "TLS", "contoso")["result"] == "ok"      # its host is looked at all the same
+    skipped = [s["step"] for s in steps if s["result"] == "skipped"]
+    assert skipped == ["clock", "token", "capability", "sign-in", "folder INBOX", "folder Second", "IDLE", "after"]
 
 
 def test_secret_readable_by_others(ready):
@@ -228,15 +238,24 @@ def test_token_refused(simulator, ready, fail, text, hint):
     assert step(steps, "sign-in")["text"] == "there is no token to sign in with" and "Trace ID" not in step(steps, "token")["text"]
 
 
-@pytest.mark.parametrize("change,hint,commands", [
-    ({"roles": []}, "Add the application permission IMAP.AccessAsApp", "az ad app permission admin-consent --id %s" % CLIENT),      # 2.6
-    ({"claims": {"aud": "https://graph.microsoft.com"}}, "Set the scope to https://outlook.office365.com/.default.", ""),
-    ({"claims": {"scp": "IMAP.AccessAsUser.All"}}, "The token is for a user", ""),
-    ({"claims": {"appid": "99999999-0000-0000-0000-000000000000"}}, "The token is for application 99999999", ""),
+@pytest.mark.parametrize("change,name,text,hint,commands", [
+    ({"roles": []}, "roles", "(none)", "Add the application permission IMAP.AccessAsApp", "az ad app permission admin-consent --id %s" % CLIENT),  # 2.6
+    ({"roles": ["Mail.Read"]}, "roles", "Mail.Read", "grant admin consent", "5e5addcd-3e8d-4e90-baf5-964efab2b20a=Role"),
+    ({"claims": {"aud": "https://graph.microsoft.com"}}, "audience", "graph", "Set the scope to https://outlook.office365.com/.default.", ""),
+    ({"claims": {"scp": "IMAP.AccessAsUser.All"}}, "token", "a user's", "use the client-credentials flow", ""),
+    ({"claims": {"appid": "99999999-0000-0000-0000-000000000000"}}, "app", "99999999", "for another application: correct `client_id`", ""),
 ])
-def test_token_shows_what_is_wrong(simulator, ready, change, hint, commands):
+def test_token_shows_what_is_wrong(simulator, ready, change, name, text, hint, commands):
     simulator.post("/token", **change)
-    expect(ready, "token", "good for", hint, commands)
+    steps = expect(ready, name, text, hint, commands)
+    if name == "roles":         # that comes first: what New-ServicePrincipal does would not help
+        assert step(steps, "sign-in")["commands"] is None and "grant admin consent" in step(steps, "sign-in")["hint"]
+
+
+def test_token_that_shows_nothing(simulator, ready):
+    simulator.post("/token", claims={"aud": None})
+    code, steps = doctor(ready)
+    assert code == 0 and step(steps, "token")["text"] == "good for 65 min; it does not show what it holds"
 
 
 # --- the mailbox ---
@@ -273,7 +292,18 @@ def test_folder_that_is_not_there(simulator, daemon):
 def test_target_that_is_not_there(simulator, daemon):
     simulator.mailbox(M)
     daemon.config([{"address": M, "after": {"move": "Nowhere"}}])
-    expect(daemon, "after", "NO STATUS failed.", "Nowhere")
+    expect(daemon, "after", "NO STATUS failed.", "Make folder Nowhere in mailbox %s, or correct `after`." % M)
+
+
+@pytest.mark.parametrize("after", ["seen", "delete", {"move": "Done"}])
+def test_folder_that_can_only_be_read(simulator, daemon, after):
+    simulator.mailbox(M, ["INBOX", "Done"])
+    simulator.fault("answer", M, command="SELECT", line="* 2 EXISTS\n{tag} OK [READ-ONLY] SELECT completed.")
+    daemon.config([{"address": M, "after": after}])
+    steps = expect(daemon, "after", "folder INBOX can only be read", "Give application %s FullAccess to %s" % (CLIENT, M), "Add-MailboxPermission")
+    assert step(steps, "folder INBOX")["text"] == "2 messages, can only be read"
+    daemon.config([M])
+    assert doctor(daemon)[0] == 0
 
 
 def test_what_the_server_does_not_offer(simulator, daemon):
@@ -284,6 +314,9 @@ def test_what_the_server_does_not_offer(simulator, daemon):
     assert "not offered: mailpolld looks every 540 s instead" == step(steps, "IDLE")["text"] and step(steps, "IDLE")["result"] == "ok"
     daemon.config([{"address": M, "after": {"move": "Done"}}])
     assert doctor(daemon)[0] == 0               # MOVE does it
+    simulator.post("/options", without=["MOVE"])
+    code, steps = doctor(daemon)
+    assert code == 0 and "by COPY, since the server has no MOVE" in step(steps, "after")["text"]
     simulator.post("/options", without=["UIDPLUS", "MOVE"])
     expect(daemon, "after", "neither MOVE nor UIDPLUS", "")
     simulator.post("/options", without=["AUTH=XOAUTH2"])
@@ -296,25 +329,109 @@ def many(simulator, daemon, n=40):
     addresses = ["m%02d@contoso.example" % i for i in range(n)]
     for address in addresses:
         simulator.mailbox(address)
-    simulator.fault("no-permission", addresses[7])
+    for i in (3, 7):
+        simulator.fault("no-permission", addresses[i])
+    simulator.fault("auth-refused", addresses[5])
     daemon.config(addresses, admission={"sessions_per_second": 20, "starting_at_once": 2})
     return addresses
 
 
+def plain(daemon, *args):
+    done = subprocess.run(command(daemon, *args), capture_output=True, text=True, timeout=120)
+    assert done.stderr == "" and "\033" not in done.stdout
+    return done.returncode, done.stdout
+
+
 def test_many_mailboxes(simulator, daemon):
-    """Token steps once, then a table; no more sign-ins than admission lets in"""
+    """Token steps once, then a table; no more sign-ins than admission lets in; what to do once for all with the same trouble"""
     addresses = many(simulator, daemon)
     simulator.fault("slow-sign-in", seconds=0.1)
-    done = subprocess.run(command(daemon), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stderr == "" and "\033" not in done.stdout
-    assert simulator.counts("token_requests") == 1 and done.stdout.count("  ok      clock ") == 1
-    rows = [line for line in done.stdout.splitlines() if "@contoso.example " in line and "INBOX" in line]
-    assert len(rows) == 40 and sum(row.startswith("  failed") for row in rows) == 1
-    assert done.stdout.count("Add-MailboxPermission -Identity") == 1 and "mailbox %s\n" % addresses[7] in done.stdout
-    assert all(len(row) <= 120 for row in rows)
+    code, text = plain(daemon)
+    assert code == 1 and simulator.counts("token_requests") == 1 and text.count("  ok      clock ") == 1
+    table, to_do = text[text.index("\nmailboxes\n"):].split("\n\n", 1)
+    rows = [line.split(None, 2) for line in table.splitlines() if "@" in line]
+    assert [row[1] for row in rows] == addresses and {row[1] for row in rows if row[0] == "failed"} == {addresses[i] for i in (3, 5, 7)}
+    assert rows[0] == ["ok", addresses[0], "INBOX 0 messages"] and rows[5][2].startswith("sign-in: ") and all(len(line) <= 120 for line in table.splitlines())
+    permission, refusal = to_do.split("\n\n")[:2]
+    assert permission.startswith("  failed  folder INBOX: %s, %s\n" % (addresses[3], addresses[7]))
+    assert permission.count("Sign-in works but mailbox") == 1 and permission.count("Connect-ExchangeOnline") == 1
+    for i in (3, 7):
+        assert permission.count('Add-MailboxPermission -Identity "%s"' % addresses[i]) == 1 and permission.count('Set-CASMailbox -Identity "%s"' % addresses[i]) == 1
+    # exchange-online 5.2: others can sign in, so it is this mailbox
+    assert refusal.startswith("  failed  sign-in: %s\n" % addresses[5]) and "Other mailboxes sign in" in refusal and 'Get-Mailbox -Identity "%s"' % addresses[5] in refusal
     assert simulator.state()["signing_in_most"] <= 2
     code, steps = doctor(daemon, addresses[1], addresses[2])
     assert code == 0 and {s["subject"] for s in steps if s["scope"] == "mailbox"} == set(addresses[1:3])
+
+
+def test_all_are_refused(simulator, daemon):
+    """It is the application (exchange-online 5.2): one message, one command"""
+    simulator.fault("auth-refused")
+    addresses = ["m%d@contoso.example" % i for i in range(6)]
+    for address in addresses:
+        simulator.mailbox(address)
+    daemon.config(addresses)
+    code, text = plain(daemon)
+    assert code == 1 and text.count("New-ServicePrincipal -AppId") == 1 and "Get-Mailbox" not in text
+    assert "  failed  sign-in: %s, %s, %s and 3 more\n" % tuple(addresses[:3]) in text
+
+
+def test_few_mailboxes(simulator, daemon):
+    """Step by step, each mailbox's together, however they came"""
+    for address in ("a@contoso.example", "b@contoso.example"):
+        simulator.mailbox(address)
+    simulator.fault("slow-sign-in", "a@contoso.example", seconds=0.3)
+    simulator.fault("auth-refused", "b@contoso.example")
+    daemon.config(["b@contoso.example", "a@contoso.example"])
+    code, text = plain(daemon)
+    a, b = text.split("\nmailbox ")[1:]
+    assert code == 1 and a.startswith("a@") and "  ok      folder INBOX      0 messages\n" in a and b.startswith("b@") and "Get-Mailbox" in b
+
+
+def start(daemon, *args, **more):
+    return subprocess.Popen(command(daemon, *args), stdout=subprocess.PIPE, text=True, **more)
+
+
+def test_interrupted(simulator, ready):
+    """Ctrl-C tells what is known so far"""
+    simulator.fault("hang", M, command="SELECT")
+    for arguments in ([], ["--json"]):
+        running = start(ready, *arguments)
+        simulator.wait("fault-hang", 1 + len(arguments))
+        running.send_signal(signal.SIGINT)
+        text = running.communicate(timeout=20)[0]
+        assert running.returncode == 1
+        if arguments:
+            report = json.loads(text)
+            assert not report["passed"] and step(report["steps"], "folder INBOX")["text"] == "interrupted" and step(report["steps"], "sign-in")["result"] == "ok"
+        else:
+            assert "  skipped folder INBOX      interrupted\n" in text and text.endswith("; interrupted\n")
+
+
+def test_interrupted_among_many(simulator, daemon):
+    addresses = many(simulator, daemon, 10)
+    simulator.fault("hang", addresses[0], command="SELECT")
+    running = start(daemon)
+    simulator.wait("fault-hang", 1)
+    simulator.wait("logins", 8)
+    running.send_signal(signal.SIGTERM)
+    text = running.communicate(timeout=20)[0]
+    assert running.returncode == 1 and "  skipped %s  folder INBOX: interrupted\n" % addresses[0] in text and "  ok      %s" % addresses[1] in text
+
+
+def test_nobody_reads_on(simulator, ready):
+    """As `| head -1`"""
+    simulator.fault("slow-sign-in", seconds=0.5)
+    running = start(ready)
+    assert running.stdout.readline() == "configuration\n"
+    running.stdout.close()
+    assert running.wait(timeout=60) == -signal.SIGPIPE
+
+
+def test_server_that_hangs_up(simulator, ready):
+    """All was seen: how the session ends is no matter"""
+    simulator.fault("close-raw", M, command="LOGOUT")
+    assert doctor(ready)[0] == 0
 
 
 def on_terminal(args, env):
@@ -336,7 +453,8 @@ def test_on_a_terminal(simulator, daemon):
     many(simulator, daemon, 10)
     env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
     text = on_terminal(command(daemon), env)
-    assert "\033[32mok" in text and "\033[31mfailed" in text and "10 of 10 mailboxes" in text
+    assert "\033[32mok" in text and "\033[31mfailed" in text
+    assert all("%d of 10 mailboxes ..." % i in text for i in range(1, 11))
     assert "\033[" not in on_terminal(command(daemon), {**env, "NO_COLOR": "1"})
 
 

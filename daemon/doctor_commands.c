@@ -1,0 +1,84 @@
+/* Lines for an administrator to paste, with this tenant's and this machine's values (exchange-online 7). */
+#include <stdlib.h>
+#include <string.h>
+#include "doctor_private.h"
+
+/* What the two command lines call a cloud that is not the worldwide one. */
+static const struct { const char *imap_host, *exchange, *azure; } clouds[] = {
+	{ "outlook.office365.us", "O365USGovGCCHigh", "AzureUSGovernment" },
+	{ "outlook-dod.office365.us", "O365USGovDoD", "AzureUSGovernment" },
+	{ "partner.outlook.cn", "O365China", "AzureChinaCloud" },
+};
+
+static int cloud_of(const struct credential_conf *c)	/* -1: worldwide */
+{
+	for (size_t i = 0; i < ARRAY_LEN(clouds); i++)
+		if (str_equal(c->imap_host, clouds[i].imap_host))
+			return (int)i;
+	return -1;
+}
+
+char *commands_consent(const struct credential_conf *c)
+{
+	int cloud = cloud_of(c);
+
+	return xasprintf("%s%s%saz ad app permission add --id %s --api 00000002-0000-0ff1-ce00-000000000000 "
+	    "--api-permissions 5e5addcd-3e8d-4e90-baf5-964efab2b20a=Role\n"
+	    "az ad app permission admin-consent --id %s", cloud >= 0 ? "az cloud set --name " : "", cloud >= 0 ? clouds[cloud].azure : "",
+	    cloud >= 0 ? "\n" : "", c->client_id, c->client_id);
+}
+
+/* --- PowerShell --- */
+
+/* What stands between two double quotes there. */
+static char *escape(const char *s)
+{
+	char *escaped = xmalloc(2 * strlen(s) + 1), *out = escaped;
+
+	for (; *s != '\0'; s++) {
+		if (strchr("`\"$", *s) != NULL)
+			*out++ = '`';
+		*out++ = *s;
+	}
+	*out = '\0';
+	return escaped;
+}
+
+static char *connect_line(const struct credential_conf *c, const char *tenant)
+{
+	int cloud = cloud_of(c);
+
+	return xasprintf("Connect-ExchangeOnline -Organization %s%s%s", tenant, cloud >= 0 ? " -ExchangeEnvironmentName " : "",
+	    cloud >= 0 ? clouds[cloud].exchange : "");
+}
+
+char *commands_register(const struct credential_conf *c, const char *tenant, const char *object_id)
+{
+	char *first = connect_line(c, tenant), *all;
+
+	all = xasprintf("%s\nNew-ServicePrincipal -AppId %s -ObjectId %s -DisplayName mailpolld", first, c->client_id,
+	    object_id != NULL ? object_id : "<Object ID of the Enterprise application>");
+	free(first);
+	return all;
+}
+
+char *commands_permit(const struct credential_conf *c, const char *tenant, const char *address)
+{
+	char *first = connect_line(c, tenant), *mailbox = escape(address), *all;
+
+	all = xasprintf("%s\nAdd-MailboxPermission -Identity \"%s\" -User (Get-ServicePrincipal -Identity %s).Identity -AccessRights FullAccess\n"
+	    "Set-CASMailbox -Identity \"%s\" -ImapEnabled $true", first, mailbox, c->client_id, mailbox);
+	free(first);
+	free(mailbox);
+	return all;
+}
+
+char *commands_find_mailbox(const struct credential_conf *c, const char *tenant, const char *address)
+{
+	char *first = connect_line(c, tenant), *mailbox = escape(address), *all;
+
+	all = xasprintf("%s\nGet-Mailbox -Identity \"%s\"", first, mailbox);
+	free(first);
+	free(mailbox);
+	return all;
+}
