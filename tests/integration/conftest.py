@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 
 import pytest
@@ -6,6 +7,16 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib.daemon import Daemon  # noqa: E402
 from lib.simulator import Simulator  # noqa: E402
+import certs  # noqa: E402  the simulator's
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """Made once: openssl(1) takes longer for them than the simulator to start."""
+    directory = tmp_path_factory.mktemp("certificates")
+    directory.chmod(0o755)              # Dovecot reads them as another user
+    certs.Certificates(str(directory))
+    return directory
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -17,8 +28,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture
-def simulator(tmp_path):
-    os.makedirs(tmp_path / "sim", exist_ok=True)
+def simulator(tmp_path, certificates):
+    shutil.copytree(certificates, tmp_path / "sim")
     sim = Simulator(tmp_path / "sim")
     yield sim
     sim.stop()
