@@ -76,7 +76,7 @@ static void read_secret_file(struct loading *l, struct node *n, const char *wher
 	} else {
 		c->secret_file = xasprintf("%s/%s", dir != NULL ? dir : "$CREDENTIALS_DIRECTORY", n->text + sizeof(prefix) - 1);
 	}
-	if (c->secret_file != NULL)
+	if (c->secret_file != NULL && c->secret_file[0] == '/')	/* a systemd credential is to be had within the unit only */
 		look_at_secret(l, n, where, c);
 }
 
