@@ -13,6 +13,8 @@
 #include "log.h"
 #include "util.h"
 
+#define CONFIG_DEFAULT_FILE "/etc/mailpolld/mailpolld.yaml"
+
 struct admission_conf {
 	uint32_t sessions_per_second;	/* 0: no limit (written `off`); default 5 */
 	uint32_t starting_at_once;	/* default 20 */

@@ -49,6 +49,7 @@ struct doctor {
 	struct http *http;
 	struct admission *admission;
 	struct config *config;
+	struct unit *unit;		/* NULL: the configuration is not its */
 	struct machine *machine;
 	struct report *report;
 	const struct mailbox_conf **chosen; size_t n_chosen;
@@ -325,7 +326,7 @@ static void examine(struct doctor *d)
 {
 	struct doctor_env *e = &d->env;
 
-	d->machine = machine_check(d->config, d->chosen, d->n_chosen, d->report);
+	d->machine = machine_check(d->config, d->unit, d->chosen, d->n_chosen, d->report);
 	e->report = d->report;
 	e->base = event_base_new();
 	d->workers = workers_new(e->base);
@@ -357,20 +358,35 @@ static void examine(struct doctor *d)
 	machine_free(&d->machine);
 }
 
+/* Caller frees. */
+static char *join_lines(const struct config_messages *messages, const char *before)
+{
+	char *all = xstrdup("");
+
+	for (size_t i = 0; i < messages->n; i++) {
+		char *longer = xasprintf("%s%s%s%s", all, i > 0 ? "\n" : "", before, messages->v[i]);
+
+		free(all);
+		all = longer;
+	}
+	return all;
+}
+
 /* NULL: it has errors, and they are in the report. */
 static struct config *read_configuration(const char *path, struct report *report)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
 	struct config *config = config_load(path, &errors, &warnings);
 	struct report_at at = { report, SCOPE_CONFIGURATION, "" };
+	char *advice = join_lines(&warnings, "Warning: ");
 
 	for (size_t i = 0; i < errors.n; i++)
-		report_failed(&at, "error", NULL, NULL, "%s", errors.v[i]);
-	for (size_t i = 0; config != NULL && i < warnings.n; i++)
-		report_ok(&at, "note", NULL, "%s", warnings.v[i]);
+		report_failed(&at, "error", i + 1 == errors.n ? "Correct the configuration; mailpolld.yaml(5) explains every key." : NULL, NULL, "%s",
+		    errors.v[i]);
 	if (config != NULL)
-		report_ok(&at, "file", NULL, "%s: %zu mailbox%s, %zu credential%s", path, config->n_mailboxes,
+		report_ok(&at, "file", advice, "%s: %zu mailbox%s, %zu credential%s", path, config->n_mailboxes,
 		    config->n_mailboxes == 1 ? "" : "es", config->n_credentials, config->n_credentials == 1 ? "" : "s");
+	free(advice);
 	config_messages_done(&errors);
 	config_messages_done(&warnings);
 	return config;
@@ -383,6 +399,22 @@ static void assume_unit(void)
 	setenv("RUNTIME_DIRECTORY", UNIT_RUNTIME, 0);
 	if (access(UNIT_CREDENTIALS, X_OK) == 0)
 		setenv("CREDENTIALS_DIRECTORY", UNIT_CREDENTIALS, 0);
+}
+
+/* credential:NAME before the service runs: from where systemd would read it. */
+static void adopt_credentials(struct config *config, const struct unit *unit)
+{
+	static const char prefix[] = "$CREDENTIALS_DIRECTORY/";
+
+	for (size_t i = 0; unit != NULL && i < config->n_credentials; i++) {
+		struct credential_conf *c = config->credentials[i];
+		const char *path = strncmp(c->secret_file, prefix, sizeof(prefix) - 1) == 0 ? unit_credential(unit, c->secret_file + sizeof(prefix) - 1) : NULL;
+
+		if (path == NULL)
+			continue;
+		free(c->secret_file);
+		c->secret_file = xstrdup(path);
+	}
 }
 
 int doctor_run(const struct doctor_options *o)
@@ -400,6 +432,8 @@ int doctor_run(const struct doctor_options *o)
 		return EX_CONFIG;
 	}
 	if (choose_mailboxes(&d, o) == 0) {
+		d.unit = strcmp(o->path, CONFIG_DEFAULT_FILE) == 0 ? unit_read() : NULL;
+		adopt_credentials(d.config, d.unit);
 		gather(&d, o->n_addresses == 0);
 		report_expect_mailboxes(d.report, d.n_chosen);
 		examine(&d);
@@ -413,6 +447,7 @@ int doctor_run(const struct doctor_options *o)
 	free(d.keys);
 	free(d.servers);
 	free(d.patients);
+	unit_free(&d.unit);
 	config_free(&d.config);
 	return status;
 }

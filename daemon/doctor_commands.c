@@ -1,6 +1,7 @@
 /* Lines for an administrator to paste, with this tenant's and this machine's values (exchange-online 7). */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "doctor_private.h"
 
 /* What the two command lines call a cloud that is not the worldwide one. */
@@ -80,5 +81,79 @@ char *commands_find_mailbox(const struct credential_conf *c, const char *tenant,
 	all = xasprintf("%s\nGet-Mailbox -Identity \"%s\"", first, mailbox);
 	free(first);
 	free(mailbox);
+	return all;
+}
+
+/* --- a shell --- */
+
+/* A path as one word. */
+static char *quote(const char *s)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./_-";
+	char *quoted = xmalloc(4 * strlen(s) + 3), *out = quoted;
+
+	if (s[strspn(s, plain)] == '\0')
+		return strcpy(quoted, s);
+	*out++ = '\'';
+	for (; *s != '\0'; s++) {
+		if (*s == '\'')
+			out = stpcpy(out, "'\\'");
+		*out++ = *s;
+	}
+	strcpy(out, "'");
+	return quoted;
+}
+
+char *commands_make_directory(const char *user, const char *group, const char *path)
+{
+	char *word = quote(path), *all = xasprintf("install -d -o %s -g %s -m 0711 %s", user, group, word);
+
+	free(word);
+	return all;
+}
+
+char *commands_unit_writable(const char *user, const char *group, const char *path)
+{
+	char *make = commands_make_directory(user, group, path), *setting = xasprintf("ReadWritePaths=%s", path), *word = quote(setting), *all;
+	bool is_there = access(path, F_OK) == 0;
+
+	all = xasprintf("%s%smkdir -p /etc/systemd/system/mailpolld.service.d\n"
+	    "printf '%%s\\n' '[Service]' %s > /etc/systemd/system/mailpolld.service.d/mail.conf\n"
+	    "systemctl daemon-reload\n"
+	    "systemctl try-restart mailpolld", is_there ? "" : make, is_there ? "" : "\n", word);
+	free(make);
+	free(setting);
+	free(word);
+	return all;
+}
+
+static bool is_root(const char *group)
+{
+	return strcmp(group, "root") == 0;
+}
+
+char *commands_put_secret(const char *group, const char *path)
+{
+	char *word = quote(path), *all;
+
+	all = is_root(group) ? xasprintf("install -m 0600 /dev/stdin %s", word) : xasprintf("install -m 0640 -g %s /dev/stdin %s", group, word);
+	free(word);
+	return all;
+}
+
+char *commands_close_secret(const char *path)
+{
+	char *word = quote(path), *all = xasprintf("chmod o= %s", word);
+
+	free(word);
+	return all;
+}
+
+char *commands_open_secret(const char *group, const char *path, const char *barrier)
+{
+	char *word = quote(barrier != NULL ? barrier : path), *all;
+
+	all = xasprintf("chgrp %s %s\nchmod %s %s", group, word, barrier != NULL ? "g+x" : "0640", word);
+	free(word);
 	return all;
 }

@@ -1,7 +1,6 @@
 /* What lies on this machine, seen as the daemon's user sees it: state_dir, Maildirs, commands, secret files. A child takes that user's
- * rights and looks; the answers come back in memory that both share. */
+ * rights and looks; the answers come back in memory that both share. What the unit forbids besides is known from doctor_unit.c. */
 #include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
 #include <pwd.h>
@@ -11,18 +10,21 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "doctor_private.h"
 
-#define DAEMON_USER "mailpolld"		/* the unit's */
+#define DAEMON_USER "mailpolld"		/* of the unit, as it is delivered */
+#define LOOK_MS 10000			/* at one place: a file system that hangs is not waited for */
 
 enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_SECRET };
 struct place {				/* shared with the child, which fills in what stands below */
 	enum place_kind kind;
 	gid_t gid;			/* PLACE_SHARED: a Maildir's, with this group */
 	char path[PATH_MAX];
+	bool looked;
 	int error;			/* errno; 0: as it should be */
 	bool missing;			/* not there yet; error is about where it would be made */
 	char where[PATH_MAX];		/* what error is about */
@@ -30,40 +32,71 @@ struct place {				/* shared with the child, which fills in what stands below */
 };
 struct machine {
 	const struct config *config;
+	const struct unit *unit;	/* NULL: none */
 	const struct mailbox_conf *const *mailboxes;
 	size_t n;
-	char user[64];
+	char user[64], group[64];	/* the daemon's */
 	uid_t uid;
 	gid_t gid;
-	struct place *places;		/* [0]: state_dir; [1 + i]: mailbox i's sink; [1 + n + i]: its group; then the credentials' secrets */
-	size_t n_places;
+	bool is_blind;			/* its rights cannot be had here */
+	struct place *places;		/* [0]: state_dir; the mailboxes' sinks and groups; the credentials' secrets */
+	size_t n_places, room;
+	size_t *sinks;			/* [i]: the first of mailbox i's; [n]: the first secret */
 };
 
 /* --- in the child --- */
+
+static int access_error(const char *path, int mode)
+{
+	return access(path, mode) < 0 ? errno : 0;
+}
+
+/* The directory above path that the user cannot pass; false: none. */
+static bool find_barrier(const char *path, char *ret_dir)
+{
+	for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+		snprintf(ret_dir, PATH_MAX, "%.*s", (int)(slash - path), path);
+		if (access_error(ret_dir, X_OK) == EACCES)
+			return true;
+	}
+	return false;
+}
+
+static void look_at_file(struct place *p, int mode)
+{
+	struct stat st;
+
+	p->error = access_error(p->path, mode);
+	if (p->error == 0 && stat(p->path, &st) == 0 && !S_ISREG(st.st_mode))
+		p->error = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+	if (p->error != EACCES || !find_barrier(p->path, p->where))
+		strcpy(p->where, p->path);
+}
 
 static void look_at_directory(struct place *p, const char *path)
 {
 	struct statvfs fs;
 
-	snprintf(p->where, sizeof(p->where), "%s", path);
-	if (faccessat(AT_FDCWD, path, R_OK | W_OK | X_OK, AT_EACCESS) < 0)
-		p->error = errno;
-	else if (statvfs(path, &fs) == 0)
+	p->error = access_error(path, R_OK | W_OK | X_OK);
+	if (p->error != EACCES || !find_barrier(path, p->where))
+		snprintf(p->where, sizeof(p->where), "%s", path);
+	if (p->error == 0 && statvfs(path, &fs) == 0)
 		p->free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
 }
 
-/* Where it would be made: the nearest directory above that is there. */
-static void look_above(struct place *p, char *path)
+/* The directory itself, or the nearest one above that is there: where it would be made. */
+static void look_at_or_above(struct place *p, const char *directory)
 {
-	char *slash;
+	char path[PATH_MAX], *slash;
 
-	p->missing = true;
-	while ((slash = strrchr(path, '/')) != NULL && slash != path) {
+	snprintf(path, sizeof(path), "%s", directory);
+	while (access_error(path, F_OK) == ENOENT && (slash = strrchr(path, '/')) != NULL) {
+		p->missing = true;
+		if (slash == path)
+			slash++;	/* the root */
 		*slash = '\0';
-		if (access(path, F_OK) == 0)
-			break;
 	}
-	look_at_directory(p, slash == path || slash == NULL ? "/" : path);
+	look_at_directory(p, path);
 }
 
 static void look_at_maildir(struct place *p)
@@ -71,16 +104,10 @@ static void look_at_maildir(struct place *p)
 	static const char *const inside[] = { "tmp", "new", "cur" };
 	char path[PATH_MAX + 8];
 
-	snprintf(path, sizeof(path), "%s", p->path);
-	if (access(path, F_OK) < 0 && errno == ENOENT) {
-		look_above(p, path);
-		return;
-	}
-	for (size_t i = 0; i < ARRAY_LEN(inside) && p->error == 0; i++) {
+	look_at_or_above(p, p->path);
+	for (size_t i = 0; i < ARRAY_LEN(inside) && p->error == 0 && !p->missing; i++) {
 		snprintf(path, sizeof(path), "%s/%s", p->path, inside[i]);
-		if (access(path, F_OK) < 0 && errno == ENOENT)
-			look_at_directory(p, p->path);		/* made when first needed */
-		else
+		if (access_error(path, F_OK) != ENOENT)		/* else made when first needed */
 			look_at_directory(p, path);
 	}
 }
@@ -88,11 +115,7 @@ static void look_at_maildir(struct place *p)
 /* The daemon gives a group its right to mail by access control lists, unless it is root or runs with that group. */
 static void look_at_shared(struct place *p)
 {
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s", p->path);
-	if (access(path, F_OK) < 0 && errno == ENOENT)
-		look_above(p, path);
+	look_at_or_above(p, p->path);
 	p->error = 0;			/* of the Maildir itself, which is told elsewhere */
 	if (geteuid() != 0 && getegid() != p->gid && getxattr(p->where, "system.posix_acl_access", NULL, 0) < 0 && errno == EOPNOTSUPP)
 		p->error = EOPNOTSUPP;
@@ -100,25 +123,18 @@ static void look_at_shared(struct place *p)
 
 static void look_at(struct place *p)
 {
-	char path[PATH_MAX];
-
-	snprintf(p->where, sizeof(p->where), "%s", p->path);
 	switch (p->kind) {
 	case PLACE_DIRECTORY:
-		snprintf(path, sizeof(path), "%s", p->path);
-		if (access(path, F_OK) < 0 && errno == ENOENT)
-			look_above(p, path);
-		else
-			look_at_directory(p, path);
+		look_at_or_above(p, p->path);
 		break;
 	case PLACE_MAILDIR:
 		look_at_maildir(p);
 		break;
 	case PLACE_COMMAND:
-		p->error = faccessat(AT_FDCWD, p->path, X_OK, AT_EACCESS) < 0 ? errno : 0;
+		look_at_file(p, X_OK);
 		break;
 	case PLACE_SECRET:
-		p->error = faccessat(AT_FDCWD, p->path, R_OK, AT_EACCESS) < 0 ? errno : 0;
+		look_at_file(p, R_OK);
 		break;
 	case PLACE_SHARED:
 		look_at_shared(p);
@@ -128,72 +144,110 @@ static void look_at(struct place *p)
 
 static void look_as_user(struct machine *m)
 {
-	pid_t child;
+	struct itimerval limit = { .it_value = clock_interval(LOOK_MS) };
 	int status;
+	pid_t child;
 
 	fflush(stdout);
 	child = fork();
 	if (child == 0) {
 		if (geteuid() == 0 && m->uid != 0 && (initgroups(m->user, m->gid) < 0 || setgid(m->gid) < 0 || setuid(m->uid) < 0))
 			_exit(EXIT_FAILURE);
-		for (size_t i = 0; i < m->n_places; i++)
-			if (m->places[i].path[0] != '\0')
-				look_at(&m->places[i]);
+		for (size_t i = 0; i < m->n_places; i++) {
+			setitimer(ITIMER_REAL, &limit, NULL);		/* SIGALRM ends the child */
+			look_at(&m->places[i]);
+			m->places[i].looked = true;
+		}
 		_exit(EXIT_SUCCESS);
 	}
-	if (child < 0 || waitpid(child, &status, 0) < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		for (size_t i = 0; i < m->n_places; i++)
-			m->places[i].error = ECHILD;
+	if (child < 0 || waitpid(child, &status, 0) < 0 || (WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS))
+		m->is_blind = true;
 }
 
 /* --- who the daemon is --- */
 
-/* Root looks with the eyes of the owner of state_dir, else of the unit's user; anybody else with their own. */
-static void find_user(struct machine *m)
+/* The unit says; else it is the owner of state_dir, else the unit's usual user when root asks, else who asks. */
+static const struct passwd *find_user(const struct machine *m)
 {
-	struct stat st;
 	const struct passwd *user = NULL;
+	struct stat st;
 
-	if (geteuid() != 0)
-		user = getpwuid(geteuid());
-	else if (stat(m->config->state_dir, &st) == 0)
+	if (m->unit != NULL)
+		return getpwnam(unit_user(m->unit));
+	if (stat(m->config->state_dir, &st) == 0)
 		user = getpwuid(st.st_uid);
-	else
+	else if (geteuid() == 0)
 		user = getpwnam(DAEMON_USER);
+	return user != NULL ? user : getpwuid(geteuid());
+}
+
+static void take_user(struct machine *m)
+{
+	const struct passwd *user = find_user(m);
+	const struct group *group = getgrgid(user != NULL ? user->pw_gid : getegid());
+
 	m->uid = user != NULL ? user->pw_uid : geteuid();
 	m->gid = user != NULL ? user->pw_gid : getegid();
-	snprintf(m->user, sizeof(m->user), "%s", user != NULL ? user->pw_name : geteuid() == 0 ? "root" : "(unknown)");
+	m->is_blind = (user == NULL && m->unit != NULL) || (geteuid() != 0 && geteuid() != m->uid);
+	snprintf(m->user, sizeof(m->user), "%s", user != NULL ? user->pw_name : m->unit != NULL ? unit_user(m->unit) : "(unknown)");
+	snprintf(m->group, sizeof(m->group), "%s", group != NULL ? group->gr_name : m->user);
 }
 
 /* --- what is to be looked at --- */
 
-static void set_place(struct place *p, enum place_kind kind, const char *path)
+static struct place *add_place(struct machine *m, enum place_kind kind, const char *path)
 {
+	struct place *p = &m->places[m->n_places++];
+
 	p->kind = kind;
-	snprintf(p->path, sizeof(p->path), "%s", path);
+	memcpy(p->path, path, strnlen(path, sizeof(p->path) - 1));	/* ends with the 0 that was there */
+	return p;
 }
 
-static void set_sink(struct machine *m, size_t i)
+/* One for each Maildir (a template with %{folder} makes several), and one for their group. */
+static void add_maildirs(struct machine *m, const struct mailbox_conf *conf)
 {
-	const struct mailbox_conf *conf = m->mailboxes[i];
-	struct place *p = &m->places[1 + i], *group = &m->places[1 + m->n + i];
+	size_t first = m->n_places;
 	const char *why;
-	char *path;
 
-	if (conf->deliver->kind == SINK_COMMAND) {
-		set_place(p, PLACE_COMMAND, conf->deliver->command[0]);
-		return;
+	for (size_t i = 0; i < conf->n_folders; i++) {
+		char *path = config_expand(conf->deliver->maildir, conf, conf->folders[i], &why);	/* the configuration has tried it */
+
+		if (m->n_places == first || strcmp(path, m->places[m->n_places - 1].path) != 0)
+			add_place(m, PLACE_MAILDIR, path);
+		free(path);
 	}
-	path = config_expand(conf->deliver->maildir, conf, conf->folders[0], &why);
-	set_place(p, PLACE_MAILDIR, path != NULL ? path : "");
-	if (conf->deliver->group != NULL && path != NULL) {
-		set_place(group, PLACE_SHARED, path);
-		group->gid = conf->deliver->gid;
-	}
-	free(path);
+	if (conf->deliver->group != NULL)
+		add_place(m, PLACE_SHARED, m->places[first].path)->gid = conf->deliver->gid;
 }
 
-static char *size_text(uint64_t bytes, char text[static 32])
+static void add_places(struct machine *m)
+{
+	size_t room = 1 + m->config->n_credentials;
+
+	for (size_t i = 0; i < m->n; i++)
+		room += m->mailboxes[i]->n_folders + 1;
+	m->room = room * sizeof(*m->places);
+	m->places = mmap(NULL, m->room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (m->places == MAP_FAILED)
+		abort();
+	m->sinks = xcalloc(m->n + 1, sizeof(*m->sinks));
+	add_place(m, PLACE_DIRECTORY, m->config->state_dir);
+	for (size_t i = 0; i < m->n; i++) {
+		m->sinks[i] = m->n_places;
+		if (m->mailboxes[i]->deliver->kind == SINK_COMMAND)
+			add_place(m, PLACE_COMMAND, m->mailboxes[i]->deliver->command[0]);
+		else
+			add_maildirs(m, m->mailboxes[i]);
+	}
+	m->sinks[m->n] = m->n_places;
+	for (size_t i = 0; i < m->config->n_credentials; i++)
+		add_place(m, PLACE_SECRET, m->config->credentials[i]->secret_file);
+}
+
+/* --- the verdicts --- */
+
+static const char *size_text(uint64_t bytes, char text[static 32])
 {
 	static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
 	double n = (double)bytes;
@@ -205,115 +259,237 @@ static char *size_text(uint64_t bytes, char text[static 32])
 	return text;
 }
 
-/* --- the verdicts --- */
-
-static void report_directory(const struct machine *m, const struct place *p, const struct report_at *at, const char *step)
+/* What keeps every kind of place from being judged. True: reported. */
+static bool report_unseen(const struct machine *m, const struct place *p, const struct report_at *at, const char *step)
 {
-	char *hint = NULL, has[32], wants[32];
-	const char *kind = p->kind == PLACE_MAILDIR ? "Maildir" : "directory";
+	const char *setting = m->unit != NULL ? unit_hides(m->unit, p->path) : NULL;
+	char *hint = NULL;
 
-	if (p->error != 0) {
-		hint = xasprintf("Make %s writable for user %s%s.", p->where, m->user,
-		    p->error == EROFS ? ": its file system is read-only" : "");
-		report_failed(at, step, hint, NULL, "%s: %s%s", p->where, strerror(p->error), p->missing ? ", so it cannot be made" : "");
+	if (m->is_blind) {
+		report_skipped(at, step, "%s: only with the rights of user %s", p->path, m->user);
+	} else if (!p->looked && p > m->places && !p[-1].looked) {
+		report_skipped(at, step, "%s: not looked at, after a file system that hangs", p->path);
+	} else if (!p->looked) {
+		report_failed(at, step, "The file system does not answer: see to it, or deliver to another one.", NULL, "%s: no answer in time", p->path);
+	} else if (setting != NULL) {
+		hint = xasprintf("Use another place, or set %s in the unit to `no` (systemctl edit mailpolld).", setting);
+		report_failed(at, step, hint, NULL, "%s: %s of mailpolld.service hides it from the daemon", p->path, setting);
+	} else {
+		return false;
+	}
+	free(hint);
+	return true;
+}
+
+/* The directory that a Maildir's template names before its first variable. */
+static char *fixed_part(const char *template)
+{
+	size_t len = strcspn(template, "%");
+
+	if (template[len] != '\0')
+		while (len > 1 && template[len] != '/')
+			len--;
+	return xstrndup(template, len);
+}
+
+/* base: what an administrator would make or open for it. */
+static void report_directory_error(const struct machine *m, const struct place *p, const char *base, const struct report_at *at, const char *step)
+{
+	bool make = p->missing && access(base, F_OK) < 0;		/* not one that others may use */
+	char *hint, *commands = make ? commands_make_directory(m->user, m->group, base) : NULL;
+
+	if (make)
+		hint = xasprintf("Make %s for user %s.", base, m->user);
+	else if (p->error == EROFS)
+		hint = xasprintf("The file system of %s is read-only: use another place, or mount it for writing.", p->where);
+	else if (p->error == EACCES && strncmp(p->path, p->where, strlen(p->where)) == 0 && !p->missing && strcmp(p->path, p->where) != 0)
+		hint = xasprintf("Let user %s pass through %s (chmod o+x, or a group), and write to %s.", m->user, p->where, p->path);
+	else
+		hint = xasprintf("Make %s writable for user %s.", p->where, m->user);
+	report_failed(at, step, hint, commands, "%s: %s%s", p->where, strerror(p->error), p->missing ? ", so nothing can be made in it" : "");
+	free(hint);
+	free(commands);
+}
+
+static void report_directory(const struct machine *m, const struct place *p, const char *base, const struct report_at *at, const char *step)
+{
+	bool is_made = m->unit != NULL && p->missing && unit_makes(m->unit, p->path);
+	char has[32], wants[32], *commands;
+
+	if (report_unseen(m, p, at, step))
+		return;
+	if (is_made) {
+		report_ok(at, step, NULL, "%s: systemd makes it at the first start", p->path);
+	} else if (m->unit != NULL && !unit_lets_write(m->unit, p->path)) {
+		commands = commands_unit_writable(m->user, m->group, base);
+		report_failed(at, step, "Name it in the unit's ReadWritePaths=; the daemon has to be restarted then.", commands,
+		    "%s: for the daemon it is read-only, since mailpolld.service does not name it", p->path);
+		free(commands);
+	} else if (p->error != 0) {
+		report_directory_error(m, p, base, at, step);
 	} else if (p->free_bytes < m->config->min_free_bytes) {
 		report_failed(at, step, "Free space on that file system, or lower min_free: nothing is fetched below it.", NULL,
 		    "%s: %s free, min_free is %s", p->where, size_text(p->free_bytes, has), size_text(m->config->min_free_bytes, wants));
 	} else {
-		report_ok(at, step, NULL, "%s %s: %s, %s free", kind, p->path, p->missing ? "will be made at the first start" : "writable",
+		report_ok(at, step, NULL, "%s: %s, %s free", p->path, p->missing ? "will be made when first needed" : "writable",
 		    size_text(p->free_bytes, has));
 	}
+}
+
+static void report_command(const struct machine *m, const struct place *p, const struct report_at *at)
+{
+	char *hint;
+
+	if (report_unseen(m, p, at, "sink"))
+		return;
+	if (p->error == 0) {
+		report_ok(at, "sink", NULL, "command %s: executable", p->path);
+		return;
+	}
+	if (p->error == EACCES && strcmp(p->path, p->where) != 0)
+		hint = xasprintf("Let user %s pass through %s (chmod o+x).", m->user, p->where);
+	else if (p->error == EACCES)
+		hint = xasprintf("Make it executable for user %s (chmod +rx %s).", m->user, p->path);
+	else
+		hint = xstrdup("Install the command, or correct `deliver`.");
+	report_failed(at, "sink", hint, NULL, "command %s: %s", p->path, p->error == EINVAL ? "it is not a file" : strerror(p->error));
+	free(hint);
+}
+
+static void report_shared(const struct machine *m, const struct place *p, const char *group, const struct report_at *at)
+{
+	char *hint;
+
+	if (m->is_blind || !p->looked || p->error == 0)
+		return;
+	hint = xasprintf("Use a file system that has them, or let the daemon run with group %s (systemctl edit mailpolld: Group=%s).", group, group);
+	report_failed(at, "group", hint, NULL, "%s: its file system has no access control lists, by which group %s would read the mail", p->where, group);
 	free(hint);
 }
 
 void machine_report_sink(const struct machine *m, size_t mailbox, struct report *r)
 {
-	const struct place *p = &m->places[1 + mailbox], *group = &m->places[1 + m->n + mailbox];
-	const char *name = m->mailboxes[mailbox]->deliver->group;
-	struct report_at at = { r, SCOPE_MAILBOX, m->mailboxes[mailbox]->address };
-	char *hint = NULL;
+	const struct mailbox_conf *conf = m->mailboxes[mailbox];
+	struct report_at at = { r, SCOPE_MAILBOX, conf->address };
+	char *base = conf->deliver->kind == SINK_MAILDIR ? fixed_part(conf->deliver->maildir) : NULL;
 
-	if (p->kind == PLACE_MAILDIR) {
-		report_directory(m, p, &at, "sink");
-	} else if (p->error != 0) {
-		hint = xasprintf("Install the command, and make it executable for user %s (chmod +x %s).", m->user, p->path);
-		report_failed(&at, "sink", hint, NULL, "command %s: %s", p->path, strerror(p->error));
-		free(hint);
-	} else {
-		report_ok(&at, "sink", NULL, "command %s: executable", p->path);
+	for (size_t i = m->sinks[mailbox]; i < m->sinks[mailbox + 1]; i++) {
+		const struct place *p = &m->places[i];
+
+		if (p->kind == PLACE_COMMAND)
+			report_command(m, p, &at);
+		else if (p->kind == PLACE_SHARED)
+			report_shared(m, p, conf->deliver->group, &at);
+		else
+			report_directory(m, p, base, &at, "sink");
 	}
-	if (group->path[0] != '\0' && group->error != 0) {
-		hint = xasprintf("Use a file system that has them, or let the daemon run with group %s (systemctl edit mailpolld: Group=%s).", name, name);
-		report_failed(&at, "group", hint, NULL, "%s: its file system has no access control lists, by which group %s would read the mail",
-		    group->where, name);
-		free(hint);
+	free(base);
+}
+
+/* --- secrets --- */
+
+static const struct place *secret_place(const struct machine *m, const struct credential_conf *credential)
+{
+	const struct place *p = &m->places[m->sinks[m->n]];
+
+	for (size_t i = 0; m->config->credentials[i] != credential; i++)
+		p++;
+	return p;
+}
+
+/* It cannot be read here. */
+static void report_no_secret(const struct machine *m, const char *path, const char *why, const struct report_at *at)
+{
+	struct stat st;
+	char *commands;
+
+	if (m->is_blind) {
+		report_failed(at, "secret", "Run the doctor as root.", NULL, "%s", why);
+	} else if (stat(path, &st) == 0 && (st.st_mode & 0007) != 0) {
+		commands = commands_close_secret(path);
+		report_failed(at, "secret", "Keep it from others.", commands, "%s", why);
+		free(commands);
+	} else {
+		commands = commands_put_secret(m->group, path);
+		report_failed(at, "secret", "Put the client secret's Value into it: paste it after this command, then Enter and Ctrl-D.", commands, "%s", why);
+		free(commands);
 	}
 }
 
-static size_t credential_index(const struct config *config, const struct credential_conf *credential)
+/* The daemon's user cannot read it. */
+static void report_closed_secret(const struct machine *m, const struct place *p, const struct report_at *at)
 {
-	size_t i = 0;
+	char *hint = strcmp(p->where, p->path) != 0 ? xasprintf("Let user %s pass through %s.", m->user, p->where) :
+	    xasprintf("Make it readable for user %s.", m->user);
+	char *commands = commands_open_secret(m->group, p->path, strcmp(p->where, p->path) != 0 ? p->where : NULL);
 
-	while (config->credentials[i] != credential)
-		i++;
-	return i;
+	report_failed(at, "secret", hint, commands, "%s: user %s cannot read it (%s)", p->path, m->user, strerror(p->error));
+	free(hint);
+	free(commands);
 }
 
 bool machine_check_secret(const struct machine *m, const struct credential_conf *credential, struct report *r)
 {
-	const struct place *p = &m->places[1 + 2 * m->n + credential_index(m->config, credential)];
+	const struct place *p = secret_place(m, credential);
 	struct report_at at = { r, SCOPE_CREDENTIAL, credential->name };
-	char why[200], *hint = NULL, *secret;
-	bool good = false;
+	char why[PATH_MAX + 100], *hint, *secret;
 
-	if (credential->secret_file[0] == '$') {
-		report_failed(&at, "secret", "Run the doctor as root while mailpolld.service runs, "
-		    "with LoadCredential= in the unit: systemd keeps the secret and gives it to the service alone.", NULL,
-		    "a systemd credential, which is not to be had here");
+	if (p->path[0] == '$') {
+		report_failed(&at, "secret", "Give it to the unit with LoadCredential= (systemctl edit mailpolld); then run the doctor as root. "
+		    "With LoadCredentialEncrypted= mailpolld.service must be running.", NULL, "a systemd credential, which is not to be had here");
 		return false;
 	}
-	secret = config_read_secret(credential->secret_file, why, sizeof(why));
+	secret = config_read_secret(p->path, why, sizeof(why));
 	if (secret == NULL) {
-		hint = xasprintf("Put the client secret's Value into %s, readable for user %s and for no others (chmod 0640).",
-		    credential->secret_file, m->user);
-		report_failed(&at, "secret", hint, NULL, "%s", why);
-	} else if (p->error != 0) {
-		hint = xasprintf("Make it readable for user %s: chgrp %s %s; chmod 0640 %s.", m->user, m->user, credential->secret_file,
-		    credential->secret_file);
-		report_failed(&at, "secret", hint, NULL, "%s: user %s cannot read it (%s)", credential->secret_file, m->user, strerror(p->error));
-	} else if (is_guid(secret)) {
-		hint = xasprintf("Create a new secret for app %s (Entra admin center, App registrations, Certificates & secrets) and copy its "
-		    "Value column, not its Secret ID.", credential->client_id);
-		report_failed(&at, "secret", hint, NULL, "%s: this is a GUID, so most likely the secret's ID and not its value",
-		    credential->secret_file);
-		good = true;		/* the endpoint has the last word */
+		report_no_secret(m, p->path, why, &at);
+		return false;
+	}
+	if ((m->unit != NULL && unit_loads(m->unit, p->path)) || m->is_blind || !p->looked || p->error == 0) {
+		if (is_guid(secret)) {
+			hint = xasprintf("Create a new secret for app %s (Entra admin center, App registrations, Certificates & secrets) and copy its "
+			    "Value column, not its Secret ID.", credential->client_id);
+			report_failed(&at, "secret", hint, NULL, "%s: this is a GUID, so most likely the secret's ID and not its value", p->path);
+			free(hint);
+		} else {
+			report_ok(&at, "secret", NULL, "%s, %zu characters", p->path, strlen(secret));
+		}
 	} else {
-		report_ok(&at, "secret", NULL, "%s, %zu characters", credential->secret_file, strlen(secret));
-		good = true;
+		report_closed_secret(m, p, &at);
 	}
 	secret_free(&secret);
-	free(hint);
-	return good;
+	return true;			/* the token endpoint has the last word */
 }
 
-struct machine *machine_check(const struct config *config, const struct mailbox_conf *const *mailboxes, size_t n, struct report *r)
+/* --- life --- */
+
+static void report_user(const struct machine *m, const struct report_at *at)
+{
+	if (!m->is_blind)
+		return;
+	if (getpwnam(m->user) == NULL)
+		report_failed(at, "user", "Make the user that mailpolld.service names.", "systemd-sysusers", "there is no user %s", m->user);
+	else if (geteuid() != 0)
+		report_failed(at, "user", "Run the doctor as root: nobody else can look with another user's rights.", "sudo mailpolld doctor",
+		    "the daemon runs as %s", m->user);
+	else
+		report_failed(at, "user", "Run the doctor where root may become another user.", NULL, "the rights of user %s cannot be had", m->user);
+}
+
+struct machine *machine_check(const struct config *config, const struct unit *unit, const struct mailbox_conf *const *mailboxes, size_t n,
+    struct report *r)
 {
 	struct machine *m = xcalloc(1, sizeof(*m));
 	char subject[96];
+	struct report_at at = { r, SCOPE_MACHINE, subject };
 
-	*m = (struct machine){ .config = config, .mailboxes = mailboxes, .n = n, .n_places = 1 + 2 * n + config->n_credentials };
-	find_user(m);
-	m->places = mmap(NULL, m->n_places * sizeof(*m->places), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (m->places == MAP_FAILED)
-		abort();
-	set_place(&m->places[0], PLACE_DIRECTORY, config->state_dir);
-	for (size_t i = 0; i < n; i++)
-		set_sink(m, i);
-	for (size_t i = 0; i < config->n_credentials; i++)
-		set_place(&m->places[1 + 2 * n + i], PLACE_SECRET, config->credentials[i]->secret_file);
-	look_as_user(m);
+	*m = (struct machine){ .config = config, .unit = unit, .mailboxes = mailboxes, .n = n };
+	take_user(m);
+	add_places(m);
+	if (!m->is_blind)
+		look_as_user(m);
 	snprintf(subject, sizeof(subject), "(as user %s)", m->user);
-	report_directory(m, &m->places[0], &(struct report_at){ r, SCOPE_MACHINE, subject }, "state_dir");
+	report_user(m, &at);
+	report_directory(m, &m->places[0], config->state_dir, &at, "state_dir");
 	return m;
 }
 
@@ -323,7 +499,8 @@ void machine_free(struct machine **machine)
 
 	if (m == NULL)
 		return;
-	munmap(m->places, m->n_places * sizeof(*m->places));
+	munmap(m->places, m->room);
+	free(m->sinks);
 	free(m);
 	*machine = NULL;
 }

@@ -1,5 +1,5 @@
 /* doctor_private.h - what the files of the doctor share: doctor.c (the order of the steps), doctor_machine.c (what lies on this
- * machine), doctor_credential.c (a secret and the token it gives), doctor_network.c (a host's DNS, TCP, TLS),
+ * machine), doctor_unit.c (what systemd makes of the daemon), doctor_credential.c (a secret and the token it gives), doctor_network.c (a host's DNS, TCP, TLS),
  * doctor_mailbox.c (a session in a mailbox), doctor_commands.c (what to paste), doctor_report.c (what is printed). Nobody else includes it. */
 #pragma once
 #include <stdbool.h>
@@ -43,6 +43,12 @@ char *commands_consent(const struct credential_conf *);		/* az: the permission, 
 char *commands_register(const struct credential_conf *, const char *tenant, const char *object_id);
 char *commands_permit(const struct credential_conf *, const char *tenant, const char *address);
 char *commands_find_mailbox(const struct credential_conf *, const char *tenant, const char *address);
+/* A shell on this machine, as root. */
+char *commands_make_directory(const char *user, const char *group, const char *path);
+char *commands_unit_writable(const char *user, const char *group, const char *path);
+char *commands_put_secret(const char *group, const char *path);		/* reads it from the terminal */
+char *commands_close_secret(const char *path);
+char *commands_open_secret(const char *group, const char *path, const char *barrier);	/* barrier: a directory that cannot be passed, or NULL */
 
 /* --- what takes part in every step on the network --- */
 
@@ -55,13 +61,29 @@ struct doctor_env {
 	struct report *report;
 };
 
+/* --- doctor_unit.c --- */
+
+struct unit;
+/* NULL: there is no systemd, or it has no mailpolld.service. Blocks, for seconds at most. */
+struct unit *unit_read(void);
+void unit_free(struct unit **);
+const char *unit_user(const struct unit *);
+/* The file that LoadCredential= reads NAME from; NULL: none. */
+const char *unit_credential(const struct unit *, const char *name);
+bool unit_loads(const struct unit *, const char *path);		/* as such a file: systemd reads it, not the daemon */
+/* The setting that keeps path from the daemon's eyes; NULL: none. */
+const char *unit_hides(const struct unit *, const char *path);
+bool unit_lets_write(const struct unit *, const char *path);
+bool unit_makes(const struct unit *, const char *path);		/* systemd makes this directory before the daemon starts */
+
 /* --- doctor_machine.c --- */
 
-/* state_dir, every Maildir and command, as the daemon's user; the results for mailboxes are kept for machine_report_sink(). */
+/* state_dir, every Maildir and command, as the daemon's user; the results for mailboxes are kept for machine_report_sink().
+ * unit: what the configuration is for; NULL: none is known. All but the report is lent, until machine_free(). */
 struct machine;
-struct machine *machine_check(const struct config *, const struct mailbox_conf *const *mailboxes, size_t n, struct report *);
+struct machine *machine_check(const struct config *, const struct unit *, const struct mailbox_conf *const *mailboxes, size_t n, struct report *);
 void machine_report_sink(const struct machine *, size_t mailbox, struct report *);
-/* The secret file of a credential; true: it can be used. */
+/* The secret file of a credential; true: there is one to try. */
 bool machine_check_secret(const struct machine *, const struct credential_conf *, struct report *);
 void machine_free(struct machine **);
 

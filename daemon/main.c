@@ -25,7 +25,6 @@
 /* What bodies on their way to a file take of the heap comes and goes: giving it back each time costs a page fault for each of their
  * pages, more than all else that is done with them. */
 #define HEAP_KEPT_BYTES (2 * 1024 * 1024)
-#define DEFAULT_CONFIG "/etc/mailpolld/mailpolld.yaml"
 #define STOP_AT_MOST_MS 9000		/* of the 10 s promised */
 
 struct daemon {
@@ -205,7 +204,7 @@ static void usage(FILE *to)
 	    "       mailpolld [-c FILE] check [--strict]\n"
 	    "       mailpolld [-c FILE] doctor [--json] [ADDRESS...]\n"
 	    "       mailpolld --version | --help\n"
-	    "FILE is %s unless given; see mailpolld(8) and mailpolld.yaml(5).\n", DEFAULT_CONFIG);
+	    "FILE is %s unless given; see mailpolld(8) and mailpolld.yaml(5).\n", CONFIG_DEFAULT_FILE);
 }
 
 static void print_messages(const char *kind, const struct config_messages *messages)
@@ -255,7 +254,7 @@ int main(int argc, char **argv)
 		{ "config", required_argument, NULL, 'c' }, { "strict", no_argument, NULL, 's' }, { "json", no_argument, NULL, 'j' }, { "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' }, { NULL, 0, NULL, 0 },
 	};
-	const char *path = DEFAULT_CONFIG;
+	const char *path = CONFIG_DEFAULT_FILE;
 	bool strict = false, json = false;
 	int option;
 

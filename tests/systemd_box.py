@@ -147,6 +147,39 @@ def prepare():
     return simulator, gate
 
 
+# --- the doctor ---
+
+def doctor(code, *args):
+    done = run("mailpolld", "doctor", "--json", *args, check=False)
+    steps = json.loads(done.stdout)["steps"]
+    assert done.returncode == code, "doctor: %d, %s" % (done.returncode, [s for s in steps if s["result"] != "ok"])
+    return {s["step"]: s for s in steps}
+
+
+def test_doctor_before_the_first_start():
+    """It knows what systemd will make of the daemon: a state directory, a credential from the unit, places that the unit closes."""
+    os.rmdir("/var/lib/mailpolld")
+    steps = doctor(0, M)
+    assert steps["state_dir"]["text"].endswith("systemd makes it at the first start")
+    assert steps["secret"]["text"].startswith("/etc/mailpolld/secrets/contoso, ")
+    with open(FILE, encoding="utf-8") as f:
+        good = f.read()
+    for directory, text, hint in (("/data/mail", "mailpolld.service does not name it", "ReadWritePaths="),
+                                  ("/home/mail", "ProtectHome= of mailpolld.service hides it", "Use another place"),
+                                  ("/tmp/mail", "PrivateTmp= of mailpolld.service hides it", "Use another place")):
+        write(FILE, good.replace("/srv/mail/%{domain}/%{local}", directory + "/%{local}"))
+        sink = doctor(1, M)["sink"]
+        assert text in sink["text"] and hint in sink["hint"], sink
+        if sink["commands"]:
+            run("sh", "-ec", sink["commands"])
+            doctor(0, M)
+            os.unlink("/etc/systemd/system/mailpolld.service.d/mail.conf")
+            run("systemctl", "daemon-reload")
+    write(FILE, good)
+    assert not as_user("stranger", "mailpolld", "doctor", M)
+    ok("the doctor, before the first start")
+
+
 # --- the unit ---
 
 def test_unit_file():
@@ -196,7 +229,7 @@ def test_group(simulator):
     ok("a reader of the group reads, moves and deletes; another user cannot")
     assert as_user("operator", "mailpollctl", "status") and not as_user("stranger", "mailpollctl", "status")
     ok("mailpollctl for members of the unit's group")
-    run("mailpolld", "doctor", M, OTHER)
+    doctor(0, M, OTHER)
     ok("the doctor, as root beside the running unit")
     return [taken]
 
@@ -339,6 +372,7 @@ def test_wrong_configuration():
 def main():
     simulator, gate = prepare()
     test_unit_file()
+    test_doctor_before_the_first_start()
     test_ready_is_true(simulator, gate)
     test_delivers(simulator)
     taken = test_group(simulator)

@@ -17,7 +17,7 @@ ROOT = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to see with anot
 
 
 def command(daemon, *args):
-    return [os.path.join(BUILD, "mailpolld"), "-c", daemon.file, "doctor", *args]
+    return [os.path.join(BUILD, daemon.program), "-c", daemon.file, "doctor", *args]
 
 
 def doctor(daemon, *args, env=None):
@@ -77,7 +77,17 @@ def test_beside_a_running_daemon(simulator, ready):
 def test_configuration_with_errors(daemon):
     daemon.config([{"address": M, "interval": "45x"}])
     code, steps = doctor(daemon)
-    assert code == 78 and "45x is not a duration" in step(steps, "error")["text"]
+    assert code == 78 and "45x is not a duration" in step(steps, "error")["text"] and "mailpolld.yaml(5)" in step(steps, "error")["hint"]
+
+
+def test_warnings_of_the_configuration(simulator, ready):
+    """They are advice at the file, no step of their own"""
+    simulator.mailbox("poll@contoso.example")
+    ready.config([{"address": "poll@contoso.example", "watch": "poll", "interval": "1s"}], admission={"sessions_per_second": 1},
+                 top={"mailbox_files": ["nothing/*.yaml"]})
+    code, steps = doctor(ready)
+    assert code == 0 and "Warning: " in step(steps, "file")["hint"] and "no file matches" in step(steps, "file")["hint"]
+    assert step(steps, "IDLE")["text"] == "not needed with watch: poll"
 
 
 def test_unknown_address(ready):
@@ -94,15 +104,20 @@ def test_same_mailbox_twice(simulator, ready):
 
 def test_no_secret(ready):
     os.unlink(ready.secret_file)
-    steps = expect(ready, "secret", "No such file", "Put the client secret's Value into %s" % ready.secret_file)
+    steps = expect(ready, "secret", "No such file", "Put the client secret's Value into it", "/dev/stdin %s" % ready.secret_file)
     assert step(steps, "TLS", "contoso")["result"] == "ok"      # its host is looked at all the same
     skipped = [s["step"] for s in steps if s["result"] == "skipped"]
     assert skipped == ["clock", "token", "capability", "sign-in", "folder INBOX", "folder Second", "IDLE", "after"]
+    # the command does what it says
+    subprocess.run(["sh", "-c", step(steps, "secret")["commands"]], input=ready.simulator.secret + "\n", text=True, check=True)
+    assert doctor(ready)[0] == 0
 
 
 def test_secret_readable_by_others(ready):
     os.chmod(ready.secret_file, 0o644)
-    expect(ready, "secret", "it can be read by others", "for no others (chmod 0640)")
+    steps = expect(ready, "secret", "it can be read by others", "Keep it from others.", "chmod o= %s" % ready.secret_file)
+    subprocess.run(["sh", "-c", step(steps, "secret")["commands"]], check=True)
+    assert doctor(ready)[0] == 0
 
 
 def test_secret_is_an_id(simulator, ready):
@@ -122,24 +137,127 @@ def test_file_system_is_full(simulator, daemon):
 def test_command_that_is_not_there(simulator, daemon):
     simulator.mailbox(M)
     daemon.config([{"address": M, "deliver": {"command": ["/nonexistent/take"]}}])
-    expect(daemon, "sink", "command /nonexistent/take: No such file", "Install the command, and make it executable")
+    expect(daemon, "sink", "command /nonexistent/take: No such file", "Install the command, or correct `deliver`.")
+
+
+def test_command_that_is_none(simulator, daemon):
+    simulator.mailbox(M)
+    daemon.config([{"address": M, "deliver": {"command": [daemon.file]}}])
+    expect(daemon, "sink", "Permission denied", "chmod +rx %s" % daemon.file)
+    os.mkdir(os.path.join(daemon.directory, "take"))
+    daemon.config([{"address": M, "deliver": {"command": [os.path.join(daemon.directory, "take")]}}])
+    expect(daemon, "sink", "Is a directory", "Install the command")
+
+
+def test_each_maildir(simulator, daemon):
+    """A template with %{folder} makes several"""
+    simulator.mailbox(M, ["INBOX", "Second"])
+    daemon.config([{"address": M, "folders": ["INBOX", "Second"], "deliver": {"maildir": daemon.directory + "/mail/%{folder}"}}])
+    code, steps = doctor(daemon)
+    assert code == 0 and [s["text"].split(":")[0] for s in steps if s["step"] == "sink"] == [daemon.directory + "/mail/" + f for f in ("INBOX", "Second")]
+
+
+HANG = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+#include <unistd.h>
+int access(const char *path, int mode)
+{
+	while (strstr(path, "/hangs") != NULL)
+		pause();
+	return ((int (*)(const char *, int))dlsym(RTLD_NEXT, "access"))(path, mode);
+}
+"""
+
+
+@pytest.mark.skipif("asan" in BUILD, reason="its library must be loaded first")
+def test_file_system_that_hangs(simulator, daemon, tmp_path):
+    """As a network's does; it is not waited for"""
+    library = str(tmp_path / "hang.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=HANG, text=True, check=True)
+    for address in (M, "other@contoso.example"):
+        simulator.mailbox(address)
+    daemon.config([{"address": M, "deliver": {"maildir": daemon.directory + "/hangs/x"}}, "other@contoso.example"])
+    daemon.program = "mailpolld-scaled"
+    code, steps = doctor(daemon, env={"LD_PRELOAD": library, "MAILPOLLD_CLOCK_RATE": "30"})
+    hung, other = step(steps, "sink", M), step(steps, "sink", "other@contoso.example")
+    assert code == 1 and hung["result"] == "failed" and "no answer in time" in hung["text"] and "does not answer" in hung["hint"]
+    assert other["result"] == "skipped" and step(steps, "state_dir")["result"] == "ok" and step(steps, "sign-in")["result"] == "ok"
+
+
+def open_path(path):
+    """pytest's directories are its user's alone."""
+    while path != "/":
+        os.chmod(path, os.stat(path).st_mode | 0o11)
+        path = os.path.dirname(path)
 
 
 @ROOT
 def test_as_the_daemons_user(simulator, ready):
     """Root sees what root may; the doctor sees what the owner of state_dir may."""
-    for path in (ready.directory, os.path.dirname(ready.directory)):
-        os.chmod(path, 0o755)
-    parent = ready.directory
-    while parent != "/":
-        os.chmod(parent, os.stat(parent).st_mode | 0o11)
-        parent = os.path.dirname(parent)
+    os.chmod(ready.directory, 0o755)
+    open_path(ready.directory)
     shutil.chown(ready.state_dir, "nobody")
     code, steps = doctor(ready)
     assert code == 1 and step(steps, "state_dir") == {**step(steps, "state_dir"), "subject": "(as user nobody)", "result": "ok"}
-    assert "Permission denied, so it cannot be made" in step(steps, "sink")["text"]
+    assert "Permission denied, so nothing can be made in it" in step(steps, "sink")["text"]
     assert step(steps, "sink")["hint"] == "Make %s writable for user nobody." % os.path.join(ready.directory, "mail")
-    assert "user nobody cannot read it" in step(steps, "secret")["text"] and "chgrp nobody" in step(steps, "secret")["hint"]
+    assert "user nobody cannot read it" in step(steps, "secret")["text"] and step(steps, "sign-in")["result"] == "ok"
+    subprocess.run(["sh", "-c", step(steps, "secret")["commands"]], check=True)
+    shutil.chown(os.path.join(ready.directory, "mail"), "nobody")
+    assert doctor(ready)[0] == 0
+
+
+@ROOT
+def test_directories_that_cannot_be_passed(simulator, ready):
+    """What is told is the directory that is in the way; the command opens it"""
+    open_path(ready.directory)
+    shutil.chown(ready.state_dir, "nobody")
+    closed = os.path.join(ready.directory, "closed")
+    os.makedirs(os.path.join(closed, "mail"))
+    os.chmod(closed, 0o700)
+    shutil.chown(os.path.join(closed, "mail"), "nobody")
+    secret = os.path.join(closed, "secret")
+    shutil.move(ready.secret_file, secret)
+    shutil.chown(secret, group="nogroup")
+    os.chmod(secret, 0o640)
+    ready.secret_file = secret
+    ready.config([{"address": M, "deliver": {"maildir": closed + "/mail/x"}}])
+    code, steps = doctor(ready)
+    assert code == 1 and step(steps, "sink")["hint"].startswith("Let user nobody pass through %s " % closed)
+    assert step(steps, "secret")["hint"] == "Let user nobody pass through %s." % closed
+    subprocess.run(["sh", "-c", step(steps, "secret")["commands"]], check=True)
+    assert doctor(ready)[0] == 0
+
+
+@ROOT
+def test_place_to_be_made(simulator, daemon):
+    simulator.mailbox(M)
+    open_path(daemon.directory)
+    shutil.chown(daemon.state_dir, "nobody")
+    shutil.chown(daemon.secret_file, "nobody")
+    daemon.config([{"address": M, "deliver": {"maildir": daemon.directory + "/new mail/%{domain}/%{local}"}}])
+    steps = expect(daemon, "sink", "Permission denied", "Make %s/new mail for user nobody." % daemon.directory, "install -d -o nobody -g nogroup")
+    subprocess.run(["sh", "-c", step(steps, "sink")["commands"]], check=True)
+    assert doctor(daemon)[0] == 0
+
+
+@ROOT
+def test_as_another_user(simulator, ready, tmp_path):
+    """Who cannot look with the daemon's eyes says so, and does not tell to open all for himself"""
+    open_path(ready.directory)
+    program = str(tmp_path / "mailpolld")
+    shutil.copy(os.path.join(BUILD, "mailpolld"), program)
+    os.chmod(ready.file, 0o644)
+    shutil.chown(ready.state_dir, "mail")
+    os.chmod(os.path.join(str(tmp_path), "sim"), 0o755)
+    done = subprocess.run(["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", program, "-c", ready.file, "doctor", "--json"],
+                          capture_output=True, text=True, timeout=60)
+    steps = json.loads(done.stdout)["steps"]
+    assert done.returncode == 1 and "the daemon runs as mail" in step(steps, "user")["text"] and "Run the doctor as root" in step(steps, "user")["hint"]
+    assert step(steps, "state_dir")["result"] == "skipped" and step(steps, "sink")["result"] == "skipped"
+    assert step(steps, "secret")["hint"] == "Run the doctor as root." and step(steps, "TLS", "contoso")["result"] == "ok"
 
 
 @ROOT
@@ -148,13 +266,10 @@ def test_group_of_the_maildir(simulator, daemon, kind):
     """It is given by an access control list, which not every file system has"""
     simulator.mailbox(M)
     daemon.config([{"address": M, "deliver": {"maildir": daemon.maildir(M), "group": "mail"}}], top={"min_free": "1K"})
-    parent = daemon.directory
-    while parent != "/":
-        os.chmod(parent, os.stat(parent).st_mode | 0o11)
-        parent = os.path.dirname(parent)
-    for path in (daemon.state_dir, os.path.join(daemon.directory, "mail"), daemon.secret_file):
-        shutil.chown(path, "nobody")
+    open_path(daemon.directory)
     mail = os.path.join(daemon.directory, "mail")
+    for path in (daemon.state_dir, mail, daemon.secret_file):
+        shutil.chown(path, "nobody")
     subprocess.run(["mount", "-t", kind, "none", mail], check=True)
     try:
         shutil.chown(mail, "nobody")
@@ -188,14 +303,15 @@ def test_port_where_nobody_listens(simulator, ready):
     assert step(steps, "TLS", "localhost:1")["result"] == "skipped"
 
 
-@pytest.mark.parametrize("server,subject", [("imap", "localhost:"), ("token", "contoso")])
-@pytest.mark.parametrize("name,text", [("stranger", "not trusted"), ("wrong-host", "for another host name")])
-def test_certificates(simulator, ready, server, subject, name, text):
-    simulator.post("/certificate", server=server, name=name)
-    _, steps = doctor(ready)
-    tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
-    assert tls["result"] == "failed" and text in tls["text"] and "a firewall that inspects TLS" in tls["hint"]
-    assert step(steps, "sign-in")["result"] == "skipped"
+def test_certificates(simulator, ready):
+    for server, subject in (("imap", "localhost:"), ("token", "contoso")):
+        for name, text in (("stranger", "not trusted"), ("wrong-host", "for another host name")):
+            simulator.post("/certificate", server=server, name=name)
+            _, steps = doctor(ready)
+            tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
+            assert tls["result"] == "failed" and text in tls["text"] and "a firewall that inspects TLS" in tls["hint"]
+            assert step(steps, "sign-in")["result"] == "skipped"
+        simulator.post("/certificate", server=server, name="good")
 
 
 def test_port_that_speaks_no_tls(simulator, ready):
@@ -217,13 +333,13 @@ def test_port_that_speaks_no_tls(simulator, ready):
 
 # --- the token ---
 
-@pytest.mark.parametrize("offset,word", [(-300, "ahead of"), (300, "behind")])
-def test_clock(simulator, ready, offset, word):
-    simulator.post("/token", date_offset_s=offset)
-    expect(ready, "clock", "%s the token endpoint's" % word, "timedatectl set-ntp true")
+def test_clock(simulator, ready):
+    for offset, word in ((-300, "ahead of"), (300, "behind")):
+        simulator.post("/token", date_offset_s=offset)
+        expect(ready, "clock", "%s the token endpoint's" % word, "timedatectl set-ntp true")
 
 
-@pytest.mark.parametrize("fail,text,hint", [
+REFUSALS = [
     ({"status": 401, "code": 7000222}, "7000222", "client secret of app %s has expired" % CLIENT),                             # exchange-online 3.2
     ({"status": 400, "error": "unauthorized_client", "code": 700016}, "700016", "There is no application with client ID %s" % CLIENT),
     ({"status": 400, "error": "invalid_request", "code": 90002}, "90002", "does not exist in this cloud"),
@@ -231,25 +347,31 @@ def test_clock(simulator, ready, offset, word):
     ({"status": 400, "error": "access_denied", "code": 53003}, "53003", "Conditional Access policy"),
     ({"status": 429, "retry_after": 60, "body": ""}, "HTTP 429", "is limiting token requests"),
     ({"status": 503}, "HTTP 503", "temporarily unavailable"),
-])
-def test_token_refused(simulator, ready, fail, text, hint):
-    simulator.post("/token", fail=fail)
-    steps = expect(ready, "token", text, hint)
-    assert step(steps, "sign-in")["text"] == "there is no token to sign in with" and "Trace ID" not in step(steps, "token")["text"]
+]
 
 
-@pytest.mark.parametrize("change,name,text,hint,commands", [
+def test_token_refused(simulator, ready):
+    for fail, text, hint in REFUSALS:
+        simulator.post("/token", fail=fail)
+        steps = expect(ready, "token", text, hint)
+        assert step(steps, "sign-in")["text"] == "there is no token to sign in with" and "Trace ID" not in step(steps, "token")["text"]
+
+
+PAYLOADS = [
     ({"roles": []}, "roles", "(none)", "Add the application permission IMAP.AccessAsApp", "az ad app permission admin-consent --id %s" % CLIENT),  # 2.6
     ({"roles": ["Mail.Read"]}, "roles", "Mail.Read", "grant admin consent", "5e5addcd-3e8d-4e90-baf5-964efab2b20a=Role"),
     ({"claims": {"aud": "https://graph.microsoft.com"}}, "audience", "graph", "Set the scope to https://outlook.office365.com/.default.", ""),
     ({"claims": {"scp": "IMAP.AccessAsUser.All"}}, "token", "a user's", "use the client-credentials flow", ""),
     ({"claims": {"appid": "99999999-0000-0000-0000-000000000000"}}, "app", "99999999", "for another application: correct `client_id`", ""),
-])
-def test_token_shows_what_is_wrong(simulator, ready, change, name, text, hint, commands):
-    simulator.post("/token", **change)
-    steps = expect(ready, name, text, hint, commands)
-    if name == "roles":         # that comes first: what New-ServicePrincipal does would not help
-        assert step(steps, "sign-in")["commands"] is None and "grant admin consent" in step(steps, "sign-in")["hint"]
+]
+
+
+def test_token_shows_what_is_wrong(simulator, ready):
+    for change, name, text, hint, commands in PAYLOADS:
+        simulator.post("/token", **{"roles": ["IMAP.AccessAsApp"], "claims": {}, **change})
+        steps = expect(ready, name, text, hint, commands)
+        if name == "roles":         # that comes first: what New-ServicePrincipal does would not help
+            assert step(steps, "sign-in")["commands"] is None and "grant admin consent" in step(steps, "sign-in")["hint"]
 
 
 def test_token_that_shows_nothing(simulator, ready):
@@ -295,12 +417,12 @@ def test_target_that_is_not_there(simulator, daemon):
     expect(daemon, "after", "NO STATUS failed.", "Make folder Nowhere in mailbox %s, or correct `after`." % M)
 
 
-@pytest.mark.parametrize("after", ["seen", "delete", {"move": "Done"}])
-def test_folder_that_can_only_be_read(simulator, daemon, after):
+def test_folder_that_can_only_be_read(simulator, daemon):
     simulator.mailbox(M, ["INBOX", "Done"])
     simulator.fault("answer", M, command="SELECT", line="* 2 EXISTS\n{tag} OK [READ-ONLY] SELECT completed.")
-    daemon.config([{"address": M, "after": after}])
-    steps = expect(daemon, "after", "folder INBOX can only be read", "Give application %s FullAccess to %s" % (CLIENT, M), "Add-MailboxPermission")
+    for after in ("seen", "delete", {"move": "Done"}):
+        daemon.config([{"address": M, "after": after}])
+        steps = expect(daemon, "after", "folder INBOX can only be read", "Give application %s FullAccess to %s" % (CLIENT, M), "Add-MailboxPermission")
     assert step(steps, "folder INBOX")["text"] == "2 messages, can only be read"
     daemon.config([M])
     assert doctor(daemon)[0] == 0
