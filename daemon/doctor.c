@@ -115,7 +115,8 @@ static void check_server(struct doctor *d)
 	const struct server *s = &d->servers[d->server];
 	char *subject = xasprintf("%s:%u", s->host, s->port);
 
-	d->probe = probe_start(&d->env, &(struct report_at){ d->report, SCOPE_HOST, subject }, s->host, s->port, s->ca_file, on_server, d);
+	d->probe = probe_start(&d->env, &(struct report_at){ d->report, SCOPE_HOST, subject }, s->host, s->port, s->ca_file, true,
+	    on_server, d);
 	free(subject);
 }
 

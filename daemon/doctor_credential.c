@@ -152,7 +152,7 @@ struct grant_check *grant_check_start(const struct doctor_env *env, const struct
 
 	*g = (struct grant_check){ .env = env, .conf = conf, .at = { env->report, SCOPE_CREDENTIAL, conf->name }, .cb = cb, .arg = arg };
 	g->has_secret = machine_check_secret(machine, conf, env->report);
-	g->probe = probe_start(env, &g->at, host, port, conf->ca_file, on_probed, g);
+	g->probe = probe_start(env, &g->at, host, port, conf->ca_file, false, on_probed, g);
 	free(host);
 	return g;
 }

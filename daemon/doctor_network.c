@@ -1,5 +1,6 @@
-/* DNS, TCP and TLS of one host, one line each; each has its time. */
-#include <arpa/inet.h>
+/* DNS, TCP and TLS of one host, and the greeting of an IMAP server: one line each; each has its time. */
+#include <errno.h>
+#include <event2/buffer.h>
 #include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
 #include <netdb.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "dial.h"
 #include "doctor_private.h"
 #include "resolver.h"
@@ -15,11 +17,14 @@
 #define EXPIRES_SOON_S (14 * 86400)
 #define ADDRESSES_SHOWN 4
 
-enum probe_step { STEP_DNS, STEP_TCP, STEP_TLS, STEP_N };
+#define GREETING_MAX 4096
+
+enum probe_step { STEP_DNS, STEP_TCP, STEP_TLS, STEP_GREETING, STEP_N };
 static const struct { const char *name; enum failure_phase phase; msec_t limit_ms; } steps[STEP_N] = {
 	[STEP_DNS] = { "DNS", PHASE_RESOLVE, 0 },	/* the resolver has a limit of its own */
 	[STEP_TCP] = { "TCP", PHASE_CONNECT, 60000 },
 	[STEP_TLS] = { "TLS", PHASE_TLS, 30000 },
+	[STEP_GREETING] = { "greeting", PHASE_GREETING, 30000 },
 };
 
 struct probe {
@@ -27,6 +32,7 @@ struct probe {
 	struct report_at at;			/* subject owned */
 	char *host, *subject;
 	uint16_t port;
+	enum probe_step last;
 	struct failure_subject who;
 	enum probe_step step;			/* under way */
 	SSL *ssl;				/* the bufferevent's once it exists */
@@ -77,15 +83,46 @@ static void enter(struct probe *p, enum probe_step step)
 		event_add(p->timer, &limit);
 }
 
+static void fail(struct probe *p, const struct failure *why)
+{
+	report_failure(&p->at, steps[p->step].name, why, NULL);
+	for (enum probe_step s = p->step + 1; s <= p->last; s++)
+		report_skipped(&p->at, steps[s].name, "after the failure above");
+	probe_over(p, false);
+}
+
 static void step_failed(struct probe *p, bool is_certificate, const char *what)
 {
 	struct failure why;
 
 	failure_from_network(&why, steps[p->step].phase, is_certificate, what, &p->who);
-	report_failure(&p->at, steps[p->step].name, &why, NULL);
-	for (enum probe_step s = p->step + 1; s < STEP_N; s++)
-		report_skipped(&p->at, steps[s].name, "after the failure above");
-	probe_over(p, false);
+	fail(p, &why);
+}
+
+/* The first line says that this is IMAP, which port 443, say, would not; its text names the front end and means nothing else
+ * (exchange-online 4.1). */
+static void on_readable(struct bufferevent *bev, void *arg)
+{
+	struct probe *p = arg;
+	struct evbuffer *in = bufferevent_get_input(bev);
+	char *line = evbuffer_readln(in, NULL, EVBUFFER_EOL_CRLF), shown[81];
+	struct failure why;
+
+	if (line == NULL && evbuffer_get_length(in) < GREETING_MAX)
+		return;
+	printable(shown, sizeof(shown), line != NULL ? line : "", line != NULL ? strlen(line) : 0);
+	if (strncasecmp(shown, "* OK", 4) == 0) {
+		report_ok(&p->at, "greeting", NULL, "%s", shown);
+		free(line);
+		probe_over(p, true);
+		return;
+	}
+	if (strncasecmp(shown, "* BYE ", 6) == 0)
+		failure_from_imap(&why, PHASE_GREETING, ANSWER_BYE, NULL, shown + 6, &p->who);
+	else
+		failure_own(&why, "protocol", &p->who, "this is no IMAP greeting: %s", shown);
+	free(line);
+	fail(p, &why);
 }
 
 static void on_bev_event(struct bufferevent *bev, short what, void *arg)
@@ -94,9 +131,14 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 	char text[300], hint[160] = "";
 	bool is_certificate;
 	int64_t end_wall_s, left_s;
+	int system_error = errno;
 
+	if (what & BEV_EVENT_EOF) {
+		step_failed(p, false, "connection closed by the server");
+		return;
+	}
 	if (!(what & BEV_EVENT_CONNECTED)) {
-		tls_explain(p->ssl, bufferevent_get_openssl_error(bev), &is_certificate, text, sizeof(text));
+		tls_explain(p->ssl, bufferevent_get_openssl_error(bev), system_error, &is_certificate, text, sizeof(text));
 		step_failed(p, is_certificate, text);
 		return;
 	}
@@ -105,7 +147,10 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 	if (end_wall_s != 0 && left_s < EXPIRES_SOON_S)
 		snprintf(hint, sizeof(hint), "The certificate ends in %lld days.", (long long)left_s / 86400);
 	report_ok(&p->at, "TLS", hint, "%s", text);
-	probe_over(p, true);
+	if (p->step == p->last)
+		probe_over(p, true);
+	else
+		enter(p, STEP_GREETING);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -131,7 +176,7 @@ static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *e
 	}
 	report_ok(&p->at, "TCP", NULL, "connected to port %u", p->port);
 	p->bev = bufferevent_openssl_socket_new(p->env->base, fd, p->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
-	bufferevent_setcb(p->bev, NULL, NULL, on_bev_event, p);
+	bufferevent_setcb(p->bev, on_readable, NULL, on_bev_event, p);
 	bufferevent_enable(p->bev, EV_READ | EV_WRITE);
 	enter(p, STEP_TLS);
 }
@@ -156,18 +201,22 @@ static void on_resolved(void *arg, const struct address *v, size_t n, const char
 }
 
 struct probe *probe_start(const struct doctor_env *env, const struct report_at *at, const char *host, uint16_t port, const char *ca_file,
-    probe_cb *cb, void *arg)
+    bool is_imap, probe_cb *cb, void *arg)
 {
 	struct probe *p = xcalloc(1, sizeof(*p));
 	char error[200];
 
-	*p = (struct probe){ .env = env, .at = *at, .host = xstrdup(host), .subject = xstrdup(at->subject), .port = port, .cb = cb, .arg = arg };
+	*p = (struct probe){ .env = env, .at = *at, .host = xstrdup(host), .subject = xstrdup(at->subject), .port = port,
+	    .last = is_imap ? STEP_GREETING : STEP_TLS, .cb = cb, .arg = arg };
 	p->at.subject = p->subject;
-	p->who = (struct failure_subject){ .host = p->host, .token_host = p->host };
+	p->who = (struct failure_subject){ .host = p->host, .token_host = p->host, .mailbox = "its mailboxes" };
 	p->timer = evtimer_new(env->base, on_timer, p);
 	p->ssl = tls_client(env->tls, host, ca_file, NULL, error, sizeof(error));
 	if (p->ssl == NULL) {
-		report_failed(&p->at, "CA certificates", "Correct ca_file in the configuration.", NULL, "%s", error);
+		report_failed(&p->at, "CA certificates", ca_file != NULL ? "Correct ca_file in the configuration." :
+		    "Install the system's certificates (apt-get install ca-certificates).", NULL, "%s", error);
+		for (enum probe_step s = STEP_DNS; s <= p->last; s++)
+			report_skipped(&p->at, steps[s].name, "after the failure above");
 		event_active(p->timer, 0, 0);
 		return p;
 	}

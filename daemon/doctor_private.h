@@ -89,11 +89,12 @@ void machine_free(struct machine **);
 
 /* --- doctor_network.c --- */
 
-/* DNS, TCP and TLS of host, reported at `at` (its subject is copied); then cb, from the loop. After probe_cancel() no cb. */
+/* DNS, TCP and TLS of host, and an IMAP server's greeting, reported at `at` (its subject is copied); then cb, from the loop.
+ * After probe_cancel() no cb. */
 struct probe;
 typedef void probe_cb(void *arg, bool good);
 struct probe *probe_start(const struct doctor_env *, const struct report_at *at, const char *host, uint16_t port, const char *ca_file,
-    probe_cb *cb, void *arg);
+    bool is_imap, probe_cb *cb, void *arg);
 void probe_cancel(struct probe **);
 
 /* --- doctor_credential.c --- */

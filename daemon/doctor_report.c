@@ -215,20 +215,23 @@ void report_failed(const struct report_at *at, const char *step, const char *hin
 	va_end(args);
 }
 
-static void add_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands, const char *fmt, ...)
-    PRINTF_LIKE(5, 6);
-static void add_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands, const char *fmt, ...)
+static void add_failure(const struct report_at *at, const char *step, const char *name, const char *hint, const char *commands,
+    const char *fmt, ...) PRINTF_LIKE(6, 7);
+static void add_failure(const struct report_at *at, const char *step, const char *name, const char *hint, const char *commands,
+    const char *fmt, ...)
 {
 	va_list args;
 
 	va_start(args, fmt);
-	add(at, step, CHECK_FAILED, why->hint, commands, why->name, fmt, args);
+	add(at, step, CHECK_FAILED, hint, commands, name, fmt, args);
 	va_end(args);
 }
 
 void report_failure(const struct report_at *at, const char *step, const struct failure *why, const char *commands)
 {
-	add_failure(at, step, why, commands, "%s", why->text);
+	static const char later[] = "As a rule this goes away by itself: run the doctor again in some minutes.";
+
+	add_failure(at, step, why->name, why->hint[0] != '\0' ? why->hint : later, commands, "%s", why->text);
 }
 
 void report_explain(const struct report_at *at, const char *step, const char *hint, const char *commands)

@@ -157,13 +157,16 @@ static const struct row rows[] = {
 	  "Cannot reach {host}: check DNS, firewall and routing." },
 	{ NETWORK_ROW("tls", IN(PHASE_TLS), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "TLS with {host} fails: check that the port speaks TLS (993 for IMAP) and that no firewall interferes." },
-	{ NETWORK_ROW("network", ANY_PHASE, false), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ NETWORK_ROW("network", ANY_PHASE, false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "{host} breaks off or does not answer: mailpolld tries again; if it stays so, look for a firewall or a proxy in between." },
 
 	/* what we see ourselves */
 	{ OWN_ROW("no-xoauth2"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "{host} does not offer XOAUTH2: check `host` and `port` of {mailbox}." },
 	{ OWN_ROW("ca-file"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "Correct `ca_file` of {mailbox} in the configuration." },
 	{ OWN_ROW("protocol"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "{host} answered what is not IMAP: check that `host` and `port` of {mailbox} lead to the IMAP server and not to a proxy." },
+	{ OWN_ROW("token-no-answer"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} can be reached but does not answer: mailpolld tries again; if it stays so, look for a proxy in between." },
 	{ OWN_ROW("stuck"), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
 	  "Message UID {uid} in {folder} of {mailbox} cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." },

@@ -19,6 +19,7 @@ struct http_answer {			/* lent for the callback */
 	const char *error;		/* one line */
 	bool is_certificate;		/* the server's certificate was not accepted */
 	bool is_resolve;		/* its name was not found */
+	bool is_connected;		/* TLS stood when it failed */
 };
 typedef void http_cb(void *arg, const struct http_answer *);
 

@@ -49,6 +49,7 @@ struct imap_session {
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure failure;			/* why it ended */
+	char refusal[80];			/* what the server said of a refused sign-in before its NO; "": nothing */
 	struct failure complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; FAIL_NONE: none */
 };
 
@@ -122,6 +123,8 @@ static void end_by_answer(struct imap_session *s, enum failure_answer answer, co
 	struct failure why;
 
 	failure_from_imap(&why, where(s), answer, r->code, r->text, s->conf.subject);
+	if (s->phase == P_AUTH_REFUSED && s->refusal[0] != '\0')
+		snprintf(why.text + strlen(why.text), sizeof(why.text) - strlen(why.text), " %s", s->refusal);
 	end_with(s, &why);
 }
 
@@ -301,6 +304,7 @@ static void on_auth_plus(struct imap_session *s, const struct imap_response *r)
 	if (len <= sizeof(reason) && (n = EVP_DecodeBlock((unsigned char *)reason, (const unsigned char *)r->text, (int)len)) > 0) {
 		printable(shown, sizeof(shown), reason, (size_t)n < sizeof(reason) ? (size_t)n : sizeof(reason) - 1);
 		log_info(s->conf.log, "the server says of the refused sign-in: %s", shown);
+		printable(s->refusal, sizeof(s->refusal), shown, strlen(shown));
 	}
 	send_line(s, "%s", "");
 	session_enter(s, P_AUTH_REFUSED);
@@ -576,7 +580,7 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 	if (s->phase == P_LOGOUT)
 		on_logout_done(s, NULL);
 	else if (s->phase == P_TLS || tls_error != 0)
-		tls_explain(s->ssl, tls_error, &is_certificate, text, sizeof(text));
+		tls_explain(s->ssl, tls_error, error, &is_certificate, text, sizeof(text));
 	else if ((what & BEV_EVENT_ERROR) && error != 0)
 		snprintf(text, sizeof(text), "%s", strerror(error));
 	else

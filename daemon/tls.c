@@ -62,15 +62,18 @@ void tls_free(struct tls **tls)
 	*tls = NULL;
 }
 
-static void first_error(char *ret_text, size_t size)
+static const char *error_text(unsigned long code)
 {
-	unsigned long code = ERR_get_error();
 	const char *reason = ERR_reason_error_string(code);
 
 	if (code != 0 && ERR_SYSTEM_ERROR(code))
-		snprintf(ret_text, size, "%s", strerror(ERR_GET_REASON(code)));
-	else
-		snprintf(ret_text, size, "%s", reason != NULL ? reason : "unknown TLS error");
+		return strerror(ERR_GET_REASON(code));
+	return reason != NULL ? reason : "unknown TLS error";
+}
+
+static void first_error(char *ret_text, size_t size)
+{
+	snprintf(ret_text, size, "%s", error_text(ERR_get_error()));
 	ERR_clear_error();
 }
 
@@ -183,18 +186,19 @@ void tls_describe(SSL *ssl, char *ret_text, size_t size, int64_t *ret_end_wall_s
 	snprintf(ret_text, size, "%s, certificate by %s, valid until %.10s", SSL_get_version(ssl), shown, when);
 }
 
-void tls_explain(SSL *ssl, unsigned long error, bool *ret_is_certificate, char *ret_text, size_t size)
+void tls_explain(SSL *ssl, unsigned long error, int system_error, bool *ret_is_certificate, char *ret_text, size_t size)
 {
 	long verify = SSL_get_verify_result(ssl);
-	const char *reason = ERR_reason_error_string(error);
 
 	*ret_is_certificate = verify != X509_V_OK;
 	if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
 		snprintf(ret_text, size, "the server's certificate is for another host name");
 	else if (verify != X509_V_OK)
 		snprintf(ret_text, size, "the server's certificate is not trusted: %s", X509_verify_cert_error_string(verify));
-	else if (error != 0)
-		snprintf(ret_text, size, "%s", reason != NULL ? reason : "unknown TLS error");
+	else if (error == SSL_ERROR_SYSCALL && system_error != 0)	/* libevent's word for it */
+		snprintf(ret_text, size, "%s", strerror(system_error));
+	else if (error != 0 && error != SSL_ERROR_SYSCALL)
+		snprintf(ret_text, size, "%s", error_text(error));
 	else
 		snprintf(ret_text, size, "connection closed");
 }

@@ -19,6 +19,6 @@ struct ssl_st *tls_client(struct tls *, const char *host, const char *ca_file, s
 struct ssl_session_st *tls_take_session(struct ssl_st *);
 /* A connection that stands, for people: protocol, the certificate's issuer and end. ret_end_wall_s: its end. */
 void tls_describe(struct ssl_st *, char *ret_text, size_t size, int64_t *ret_end_wall_s);
-/* Why a handshake failed, in one line: the certificate (ret_is_certificate) or errors: the OpenSSL error queue's
- * codes as bufferevent_get_openssl_error() gives them, 0 when none. */
-void tls_explain(struct ssl_st *, unsigned long error, bool *ret_is_certificate, char *ret_text, size_t size);
+/* Why a connection failed, in one line: the certificate (ret_is_certificate) or error: the OpenSSL error queue's code as
+ * bufferevent_get_openssl_error() gives it, 0 when none; or errno, as it was then. */
+void tls_explain(struct ssl_st *, unsigned long error, int system_error, bool *ret_is_certificate, char *ret_text, size_t size);

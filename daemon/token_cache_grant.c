@@ -232,6 +232,10 @@ static void failure_of(const struct grant *g, const struct http_answer *answer, 
 		failure_from_token_answer(ret, answer->status, answer->body, answer->body_len, answer->retry_after_s, &subject);
 		return;
 	}
+	if (answer->is_connected && !answer->is_certificate) {
+		failure_own(ret, "token-no-answer", &subject, "token endpoint: %s", answer->error);
+		return;
+	}
 	failure_from_network(ret, phase, answer->is_certificate, answer->error, &subject);
 	if (ret->fail == FAIL_WAIT)
 		ret->schedule = SCHEDULE_TOKEN;

@@ -2,9 +2,11 @@
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 
@@ -329,6 +331,77 @@ def test_port_that_speaks_no_tls(simulator, ready):
         thread.join(20)
     tls = step(steps, "TLS", "localhost:%d" % port)
     assert tls["result"] == "failed" and "993 for IMAP" in tls["hint"]
+
+
+class Greeter:
+    """An IMAP port that says one line over TLS, and closes."""
+
+    def __init__(self, simulator, line):
+        self.line, self.listener = line, socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        base = os.path.dirname(simulator.ca_file)
+        self.context.load_cert_chain(os.path.join(base, "localhost.pem"), os.path.join(base, "localhost.key"))
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        connection, _ = self.listener.accept()
+        with self.context.wrap_socket(connection, server_side=True) as tls:
+            tls.sendall(self.line)
+        self.listener.close()
+
+
+@pytest.mark.parametrize("line,text,hint", [
+    (b"* BYE Connection is closed. 14\r\n", "BYE Connection is closed. 14", "localhost closed the connection of its mailboxes"),     # exchange-online 5.5
+    (b"220 smtp.example ready\r\n", "this is no IMAP greeting: 220 smtp.example ready", "check that `host` and `port`"),
+    (b"\x01" * 5000, "this is no IMAP greeting", "check that `host` and `port`"),
+    (b"", "connection closed by the server", "look for a firewall or a proxy"),
+])
+def test_greeting(simulator, ready, line, text, hint):
+    greeter = Greeter(simulator, line)
+    change_defaults(ready, simulator, port=greeter.port)
+    steps = expect(ready, "greeting", text, hint)
+    greeter.thread.join(20)
+    assert step(steps, "capability")["text"] == "its host cannot be reached"
+
+
+def hangs(simulator, daemon, name, text, hint):
+    """In the end it is told, and the hint is not empty; 30 times as fast."""
+    daemon.program = "mailpolld-scaled"
+    status, steps = doctor(daemon, env={"MAILPOLLD_CLOCK_RATE": "30"})
+    failed = step([s for s in steps if s["result"] == "failed"], name)
+    assert status == 1 and re.search(text, failed["text"]) and hint in failed["hint"], steps
+
+
+@pytest.mark.parametrize("mode,name,text,hint", [
+    ("hang-tcp", "TCP", "connection timed out", "Cannot reach localhost"), ("hang-tls", "TLS", "negotiating TLS: timed out", "check that the port speaks TLS"),
+    ("reset", "TLS", r"Connection reset by peer|connection closed", "check that the port speaks TLS"), ("refuse", "TCP", "Connection refused", "Cannot reach localhost"),
+])
+def test_network_faults(simulator, ready, mode, name, text, hint):
+    change_defaults(ready, simulator, port=simulator.post("/line", mode=mode)["port"])
+    hangs(simulator, ready, name, text, hint)
+
+
+@pytest.mark.parametrize("fault,name,text", [
+    ({"kind": "hang-greeting"}, "greeting", "timed out"), ({"kind": "hang-authenticate"}, "sign-in", "timed out while authenticating"),
+    ({"kind": "hang", "command": "SELECT"}, "folder INBOX", "timed out"), ({"kind": "hang", "command": "STATUS"}, "after", "timed out"),
+    ({"kind": "close-on-connect"}, "greeting", "connection closed by the server"), ({"kind": "close-raw", "command": "SELECT"}, "folder INBOX", "connection"),
+])
+def test_server_hangs(simulator, ready, fault, name, text):
+    simulator.fault(**fault)
+    hangs(simulator, ready, name, text, "localhost breaks off or does not answer")
+
+
+def test_token_host_hangs(simulator, ready):
+    simulator.post("/token", hang=True)
+    hangs(simulator, ready, "token", "token endpoint: no answer in time", "localhost can be reached but does not answer")
+
+
+def test_token_host_is_down(simulator, ready):
+    simulator.post("/token-port", open=False)
+    steps = expect(ready, "TCP", "Connection refused", "Cannot reach localhost")
+    assert step(steps, "token")["text"] == "its host cannot be reached" and step(steps, "greeting")["result"] == "ok"
 
 
 # --- the token ---
