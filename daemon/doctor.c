@@ -239,10 +239,8 @@ static int choose_mailboxes(struct doctor *d, const struct doctor_options *o)
 			result = -1;
 		}
 	}
-	if (o->n_addresses == 0) {
-		memcpy(d->chosen, d->config->mailboxes, d->config->n_mailboxes * sizeof(*d->chosen));
-		d->n_chosen = d->config->n_mailboxes;
-	}
+	for (size_t i = 0; o->n_addresses == 0 && i < d->config->n_mailboxes; i++)
+		d->chosen[d->n_chosen++] = d->config->mailboxes[i];
 	return result;
 }
 

@@ -265,14 +265,19 @@ static const struct check *first_with(struct check *const *v, size_t n, enum che
 	return NULL;
 }
 
-/* A mailbox's row: its first failed step, else the first that was skipped, else its folders. */
+/* What its row shows: its first failed step, else the first that was skipped; NULL: it is fine. */
+static const struct check *worst_of(struct check *const *v, size_t n)
+{
+	const struct check *failed = first_with(v, n, CHECK_FAILED);
+
+	return failed != NULL ? failed : first_with(v, n, CHECK_SKIPPED);
+}
+
 static void show_row(const struct report *r, struct check *const *v, size_t n, int columns)
 {
-	const struct check *worst = first_with(v, n, CHECK_FAILED);
+	const struct check *worst = worst_of(v, n);
 	size_t shown = 0;
 
-	if (worst == NULL)
-		worst = first_with(v, n, CHECK_SKIPPED);
 	put_word(r, worst != NULL ? worst->result : CHECK_OK);
 	printf("%-*s", columns, v[0]->subject);
 	if (worst != NULL)
@@ -283,18 +288,32 @@ static void show_row(const struct report *r, struct check *const *v, size_t n, i
 	putchar('\n');
 }
 
+/* How many of the checks, from the first on, are of its mailbox. */
+static size_t of_one_mailbox(struct check *const *v, size_t n)
+{
+	size_t i = 1;
+
+	while (i < n && strcmp(v[i]->subject, v[0]->subject) == 0)
+		i++;
+	return i;
+}
+
 static void show_table(const struct report *r, struct check *const *v, size_t n)
 {
-	size_t columns = 0, of_mailbox;
+	size_t columns = 0, counts[3] = { 0 }, one;
+	const struct check *worst;
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i += one) {
+		one = of_one_mailbox(v + i, n - i);
+		worst = worst_of(v + i, one);
+		counts[worst != NULL ? worst->result : CHECK_OK]++;
 		if (strlen(v[i]->subject) > columns)
 			columns = strlen(v[i]->subject);
-	printf("\nmailboxes\n");
-	for (size_t i = 0; i < n; i += of_mailbox) {
-		for (of_mailbox = 1; i + of_mailbox < n && strcmp(v[i + of_mailbox]->subject, v[i]->subject) == 0; of_mailbox++)
-			;
-		show_row(r, v + i, of_mailbox, columns < ADDRESS_COLUMNS ? (int)columns : ADDRESS_COLUMNS);
+	}
+	printf("\nmailboxes: %zu ok, %zu failed, %zu skipped\n", counts[CHECK_OK], counts[CHECK_FAILED], counts[CHECK_SKIPPED]);
+	for (size_t i = 0; i < n; i += one) {
+		one = of_one_mailbox(v + i, n - i);
+		show_row(r, v + i, one, columns < ADDRESS_COLUMNS ? (int)columns : ADDRESS_COLUMNS);
 	}
 }
 
