@@ -1,5 +1,5 @@
-/* What lies on this machine, seen as the daemon's user sees it: state_dir, Maildirs, commands, secret files. A child takes that user's
- * rights and looks; the answers come back in memory that both share. What the unit forbids besides is known from doctor_unit.c. */
+/* What lies on this machine, seen as the daemon's user sees it (doctor_places.c) and as the unit shows it (doctor_unit.c): state_dir,
+ * Maildirs, commands, secret files; and the verdicts. */
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
@@ -7,29 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <sys/time.h>
-#include <sys/wait.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include "doctor_private.h"
 
 #define DAEMON_USER "mailpolld"		/* of the unit, as it is delivered */
-#define LOOK_MS 10000			/* at one place: a file system that hangs is not waited for */
 
-enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_SECRET };
-struct place {				/* shared with the child, which fills in what stands below */
-	enum place_kind kind;
-	gid_t gid;			/* PLACE_SHARED: a Maildir's, with this group */
-	char path[PATH_MAX];
-	bool looked;
-	int error;			/* errno; 0: as it should be */
-	bool missing;			/* not there yet; error is about where it would be made */
-	char where[PATH_MAX];		/* what error is about */
-	uint64_t free_bytes;
-};
 struct machine {
 	const struct config *config;
 	const struct unit *unit;	/* NULL: none */
@@ -40,129 +23,9 @@ struct machine {
 	gid_t gid;
 	bool is_blind;			/* its rights cannot be had here */
 	struct place *places;		/* [0]: state_dir; the mailboxes' sinks and groups; the credentials' secrets */
-	size_t n_places, room;
+	size_t n_places, room;		/* room: for so many */
 	size_t *sinks;			/* [i]: the first of mailbox i's; [n]: the first secret */
 };
-
-/* --- in the child --- */
-
-static int access_error(const char *path, int mode)
-{
-	return access(path, mode) < 0 ? errno : 0;
-}
-
-/* The directory above path that the user cannot pass; false: none. */
-static bool find_barrier(const char *path, char *ret_dir)
-{
-	for (const char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
-		snprintf(ret_dir, PATH_MAX, "%.*s", (int)(slash - path), path);
-		if (access_error(ret_dir, X_OK) == EACCES)
-			return true;
-	}
-	return false;
-}
-
-static void look_at_file(struct place *p, int mode)
-{
-	struct stat st;
-
-	p->error = access_error(p->path, mode);
-	if (p->error == 0 && stat(p->path, &st) == 0 && !S_ISREG(st.st_mode))
-		p->error = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
-	if (p->error != EACCES || !find_barrier(p->path, p->where))
-		strcpy(p->where, p->path);
-}
-
-static void look_at_directory(struct place *p, const char *path)
-{
-	struct statvfs fs;
-
-	p->error = access_error(path, R_OK | W_OK | X_OK);
-	if (p->error != EACCES || !find_barrier(path, p->where))
-		snprintf(p->where, sizeof(p->where), "%s", path);
-	if (p->error == 0 && statvfs(path, &fs) == 0)
-		p->free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-}
-
-/* The directory itself, or the nearest one above that is there: where it would be made. */
-static void look_at_or_above(struct place *p, const char *directory)
-{
-	char path[PATH_MAX], *slash;
-
-	snprintf(path, sizeof(path), "%s", directory);
-	while (access_error(path, F_OK) == ENOENT && (slash = strrchr(path, '/')) != NULL) {
-		p->missing = true;
-		if (slash == path)
-			slash++;	/* the root */
-		*slash = '\0';
-	}
-	look_at_directory(p, path);
-}
-
-static void look_at_maildir(struct place *p)
-{
-	static const char *const inside[] = { "tmp", "new", "cur" };
-	char path[PATH_MAX + 8];
-
-	look_at_or_above(p, p->path);
-	for (size_t i = 0; i < ARRAY_LEN(inside) && p->error == 0 && !p->missing; i++) {
-		snprintf(path, sizeof(path), "%s/%s", p->path, inside[i]);
-		if (access_error(path, F_OK) != ENOENT)		/* else made when first needed */
-			look_at_directory(p, path);
-	}
-}
-
-/* The daemon gives a group its right to mail by access control lists, unless it is root or runs with that group. */
-static void look_at_shared(struct place *p)
-{
-	look_at_or_above(p, p->path);
-	p->error = 0;			/* of the Maildir itself, which is told elsewhere */
-	if (geteuid() != 0 && getegid() != p->gid && getxattr(p->where, "system.posix_acl_access", NULL, 0) < 0 && errno == EOPNOTSUPP)
-		p->error = EOPNOTSUPP;
-}
-
-static void look_at(struct place *p)
-{
-	switch (p->kind) {
-	case PLACE_DIRECTORY:
-		look_at_or_above(p, p->path);
-		break;
-	case PLACE_MAILDIR:
-		look_at_maildir(p);
-		break;
-	case PLACE_COMMAND:
-		look_at_file(p, X_OK);
-		break;
-	case PLACE_SECRET:
-		look_at_file(p, R_OK);
-		break;
-	case PLACE_SHARED:
-		look_at_shared(p);
-		break;
-	}
-}
-
-static void look_as_user(struct machine *m)
-{
-	struct itimerval limit = { .it_value = clock_interval(LOOK_MS) };
-	int status;
-	pid_t child;
-
-	fflush(stdout);
-	child = fork();
-	if (child == 0) {
-		if (geteuid() == 0 && m->uid != 0 && (initgroups(m->user, m->gid) < 0 || setgid(m->gid) < 0 || setuid(m->uid) < 0))
-			_exit(EXIT_FAILURE);
-		for (size_t i = 0; i < m->n_places; i++) {
-			setitimer(ITIMER_REAL, &limit, NULL);		/* SIGALRM ends the child */
-			look_at(&m->places[i]);
-			m->places[i].looked = true;
-		}
-		_exit(EXIT_SUCCESS);
-	}
-	if (child < 0 || waitpid(child, &status, 0) < 0 || (WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS))
-		m->is_blind = true;
-}
 
 /* --- who the daemon is --- */
 
@@ -227,10 +90,8 @@ static void add_places(struct machine *m)
 
 	for (size_t i = 0; i < m->n; i++)
 		room += m->mailboxes[i]->n_folders + 1;
-	m->room = room * sizeof(*m->places);
-	m->places = mmap(NULL, m->room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (m->places == MAP_FAILED)
-		abort();
+	m->room = room;
+	m->places = places_new(room);
 	m->sinks = xcalloc(m->n + 1, sizeof(*m->sinks));
 	add_place(m, PLACE_DIRECTORY, m->config->state_dir);
 	for (size_t i = 0; i < m->n; i++) {
@@ -485,8 +346,7 @@ struct machine *machine_check(const struct config *config, const struct unit *un
 	*m = (struct machine){ .config = config, .unit = unit, .mailboxes = mailboxes, .n = n };
 	take_user(m);
 	add_places(m);
-	if (!m->is_blind)
-		look_as_user(m);
+	m->is_blind = m->is_blind || !places_look(m->places, m->n_places, m->user, m->uid, m->gid);
 	snprintf(subject, sizeof(subject), "(as user %s)", m->user);
 	report_user(m, &at);
 	report_directory(m, &m->places[0], config->state_dir, &at, "state_dir");
@@ -499,7 +359,7 @@ void machine_free(struct machine **machine)
 
 	if (m == NULL)
 		return;
-	munmap(m->places, m->room);
+	places_free(m->places, m->room);
 	free(m->sinks);
 	free(m);
 	*machine = NULL;

@@ -1,10 +1,15 @@
-/* doctor_private.h - what the files of the doctor share: doctor.c (the order of the steps), doctor_machine.c (what lies on this
- * machine), doctor_unit.c (what systemd makes of the daemon), doctor_credential.c (a secret and the token it gives), doctor_network.c (a host's DNS, TCP, TLS),
- * doctor_mailbox.c (a session in a mailbox), doctor_commands.c (what to paste), doctor_report.c (what is printed). Nobody else includes it. */
+/* doctor_private.h - what the files of the doctor share. Nobody else includes it.
+ *   doctor.c             the order of the steps          doctor_network.c   a host's DNS, TCP, TLS, greeting
+ *   doctor_machine.c     what lies on this machine       doctor_mailbox.c   a session in a mailbox
+ *   doctor_places.c      looks with the daemon's rights  doctor_commands.c  what to paste
+ *   doctor_unit.c        what systemd makes of it        doctor_report.c    what is printed
+ *   doctor_credential.c  a secret and its token */
 #pragma once
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include "config.h"
 #include "doctor.h"
 #include "failure.h"
@@ -75,6 +80,25 @@ bool unit_loads(const struct unit *, const char *path);		/* as such a file: syst
 const char *unit_hides(const struct unit *, const char *path);
 bool unit_lets_write(const struct unit *, const char *path);
 bool unit_makes(const struct unit *, const char *path);		/* systemd makes this directory before the daemon starts */
+
+/* --- doctor_places.c --- */
+
+enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_SECRET };
+struct place {
+	enum place_kind kind;
+	gid_t gid;			/* PLACE_SHARED: a Maildir's, with this group */
+	char path[PATH_MAX];
+	/* filled in by looking */
+	bool looked;
+	int error;			/* errno; 0: as it should be */
+	bool missing;			/* not there yet; error is about where it would be made */
+	char where[PATH_MAX];		/* what error is about */
+	uint64_t free_bytes;
+};
+struct place *places_new(size_t n);			/* zeroed */
+void places_free(struct place *, size_t n);
+/* Fills in all with that user's rights, up to one that does not answer. False: they cannot be had. Blocks. */
+bool places_look(struct place *, size_t n, const char *user, uid_t, gid_t);
 
 /* --- doctor_machine.c --- */
 

@@ -171,6 +171,8 @@ static bool is_shown_at_once(const struct report *r, const struct check *c)
 }
 
 static void add(const struct report_at *at, const char *step, enum check_result result, const char *hint, const char *commands,
+    const char *failure, const char *fmt, va_list args) PRINTF_LIKE(7, 0);
+static void add(const struct report_at *at, const char *step, enum check_result result, const char *hint, const char *commands,
     const char *failure, const char *fmt, va_list args)
 {
 	struct report *r = at->report;
