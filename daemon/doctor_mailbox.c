@@ -25,7 +25,8 @@ struct visit {
 	struct token_request *token_request;
 	enum stage stage;			/* under way */
 	size_t folder;				/* at AT_FOLDERS */
-	const char *read_only;			/* a folder that is; NULL: none seen */
+	bool opened;				/* a folder has been */
+	const char *read_only;			/* one that can only be read; NULL: none seen */
 	bool started;
 	enum visit_result result;
 	visit_started_cb *started_cb;
@@ -234,17 +235,33 @@ static void next_step(struct visit *v)
 	}
 }
 
+/* When another folder can be opened it is no matter of permission. */
+static void folder_failed(struct visit *v, const struct failure *why)
+{
+	char room[128], *hint;
+
+	if (!v->opened || why->fail != FAIL_ADMIN) {
+		step_failed(v, why);
+		return;
+	}
+	hint = xasprintf("Make folder %s in mailbox %s, or correct `folders`: others can be opened.", v->who.folder, v->conf->address);
+	report_failed(&v->at, step_name(v->conf, v->stage, v->folder, room), hint, NULL, "%s", why->text);
+	free(hint);
+}
+
 static void on_selected(struct visit *v, const struct imap_done *done)
 {
 	char room[128];
 
-	if (done->ok)
+	if (done->ok) {
 		report_ok(&v->at, step_name(v->conf, v->stage, v->folder, room), NULL, "%u message%s%s", done->exists, done->exists == 1 ? "" : "s",
 		    done->read_only ? ", can only be read" : "");
-	else
-		step_failed(v, done->failure);
-	if (done->ok && done->read_only)
-		v->read_only = v->conf->folders[v->folder];
+		v->opened = true;
+		if (done->read_only)
+			v->read_only = v->conf->folders[v->folder];
+	} else {
+		folder_failed(v, done->failure);
+	}
 	v->folder++;
 	next_step(v);
 }

@@ -106,17 +106,20 @@ static void on_readable(struct bufferevent *bev, void *arg)
 	struct probe *p = arg;
 	struct evbuffer *in = bufferevent_get_input(bev);
 	char *line = evbuffer_readln(in, NULL, EVBUFFER_EOL_CRLF), shown[81];
+	const char *text;
 	struct failure why;
 
 	if (line == NULL && evbuffer_get_length(in) < GREETING_MAX)
 		return;
-	printable(shown, sizeof(shown), line != NULL ? line : "", line != NULL ? strlen(line) : 0);
-	if (strncasecmp(shown, "* OK", 4) == 0) {
-		report_ok(&p->at, "greeting", NULL, "%s", shown);
+	if (line != NULL && strncasecmp(line, "* OK ", 5) == 0) {
+		text = line[5] == '[' && strchr(line, ']') != NULL ? strchr(line, ']') + 1 : line + 5;	/* past a response code */
+		printable(shown, sizeof(shown), text, strlen(text));
+		report_ok(&p->at, "greeting", NULL, "%s", shown + strspn(shown, " "));
 		free(line);
 		probe_over(p, true);
 		return;
 	}
+	printable(shown, sizeof(shown), line != NULL ? line : "", line != NULL ? strlen(line) : 0);
 	if (strncasecmp(shown, "* BYE ", 6) == 0)
 		failure_from_imap(&why, PHASE_GREETING, ANSWER_BYE, NULL, shown + 6, &p->who);
 	else
@@ -145,7 +148,7 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 	tls_describe(p->ssl, text, sizeof(text), &end_wall_s);
 	left_s = end_wall_s - clock_wall_s();
 	if (end_wall_s != 0 && left_s < EXPIRES_SOON_S)
-		snprintf(hint, sizeof(hint), "The certificate ends in %lld days.", (long long)left_s / 86400);
+		snprintf(hint, sizeof(hint), "The certificate ends in %lld days: its owner must renew it before.", (long long)left_s / 86400);
 	report_ok(&p->at, "TLS", hint, "%s", text);
 	if (p->step == p->last)
 		probe_over(p, true);

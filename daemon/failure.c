@@ -150,7 +150,7 @@ static const struct row rows[] = {
 	/* the network */
 	{ NETWORK_ROW("certificate", ANY_PHASE, true), FAIL_ADMIN, SCHEDULE_UNAVAILABLE, 0,
 	  "The certificate of {host} is not trusted or names another host: check `host`; for a private CA set `ca_file`; a firewall that "
-	  "inspects TLS must be told to leave {host} alone." },
+	  "inspects TLS must be told to leave {host} alone. When it has expired, its owner must renew it, or this server's clock is wrong." },
 	{ NETWORK_ROW("resolve", IN(PHASE_RESOLVE), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "The name {host} is not found: check DNS and the spelling of the host." },
 	{ NETWORK_ROW("connect", IN(PHASE_CONNECT), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,

@@ -17,20 +17,20 @@ def _authority(directory, name):
     return key, cert
 
 
-def _server(directory, name, authority, names):
+def _server(directory, name, authority, names, days=30):
     key, cert = os.path.join(directory, name + ".key"), os.path.join(directory, name + ".pem")
     if not os.path.exists(cert):
         request, extensions = os.path.join(directory, name + ".csr"), os.path.join(directory, name + ".ext")
         with open(extensions, "w") as f:
             f.write("subjectAltName=%s\nextendedKeyUsage=serverAuth\n" % names)
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", request, "-subj", "/CN=" + name)
-        _openssl("x509", "-req", "-in", request, "-CA", authority[1], "-CAkey", authority[0], "-CAcreateserial", "-days", "30",
+        _openssl("x509", "-req", "-in", request, "-CA", authority[1], "-CAkey", authority[0], "-CAcreateserial", "-days", str(days),
                  "-extfile", extensions, "-out", cert)
     return key, cert
 
 
 class Certificates:
-    """contexts: "good", "wrong-host", "stranger". ca_file is what clients are to trust."""
+    """contexts: "good", "wrong-host", "stranger", "expired", "ending" (in three days). ca_file is what clients are to trust."""
 
     def __init__(self, directory):
         os.makedirs(directory, exist_ok=True)
@@ -38,7 +38,8 @@ class Certificates:
         here = "DNS:localhost,IP:127.0.0.1,IP:::1"
         self.ca_file = ca[1]
         self.files = {"good": _server(directory, "localhost", ca, here), "wrong-host": _server(directory, "elsewhere", ca, "DNS:elsewhere.example"),
-                      "stranger": _server(directory, "stranger", stranger, here)}
+                      "stranger": _server(directory, "stranger", stranger, here), "expired": _server(directory, "expired", ca, here, -1),
+                      "ending": _server(directory, "ending", ca, here, 3)}
 
     def context(self):
         """One context whose certificate can be changed while it serves: choose(name)."""

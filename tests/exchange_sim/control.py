@@ -14,7 +14,7 @@
     POST /clear     {"address" or "*"}                                     no faults any more
     POST /drop      {"address"}                                            closes its connections without a word
     POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"], "bads": 2}
-    POST /certificate {"server": "imap" or "token", "name": "good", "stranger" or "wrong-host"}
+    POST /certificate {"server": "imap" or "token", "name": "good", "stranger", "wrong-host", "expired" or "ending"}
     GET  /state     counters, and ?address= for one mailbox's folders
     GET  /sums      ?address=&folder= SHA-256 of every message by UID
     GET  /log       the last protocol lines

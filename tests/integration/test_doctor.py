@@ -60,6 +60,7 @@ def test_all_is_well(simulator, ready):
     assert shown == {"token": "good for 65 min", "audience": "https://outlook.office365.com", "roles": "IMAP.AccessAsApp", "tenant": "tenant",
                      "app": CLIENT, "object ID": OID}
     assert "eyJ" not in json.dumps(steps) and simulator.secret not in json.dumps(steps)
+    assert step(steps, "greeting")["text"].startswith("The Microsoft Exchange IMAP4 service is ready.")
     for host in ("contoso", "localhost:%d" % simulator.imap_port):
         assert step(steps, "TLS", host)["text"].startswith("TLSv1.3, certificate by mailpolld test authority")
     # it took nothing and changed nothing
@@ -307,12 +308,16 @@ def test_port_where_nobody_listens(simulator, ready):
 
 def test_certificates(simulator, ready):
     for server, subject in (("imap", "localhost:"), ("token", "contoso")):
-        for name, text in (("stranger", "not trusted"), ("wrong-host", "for another host name")):
+        for name, text in (("stranger", "not trusted"), ("wrong-host", "for another host name"), ("expired", "certificate has expired")):
             simulator.post("/certificate", server=server, name=name)
             _, steps = doctor(ready)
             tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
             assert tls["result"] == "failed" and text in tls["text"] and "a firewall that inspects TLS" in tls["hint"]
             assert step(steps, "sign-in")["result"] == "skipped"
+        simulator.post("/certificate", server=server, name="ending")
+        code, steps = doctor(ready)
+        tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
+        assert code == 0 and tls["hint"] == "The certificate ends in 2 days: its owner must renew it before."
         simulator.post("/certificate", server=server, name="good")
 
 
@@ -480,8 +485,10 @@ def test_throttled(simulator, ready):
 def test_folder_that_is_not_there(simulator, daemon):
     simulator.mailbox(M)
     daemon.config([{"address": M, "folders": ["INBOX", "Nowhere"]}])
-    steps = expect(daemon, "folder Nowhere", "NO SELECT failed.", "Folder Nowhere of %s cannot be opened" % M)
-    assert step(steps, "folder INBOX")["result"] == "ok" and step(steps, "IDLE")["result"] == "ok"
+    steps = expect(daemon, "folder Nowhere", "NO SELECT failed.", "Make folder Nowhere in mailbox %s, or correct `folders`: others can be opened." % M)
+    assert step(steps, "folder Nowhere")["commands"] is None and step(steps, "folder INBOX")["result"] == "ok" and step(steps, "IDLE")["result"] == "ok"
+    daemon.config([{"address": M, "folders": ["Nowhere"]}])      # it may be the permission, too
+    expect(daemon, "folder Nowhere", "NO SELECT failed.", "Folder Nowhere of %s cannot be opened" % M, "Add-MailboxPermission")
 
 
 def test_target_that_is_not_there(simulator, daemon):
