@@ -610,6 +610,24 @@ def test_interrupted(simulator, ready):
             assert "  skipped folder INBOX      interrupted\n" in text and text.endswith("; interrupted\n")
 
 
+def test_interrupted_early(simulator, ready):
+    """While it asks for a token, and while it tries a host"""
+    simulator.post("/token", hang=True)
+    running = start(ready)
+    simulator.wait("token_requests", 1)
+    running.send_signal(signal.SIGINT)
+    text = running.communicate(timeout=20)[0]
+    assert running.returncode == 1 and "  skipped sign-in           interrupted\n" in text and "\nhost " not in text
+    simulator.post("/token", hang=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        change_defaults(ready, simulator, port=silent.getsockname()[1])
+        running = start(ready)
+        silent.accept()
+        running.send_signal(signal.SIGINT)
+        text = running.communicate(timeout=20)[0]
+    assert running.returncode == 1 and "  skipped sign-in           interrupted\n" in text
+
+
 def test_interrupted_among_many(simulator, daemon):
     addresses = many(simulator, daemon, 10)
     simulator.fault("hang", addresses[0], command="SELECT")
