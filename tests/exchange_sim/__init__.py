@@ -7,7 +7,7 @@ control port (control.py says how). Everything listens on loopback, on ports the
 
     messages.py   bodies, made when they are asked for
     state.py      mailboxes, folders, tokens, faults, counters
-    imap.py       the IMAP server
+    imap.py       the IMAP server; fetch.py its FETCH
     faults.py     what it does instead of answering
     wire.py       networks that misbehave
     entra.py      the token endpoint, and token introspection for other IMAP servers

@@ -5,13 +5,14 @@
     POST /uids      {"address", "folder", "ranges": [[lo, hi, step]]}      many tiny messages
     POST /remove    {"address", "folder", "uids"}
     POST /folder    {"address", "folder", "uidvalidity"}                   as after a move: all UIDs are new
-    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "same_end", "fail": {"status", "code", "retry_after", "body"}, "hang"}
+    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "same_end", "hang",
+                     "fail": {"status", "code", "retry_after", "body"}, "script": [as "fail", or null, ...]}
     POST /secret    {"secret"}
     POST /token-port {"open": false}                                       nothing answers there
     POST /expire    {}                                                     every token given so far ends now
-    POST /fault     {"address" or "*", "kind", ...}                        faults.py says which there are
+    POST /fault     {"address" or "*" or "port" of a line, "kind", ...}    faults.py says which there are
     POST /line      {"port" or none, "mode", ...}                           wire.py: a way to the IMAP server; gives its port
-    POST /clear     {"address" or "*"}                                     no faults any more
+    POST /clear     {"address" or "*" or "port"}                           no faults any more
     POST /drop      {"address"}                                            closes its connections without a word
     POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"], "bads": 2}
     POST /certificate {"server": "imap" or "token", "name": "good", "stranger", "wrong-host", "expired" or "ending"}
@@ -98,17 +99,19 @@ class Control:
                 session.notice()
 
     def faults(self, data):
+        if "port" in data:
+            return self.lines[data["port"]].faults
         return self.state.faults if data.get("address", "*") == "*" else self.state.mailbox(data["address"]).faults
 
     def post_fault(self, data):
         self.faults(data).append(data)
-        if data["kind"] == "idle-line":
+        if data["kind"] == "in-idle":
             for mailbox in self.state.mailboxes.values():
                 for session in mailbox.sessions:
                     session.notice()
 
     async def post_line(self, data):
-        line = self.lines.get(data.get("port")) or wire.Line(self.imap_port)
+        line = self.lines.get(data.get("port")) or wire.Line(self.imap_port, self.state.line_of)
         self.lines[line.port] = line
         await line.set(data)
         return {"port": line.port}
@@ -133,6 +136,7 @@ class Control:
         if "address" in query:
             mailbox = state.mailbox(query["address"])
             answer["logins"], answer["refused"], answer["sessions"] = mailbox.logins, mailbox.refused, len(mailbox.sessions)
+            answer["alone_most_s"] = mailbox.alone_most
             answer["folders"] = {name: {"uidvalidity": f.uidvalidity, "uidnext": f.uidnext, "bodies": sum(f.bodies.values()),
                                         "fetched": {str(u): n for u, n in f.bodies.items()},
                                         "messages": {str(u): sorted(m.flags) for u, m in f.messages.items()}}

@@ -19,7 +19,7 @@ def refusal(status, error, code, headers=None):
 
 def token_answer(state, request):
     form, conf = request.form(), state.token_conf
-    fail = conf["fail"]
+    fail = conf["script"].pop(0) if conf["script"] else conf["fail"]
     if fail:
         headers = {"Retry-After": str(fail["retry_after"])} if "retry_after" in fail else {}
         if "code" in fail:

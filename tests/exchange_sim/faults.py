@@ -1,5 +1,5 @@
 """What a server may do instead of answering a command. A fault is {"kind": ..., "command": "UID FETCH", ...}; without "command"
-it is for the next one, whichever that is. state.State.fault() says how often and for which messages.
+it is for the next one after the sign-in, whichever that is. state.State.fault() says how often and for which messages.
 
     throttle     ms, form: NO, BAD (and BYE), BYE, untagged (NO, then BYE)    exchange-online 5.6; ms counts down with each
     unavailable  form: NO, BAD, bare                                        5.4
@@ -11,10 +11,18 @@ it is for the next one, whichever that is. state.State.fault() says how often an
     long-line    bytes without end: a line of a GiB
     garbage      bytes that are no IMAP
 
-In imap.py, within an answer: fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute, body-nil, size-off, close-mid-literal (after, at_expiry), hang-mid-literal, lie (by),
-drip, number-above-exists, odd-flags, bare-copyuid, exists-before-plus, silent-idle, no-idle, search-hides, esearch, unsolicited, select-no,
-store-no, move-no, copy-no, close-after-move, hang-done, idle-line, delay-CMD, no-permission, auth-refused; for every connection:
-close-on-connect, hang-greeting, hang-authenticate, slow-sign-in (seconds).
+in-idle has one of these as "play" and comes while the client idles, by itself.
+
+In imap.py and fetch.py, within an answer:
+    messages     fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
+                 size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags
+                 fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
+    looking      search-hides (only), search-also (words), search-lines (each), search-silent, esearch, expunge-alone, uidvalidity (is),
+                 uidnext (is), permanent-flags (flags), select-no, exists-before-plus, silent-idle, hang-done, unsolicited
+    afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move
+    signing in   auth-refused (form: json, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds)
+    the server   options (greeting, before, after, without, bads), long-capability (words, lines), no-idle, no-move, no-uidplus, no-sasl-ir
+    at once      close-on-connect, hang-greeting, greeting (line, close): for a line's port, or for everybody
 """
 import asyncio
 

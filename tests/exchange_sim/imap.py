@@ -4,11 +4,10 @@ import base64
 import calendar
 import re
 import ssl
-import time
 
 import clock
 import faults
-import messages
+import fetch
 
 GREETINGS = {"A": "* OK The Microsoft Exchange IMAP4 service is ready. [UwBJADIAUABSADAAMQBDAEEA]",
              "B": "* OK Microsoft Exchange IMAP4 service ready. 01234567-89ab-cdef-0123-456789abcdef (tcpproxy/15.21.0406.000 "
@@ -20,9 +19,7 @@ AFTER = {"Q1": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID 
                "BACKENDAUTHENTICATE CHILDREN IDLE NAMESPACE LITERAL+",
          "Q2": "IMAP4 IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR UIDPLUS MOVE ID UNSELECT ENABLE IMAP4rev2 CLIENTACCESSRULES "
                "CLIENTNETWORKPRESENCELOCATION BACKENDAUTHENTICATE BACKENDAUTHENTICATE-IR CHILDREN IDLE NAMESPACE LITERAL+"}
-ODD_FLAGS = ["$MDNSent", "\\*", "we]ird", "{3", "\\X-a'b", "caf\xe9", "[x", "NIL"]
 COMMAND_MAX = 10240             # exchange-online 4.9; tokens are longer lines than any other command
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 class Closed(Exception):
@@ -75,15 +72,16 @@ def format_set(numbers):
     return ",".join(str(n) for n in numbers)
 
 
-class Session:
+class Session(fetch.Fetching):
     def __init__(self, state, reader, writer):
         self.state, self.reader, self.writer = state, reader, writer
         self.mailbox = self.folder = self.token = None
+        self.line = state.line_of.get((writer.get_extra_info("peername") or (None, None))[1])     # wire.Line it came by
+        self.rev2 = False               # ENABLE IMAP4rev2 was sent (4.10)
         self.told = 0                   # EXISTS as last said
         self.expunged = []
         self.wake = asyncio.Event()
         self.bads = 0
-        self.numbers = {}               # uid: sequence number, as of the last SELECT or notice
 
     # --- lines ---
 
@@ -103,7 +101,7 @@ class Session:
     async def bad(self, tag, text):
         self.bads += 1
         self.say("%s BAD %s" % (tag, text))
-        if self.bads >= self.state.options["bads"]:       # 5.5
+        if self.bads >= self.option("bads"):       # 5.5
             self.say("* BYE Connection closed. 14")
             await self.close()
         await self.writer.drain()
@@ -131,23 +129,35 @@ class Session:
             self.told -= 1
         said = bool(self.expunged)
         self.expunged = []
-        if said or len(self.folder.messages) != self.told:
-            self.told = len(self.folder.messages)
+        count = len(self.folder.messages)
+        if said or count != self.told:
+            if said and self.fault("expunge-alone") and self.told == count:     # RFC 3501 7.4.1: EXPUNGE says it all
+                return
+            self.told = count
             self.say("* %d EXISTS" % self.told)
-            self.say("* 0 RECENT")
+            if not self.rev2:
+                self.say("* 0 RECENT")
 
-    def fault(self, kind, uid=None):
-        return self.state.fault(self.mailbox, kind, uid)
+    def fault(self, kind, uid=None, command=None, named=False):
+        return self.state.fault(self.mailbox, kind, uid, command, self.line, named)
+
+    def option(self, name):
+        """One of state.options; a fault "options" has others for this mailbox or line."""
+        fault = self.fault("options")
+        return fault[name] if fault and name in fault else self.state.options[name]
 
     # --- the conversation ---
 
     async def run(self):
-        if self.state.fault(None, "close-on-connect"):
+        if self.fault("close-on-connect"):
             return
-        if self.state.fault(None, "hang-greeting"):
+        if self.fault("hang-greeting"):
             await asyncio.sleep(3600)
-        self.say(GREETINGS[self.state.options["greeting"]])
+        greeting = self.fault("greeting")
+        self.say(greeting["line"] if greeting else GREETINGS[self.option("greeting")])
         await self.writer.drain()
+        if greeting and greeting.get("close"):
+            return
         while True:
             line = await self.read_line()
             tag, _, rest = line.partition(" ")
@@ -172,8 +182,8 @@ class Session:
             await clock.sleep(delay["seconds"])
         if self.fault("unsolicited"):
             self.unsolicited()
-        for kind in faults.KINDS if name != "LOGOUT" and self.mailbox else ():
-            fault = self.state.fault(self.mailbox, kind, command=name)
+        for kind in faults.KINDS if name != "LOGOUT" else ():
+            fault = self.fault(kind, command=name, named=self.mailbox is None)
             if fault:
                 await faults.play(self, kind, fault, tag, lambda: self.answer(tag, name, args))
                 return
@@ -196,7 +206,7 @@ class Session:
             await self.bad(tag, "Command Error. 10")
         elif self.mailbox is None and name not in ("CAPABILITY", "ID", "NOOP", "LOGOUT", "AUTHENTICATE", "LOGIN"):
             await self.bad(tag, "Command received in Invalid state.")
-        elif name in ("NAMESPACE", "LIST", "SELECT", "EXAMINE", "STATUS") and self.state.fault(self.mailbox, "no-permission"):
+        elif name in ("NAMESPACE", "LIST", "LSUB", "SELECT", "EXAMINE", "STATUS") and self.fault("no-permission"):
             await self.bad(tag, "User is authenticated but not connected.")
         elif self.folder is None and name.split()[-1] in ("SEARCH", "FETCH", "STORE", "COPY", "MOVE", "EXPUNGE", "IDLE", "CLOSE", "UNSELECT"):
             await self.bad(tag, "Command received in Invalid state.")
@@ -204,12 +214,20 @@ class Session:
             await method(tag, args)
 
     async def do_capability(self, tag, args):
-        names = AFTER[self.state.options["after"]] if self.mailbox else BEFORE[self.state.options["before"]]
-        without = list(self.state.options["without"])
+        names = AFTER[self.option("after")] if self.mailbox else BEFORE[self.option("before")]
+        without = list(self.option("without"))
         for kind, name in (("no-idle", "IDLE"), ("no-move", "MOVE"), ("no-uidplus", "UIDPLUS"), ("no-sasl-ir", "SASL-IR")):
-            if self.state.fault(self.mailbox, kind):
+            if self.fault(kind):
                 without.append(name)
-        self.say("* CAPABILITY " + " ".join(n for n in names.split() if n not in without))
+        names = [n for n in names.split() if n not in without]
+        odd = self.fault("long-capability")
+        if odd:                         # what matters stands at the end of a long line, or in a second one
+            names[1:1] = ["X-%d-%s" % (i, "Y" * 40) for i in range(odd["words"])]
+        if odd and odd.get("lines"):
+            half = len(names) - 6
+            self.say("* CAPABILITY " + " ".join(names[:half]))
+            names = names[half:]
+        self.say("* CAPABILITY " + " ".join(names))
         await self.ok(tag, "CAPABILITY completed.")
 
     async def do_id(self, tag, args):
@@ -236,7 +254,7 @@ class Session:
             self.state.signing_in -= 1
 
     async def authenticate(self, tag, args):
-        slow = self.state.fault(None, "slow-sign-in")
+        slow = self.fault("slow-sign-in")
         if slow:
             await clock.sleep(slow["seconds"])
         mechanism, _, response = args.partition(" ")
@@ -256,6 +274,11 @@ class Session:
         mailbox, token = self.state.mailbox(user), self.state.good_token(bearer)
         if self.state.fault(mailbox, "hang-authenticate"):
             await asyncio.sleep(3600)
+        for kind in faults.KINDS if mailbox else ():
+            fault = self.state.fault(mailbox, kind, command="AUTHENTICATE", named=True)
+            if fault:
+                await faults.play(self, kind, fault, tag, lambda: self.no(tag, "AUTHENTICATE failed."))
+                return
         refused = self.state.fault(mailbox, "auth-refused")
         if mailbox is None or token is None or refused:
             if mailbox:
@@ -266,10 +289,12 @@ class Session:
                 await self.writer.drain()
                 await self.read_line()
             await self.no(tag, "AUTHENTICATE failed.")
+            if refused and refused.get("form") == "bye":        # logins that keep failing (5.2, 5.5)
+                self.say("* BYE Connection is closed.")
+                await self.close()
             return
         self.mailbox, self.token = mailbox, token
-        mailbox.logins += 1
-        mailbox.sessions.add(self)
+        mailbox.came(self)
         self.state.counts["logins"] += 1
         self.state.login_times.append(clock.wall())
         await self.ok(tag, "AUTHENTICATE completed.")
@@ -282,11 +307,28 @@ class Session:
         if "RETURN" in args:
             await self.bad(tag, "Command Argument Error. 12")
             return
+        if '\\"' in args:
+            await self.bad(tag, "Command Argument Error. 12")
+            return
+        if args.replace(" ", "") == '""""':
+            self.say('* LIST (\\Noselect) "/" ""')
         pattern = args.split()[-1].strip('"')
         for name in self.mailbox.folders:
             if pattern in ("*", "%") or pattern.upper() == name.upper():
                 self.say('* LIST (\\HasNoChildren) "/" %s' % name)
         await self.ok(tag, "LIST completed.")
+
+    async def do_lsub(self, tag, args):
+        if self.rev2 or "IMAP4rev2" in AFTER[self.option("after")]:       # 4.3: refused while it is advertised
+            await self.bad(tag, "Command Error. 10")
+        else:
+            await self.ok(tag, "LSUB completed.")
+
+    async def do_enable(self, tag, args):
+        """exchange-online 4.10: what a client gets that sends it"""
+        self.rev2 = "IMAP4REV2" in args.upper()
+        self.say("* ENABLED" + (" IMAP4rev2" if self.rev2 else ""))
+        await self.ok(tag, "ENABLE completed.")
 
     async def do_select(self, tag, args, verb="SELECT"):
         self.leave()
@@ -298,14 +340,19 @@ class Session:
         folder.sessions.add(self)
         unseen = next((i for i, m in enumerate(folder.messages.values(), 1) if "\\Seen" not in m.flags), 0)
         flags = "(\\Seen \\Answered \\Flagged \\Deleted \\Draft $MDNSent)"
+        permanent = self.fault("permanent-flags")
         self.say("* %d EXISTS" % self.told)
-        self.say("* 0 RECENT")
+        if not self.rev2:
+            self.say("* %d RECENT" % (self.told if verb == "EXAMINE" else 0))
         self.say("* FLAGS %s" % flags)
-        self.say("* OK [PERMANENTFLAGS %s] Permanent flags" % (flags if verb == "SELECT" else "()"))
+        self.say("* OK [PERMANENTFLAGS %s] Permanent flags" % (permanent["flags"] if permanent else flags if verb == "SELECT" else "()"))
         if unseen:
             self.say("* OK [UNSEEN %d] Is the first unseen message" % unseen)
-        self.say("* OK [UIDVALIDITY %d] UIDVALIDITY value" % folder.uidvalidity)
-        self.say("* OK [UIDNEXT %d] The next unique identifier value" % folder.uidnext)
+        uidvalidity, uidnext = self.fault("uidvalidity"), self.fault("uidnext")
+        for name, text, value in (("UIDVALIDITY", "UIDVALIDITY value", uidvalidity["is"] if uidvalidity else folder.uidvalidity),
+                                  ("UIDNEXT", "The next unique identifier value", uidnext["is"] if uidnext else folder.uidnext)):
+            if value is not None:
+                self.say("* OK [%s %s] %s" % (name, value, text))
         await self.ok(tag, "[READ-%s] %s completed." % ("WRITE" if verb == "SELECT" else "ONLY", verb))
 
     async def do_examine(self, tag, args):
@@ -340,6 +387,9 @@ class Session:
     async def do_uid_search(self, tag, args):
         words = args.split()
         uids = list(self.folder.messages)
+        if words[0].upper() == "CHARSET" and words[1].upper() != "US-ASCII":
+            await self.no(tag, "[BADCHARSET (US-ASCII)] The specified charset is not supported.")
+            return
         if words[0].upper() == "RETURN" or words[0].upper() not in ("UID", "SINCE", "ALL", "UNSEEN"):
             await self.bad(tag, "Command Argument Error. 11")
             return
@@ -347,126 +397,31 @@ class Session:
             uids = parse_set(words[1], uids)
         elif words[0].upper() == "SINCE":
             day, month, year = words[1].split("-")
-            since = calendar.timegm((int(year), MONTHS.index(month) + 1, int(day), 0, 0, 0))
+            since = calendar.timegm((int(year), fetch.MONTHS.index(month) + 1, int(day), 0, 0, 0))
             uids = [u for u in uids if self.folder.messages[u].internaldate >= since]
         elif words[0].upper() == "UNSEEN":
             uids = [u for u in uids if "\\Seen" not in self.folder.messages[u].flags]
-        fault = self.fault("search-hides")
-        if fault:                                   # listed by nobody, for a while
-            uids = []
-        if self.fault("esearch"):                   # as after an ENABLE IMAP4rev2 that nobody asked for (4.10)
-            self.say('* ESEARCH (TAG "%s") UID%s' % (tag, " ALL " + format_ranges(uids) if uids else ""))
-            await self.ok(tag, "SEARCH completed.")
-            return
-        self.writer.write(b"* SEARCH")
-        for i in range(0, len(uids), 10000):
-            self.writer.write("".join(" %d" % u for u in uids[i:i + 10000]).encode())
-            await self.writer.drain()
-        self.writer.write(b"\r\n")
+        hides, numbers = self.fault("search-hides"), [str(u) for u in uids]
+        if hides:                                   # listed by nobody, for a while
+            numbers = [str(u) for u in uids if "only" in hides and u not in hides["only"]]
+        more = self.fault("search-also")            # what is not there, or no number at all
+        numbers += more["words"] if more else []
+        if self.rev2 or self.fault("esearch"):      # as after an ENABLE IMAP4rev2 that nobody asked for (4.10)
+            self.say('* ESEARCH (TAG "%s") UID%s' % (tag, " ALL " + format_ranges(map(int, numbers)) if numbers else ""))
+        elif not numbers and self.fault("search-silent"):       # no line at all (4.5)
+            pass
+        else:
+            at_once = self.fault("search-lines")    # as many lines as it takes
+            await self.search_lines(numbers, at_once["each"] if at_once else len(numbers) or 1)
         await self.ok(tag, "SEARCH completed.")
 
-    # --- FETCH ---
-
-    async def do_uid_fetch(self, tag, args):
-        which, _, items = args.partition(" ")
-        try:
-            uids = parse_set(which, list(self.folder.messages))
-        except ValueError:
-            await self.bad(tag, "Command Argument Error. 11")
-            return
-        items = re.findall(r"BODY(?:\.PEEK)?\[[^\]]*\](?:<[^>]*>)?|[A-Z0-9.]+", items.upper().strip("()"))
-        numbers = {u: i for i, u in enumerate(self.folder.messages, 1)}
-        for uid in uids:
-            if self.fault("fetch-no", uid):
-                await self.no(tag, "The specified message set is invalid.")
-                return
-        self.state.in_flight += 1
-        try:
-            for uid in uids:
-                whole = any(item.endswith("[]") for item in items)
-                if self.state.fault(self.mailbox, "fetch-empty", uid) or uid not in self.folder.messages or \
-                        (whole and self.state.fault(self.mailbox, "fetch-whole-empty", uid)):
-                    continue
-                await self.fetch_one(numbers[uid], self.folder.messages[uid], items)
-            await self.writer.drain()
-        finally:
-            self.state.in_flight -= 1
-        await self.ok(tag, "FETCH completed.")
-
-    async def fetch_one(self, number, message, items):
-        parts, specs = [], []
-        above = self.fault("number-above-exists")
-        for item in items:
-            if item == "UID":
-                parts.append("UID %d" % message.uid)
-            elif item == "FLAGS":
-                flags = sorted(message.flags) + (ODD_FLAGS if self.fault("odd-flags") else [])
-                parts.append("FLAGS (%s)" % " ".join(flags))
-            elif item == "INTERNALDATE":
-                t = time.gmtime(message.internaldate)
-                parts.append('INTERNALDATE "%02d-%s-%d %02d:%02d:%02d +0000"' % (t.tm_mday, MONTHS[t.tm_mon - 1], *t[0:1], *t[3:6]))
-            elif item == "RFC822.SIZE":
-                off = self.fault("size-off", message.uid)
-                parts.append("RFC822.SIZE %d" % max(0, message.size + (off["by"] if off else message.size // 40)))
-            elif item.startswith("BODY"):
-                specs.append((len(parts), item))
-                parts.append(None)
-        if specs and any(".PEEK" not in item for _, item in specs):
-            message.flags.add("\\Seen")
-        self.writer.write(b"* %d FETCH (" % (number + (100000 if above else 0)))
-        for i, part in enumerate(parts):
-            if i:
-                self.writer.write(b" ")
-            if part is not None:
-                self.writer.write(part.encode())
-            else:
-                await self.fetch_body(message, next(item for at, item in specs if at == i))
-        self.writer.write(b")\r\n")
-        self.state.note("S * FETCH uid %d (%s)" % (message.uid, " ".join(items)))
-        await self.writer.drain()
-
-    async def fetch_body(self, message, item):
-        section = re.search(r"\[(.*)\]", item).group(1)
-        spec, size = message.spec, message.size
-        if self.fault("substitute", message.uid):
-            text = "From: \"Microsoft Exchange Server\"\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message:\r\n " \
-                   "%d\r\n\r\nThe server couldn't retrieve the following message:\r\n\r\nSubject: \"x\"\r\n" % message.uid
-            spec, size = {"text": text}, len(text)
-        if section:
-            head, _, rest = messages.body(spec).partition(b"\r\n\r\n")
-            if section.startswith("HEADER.FIELDS"):
-                names = section.partition("(")[2].strip(")").lower().split()
-                fields = re.split(rb"\r\n(?![ \t])", head)
-                head = b"\r\n".join(f for f in fields if f.split(b":")[0].decode("latin-1").strip().lower() in names)
-            data = (head + b"\r\n\r\n" if head else b"\r\n") if section.startswith("HEADER") else rest
-            spec, size = {"data": base64.b64encode(data).decode()}, len(data)
-        empty = self.fault("body-nil", message.uid)
-        if empty:
-            self.writer.write(b"BODY[%s] %s" % (section.encode(), empty.get("form", "NIL").encode()))
-            return
-        if not section:
-            self.folder.bodies[message.uid] += 1
-            self.state.counts["bodies"] += 1
-        cut, drip, lie = self.fault("close-mid-literal", message.uid), self.fault("drip"), self.fault("lie", message.uid)
-        hang = self.fault("hang-mid-literal", message.uid)
-        self.writer.write(b"BODY[%s] {%d}\r\n" % (section.encode(), size + (lie["by"] if lie else 0)))
-        sent = 0
-        for chunk in messages.chunks(spec):
-            if cut and sent + len(chunk) >= cut["after"]:
-                self.writer.write(chunk[:max(0, cut["after"] - sent)])
-                if cut.get("at_expiry"):        # the token's end, in the middle of a message (5.3)
-                    await self.writer.drain()
-                    await clock.sleep(max(0, self.token.expires - clock.now()))
-                await self.close()
-            if hang and sent + len(chunk) >= hang["after"]:
-                self.writer.write(chunk[:max(0, hang["after"] - sent)])
+    async def search_lines(self, numbers, at_once):
+        for i in range(0, len(numbers) or 1, at_once):
+            self.writer.write(b"* SEARCH")
+            for j in range(i, min(i + at_once, len(numbers)), 10000):
+                self.writer.write("".join(" " + n for n in numbers[j:min(j + 10000, i + at_once)]).encode())
                 await self.writer.drain()
-                await asyncio.sleep(3600)
-            self.writer.write(chunk)
-            sent += len(chunk)
-            await self.writer.drain()
-            if drip:
-                await clock.sleep(len(chunk) / drip["bytes_per_second"])
+            self.writer.write(b"\r\n")
 
     # --- changes ---
 
@@ -499,7 +454,7 @@ class Session:
         if target is None or self.fault("move-no" if move else "copy-no"):
             await self.no(tag, "[TRYCREATE] %s failed." % verb)
             return
-        uids = self.chosen(which)
+        uids = [] if self.fault("move-nothing") else self.chosen(which)
         made = self.copy(uids, target)
         code = "[COPYUID %d %s %s]" % (target.uidvalidity, format_set(uids), format_set(made))
         if not move:
@@ -518,6 +473,9 @@ class Session:
         await self.do_uid_copy(tag, args, True)
 
     async def do_uid_expunge(self, tag, args):
+        if self.fault("expunge-no"):
+            await self.no(tag, "EXPUNGE failed.")
+            return
         for uid in self.chosen(args):
             if "\\Deleted" in self.folder.messages[uid].flags:
                 self.folder.remove(uid)
@@ -532,7 +490,7 @@ class Session:
     # --- IDLE ---
 
     async def do_idle(self, tag, args):
-        if "IDLE" in self.state.options["without"] or self.state.fault(self.mailbox, "no-idle"):
+        if "IDLE" in self.option("without") or self.fault("no-idle"):
             await self.bad(tag, "Command Error. 10")
             return
         if self.fault("exists-before-plus"):
@@ -544,7 +502,7 @@ class Session:
         reading = asyncio.ensure_future(self.read_line())
         try:
             while not reading.done():
-                if not self.state.fault(self.mailbox, "silent-idle"):
+                if not self.fault("silent-idle"):
                     self.notices()
                 await self.writer.drain()
                 self.wake.clear()
@@ -555,11 +513,9 @@ class Session:
                 if self.token.expires <= clock.now():
                     self.say("* BYE Session invalidated - AccessTokenExpired")
                     await self.close()
-                answer = self.fault("idle-line")
-                if answer:
-                    self.say(answer["line"])
-                    if answer.get("close"):
-                        await self.close()
+                fault = self.fault("in-idle")
+                if fault:
+                    await faults.play(self, fault["play"], fault, tag, lambda: self.ok(tag, "IDLE completed."))
             line = reading.result()
         finally:
             self.state.idling -= 1
@@ -585,6 +541,6 @@ def serve(state):
             state.counts["connections_open"] -= 1
             session.leave()
             if session.mailbox:
-                session.mailbox.sessions.discard(session)
+                session.mailbox.left(session)
             writer.close()
     return connection

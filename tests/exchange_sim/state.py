@@ -50,6 +50,20 @@ class Mailbox:
         self.faults = []
         self.logins = self.refused = 0
         self.sessions = set()
+        self.alone_since = None                        # nobody signed in, after somebody was
+        self.alone_most = 0.0                          # longest such time so far, in seconds
+
+    def came(self, session):
+        self.logins += 1
+        if self.alone_since is not None:
+            self.alone_most = max(self.alone_most, clock.now() - self.alone_since)
+        self.alone_since = None
+        self.sessions.add(session)
+
+    def left(self, session):
+        self.sessions.discard(session)
+        if not self.sessions:
+            self.alone_since = clock.now()
 
     def folder(self, name):
         return self.folders.get("INBOX" if name.upper() == "INBOX" else name)
@@ -65,10 +79,12 @@ class State:
         self.mailboxes = {}
         self.tokens = {}
         self.last_token = None
-        self.token_conf = {"life_s": 3899, "refresh_in": None, "strings": False, "roles": [ROLE], "fail": None, "hang": False}
+        self.token_conf = {"life_s": 3899, "refresh_in": None, "strings": False, "roles": [ROLE], "fail": None, "hang": False,
+                           "script": []}               # what the next requests get instead of "fail", one each; None: a token
         self.secret = "s3cret~value"
         self.client_id = "05cd6963-0000-0000-0000-000000000000"
         self.faults = []                               # for every mailbox
+        self.line_of = {}                              # port a connection comes from: wire.Line
         self.counts = collections.Counter()
         self.commands = collections.Counter()
         self.in_flight = 0                             # FETCH commands being answered
@@ -85,10 +101,11 @@ class State:
         return self.mailboxes.setdefault(address.lower(), Mailbox(address, folders, uidvalidity))
 
     # A fault is {"kind": ..., ...}. With "count" it happens so often, with "skip" it lets so many pass first; with "uids" it
-    # is for these messages alone.
-    def fault(self, mailbox, kind, uid=None, command=None):
-        for fault in (mailbox.faults if mailbox else []) + self.faults:
-            if fault["kind"] != kind or ("uids" in fault and uid not in fault["uids"]) or fault.get("command", command) != command:
+    # is for these messages alone. Several of a kind come one after the other, in the order in which they were set.
+    # named: only one that says for which command it is.
+    def fault(self, mailbox, kind, uid=None, command=None, line=None, named=False):
+        for fault in (mailbox.faults if mailbox else []) + (line.faults if line else []) + self.faults:
+            if fault["kind"] != kind or (named and "command" not in fault) or ("uids" in fault and uid not in fault["uids"]) or fault.get("command", command) != command:
                 continue
             if fault.get("skip", 0) > 0:
                 fault["skip"] -= 1

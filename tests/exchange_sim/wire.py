@@ -10,8 +10,10 @@ import socket
 
 
 class Line:
-    def __init__(self, target_port):
+    def __init__(self, target_port, line_of):
         self.target_port, self.conf, self.server, self.plugs = target_port, {"mode": "ok"}, None, []
+        self.line_of = line_of                  # the port each connection goes on from, for the IMAP server to know it by
+        self.faults = []                        # for who comes by this line, from the greeting on
         self.writers = set()
         with socket.socket() as s:              # the port is the line's for good
             s.bind(("127.0.0.1", 0))
@@ -57,12 +59,15 @@ class Line:
                 await asyncio.sleep(3600)
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             self.writers.add(up_writer)
+            from_port = up_writer.get_extra_info("sockname")[1]
+            self.line_of[from_port] = self      # before the first byte of TLS
             try:
                 up = asyncio.ensure_future(self.pass_on(reader, up_writer, {}))
                 down = asyncio.ensure_future(self.pass_on(up_reader, writer, self.conf))
                 await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
                 up.cancel(), down.cancel()
             finally:
+                self.line_of.pop(from_port, None)
                 self.writers.discard(up_writer)
                 up_writer.transport.abort()
         except OSError:

@@ -251,7 +251,7 @@ def test_expired_token_is_ordinary(scene, moment):
         scene.start()
     else:
         scene.watch()
-        scene.simulator.fault("idle-line", BAD, line=line, close=True, count=1)
+        scene.simulator.fault("in-idle", BAD, play="answer", line=line, close=True, count=1)
     scene.simulator.wait("logins", 2, BAD)
     scene.mended()
     assert scene.daemon.has_line("session ended: .*AccessTokenExpired.*signing in again") and not scene.daemon.has_line("failure=")

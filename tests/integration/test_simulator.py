@@ -1,5 +1,6 @@
 """The simulator says what the services have been seen to say: without this, the other tests prove nothing."""
 import base64
+import contextlib
 import json
 import socket
 import ssl
@@ -17,9 +18,11 @@ ADDRESS = "support@contoso.example"
 class Wire:
     """A connection, line by line."""
 
-    def __init__(self, simulator):
+    def __init__(self, simulator, port=None):
         context = ssl.create_default_context(cafile=simulator.ca_file)
-        self.sock = context.wrap_socket(socket.create_connection(("localhost", simulator.imap_port), 10), server_hostname="localhost")
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF        # to see whether there is a close_notify
+        self.sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port or simulator.imap_port), 10), server_hostname="localhost",
+                                        suppress_ragged_eofs=False)
         self.file = self.sock.makefile("rb")
         self.tag = 0
         self.greeting = self.line()
@@ -100,9 +103,19 @@ def test_token_answers(simulator):
     simulator.post("/token", fail={"status": 429, "retry_after": 60})
     status, headers, _ = token_request(simulator)
     assert status == 429 and headers["Retry-After"] == "60"
+    simulator.post("/token", fail={"status": 429})
+    assert "Retry-After" not in token_request(simulator)[1]
     simulator.post("/token", fail={"status": 503})
     status, _, body = token_request(simulator)
     assert status == 503 and body.startswith(b"<html>")
+
+
+def test_token_answers_in_sequence(simulator):
+    """exchange-online 3.2, 3.3: any row, one after the other, then as ever"""
+    simulator.post("/token", script=[{"status": 503}, {"status": 401, "error": "invalid_client", "code": 7000222}, None])
+    answers = [token_request(simulator) for _ in range(4)]
+    assert [a[0] for a in answers] == [503, 401, 200, 200]
+    assert json.loads(answers[1][2])["error_description"].startswith("AADSTS7000222: ")
 
 
 def test_greeting_and_capabilities(simulator, wire):
@@ -117,6 +130,25 @@ def test_greeting_and_capabilities(simulator, wire):
     other = Wire(simulator)
     assert "BACKENDAUTHENTICATE) [" in other.greeting
     assert "MOVE" not in other.do("CAPABILITY")[0][0]
+
+
+def test_greeting_and_capabilities_of_one_mailbox(simulator):
+    """exchange-online 4.1, 5.5: by its line, as long as nobody has signed in; the others hear what they always hear"""
+    simulator.mailbox(ADDRESS)
+    port = simulator.post("/line")["port"]
+    simulator.post("/fault", port=port, kind="options", greeting="B", before="P1", after="Q2")
+    lines = Wire(simulator, port).do("CAPABILITY")[0]
+    assert "MOVE" not in lines[0] and "LOGINDISABLED" in Wire(simulator).do("CAPABILITY")[0][0]
+    simulator.post("/clear", port=port)
+    simulator.post("/fault", port=port, kind="greeting", line="* BYE Connection is closed. 14", close=True, count=1)
+    assert Wire(simulator, port).greeting == "* BYE Connection is closed. 14"
+    assert Wire(simulator, port).greeting.startswith("* OK The Microsoft Exchange")
+    simulator.post("/fault", port=port, kind="answer", command="CAPABILITY", line="{tag} NO not now", count=1)
+    late = Wire(simulator, port)
+    assert late.do("CAPABILITY")[1] == "NO not now" and late.do("CAPABILITY")[1] == "OK CAPABILITY completed."
+    simulator.fault("options", ADDRESS, without=["IDLE"])
+    late.sign_in(token(simulator))
+    assert " IDLE" not in late.do("CAPABILITY")[0][0]
 
 
 def test_sign_in(simulator, wire):
@@ -137,6 +169,43 @@ def test_sign_in(simulator, wire):
     assert json.loads(base64.b64decode(other.line()[2:]))["status"] == "401"
     other.send("")
     assert other.line() == "B1 NO AUTHENTICATE failed."
+    assert Wire(simulator).do("AUTHENTICATE PLAIN AHgAeA==")[1] == "NO AUTHENTICATE failed. Provided authentication mechanism is not supported."
+    simulator.clear(ADDRESS)
+    simulator.fault("auth-refused", ADDRESS, form="bye")
+    other = Wire(simulator)
+    assert other.sign_in("wrong") == "NO AUTHENTICATE failed." and other.line() == "* BYE Connection is closed."
+
+
+def test_role_less_token(simulator, wire):
+    """exchange-online 2.6, 5.2: given by Entra, refused by IMAP"""
+    simulator.post("/token", roles=[])
+    assert wire.sign_in(token(simulator)) == "NO AUTHENTICATE failed."
+    simulator.post("/token", roles=["IMAP.AccessAsApp"])
+    assert wire.sign_in(token(simulator)) == "OK AUTHENTICATE completed."
+
+
+def test_id_namespace_list(simulator, signed_in):
+    """exchange-online 4.3"""
+    assert signed_in.do('ID ("name" "x")') == (['* ID ("name" "Microsoft.Exchange.Imap4.Imap4Server" "version" "15.20")'], "OK ID completed.")
+    assert signed_in.do("NAMESPACE") == (['* NAMESPACE (("" "/")) NIL NIL'], "OK NAMESPACE completed.")
+    assert signed_in.do('LIST "" "INBOX"')[0] == ['* LIST (\\HasNoChildren) "/" INBOX']
+    assert signed_in.do('LIST "" ""')[0] == ['* LIST (\\Noselect) "/" ""']
+    assert signed_in.do('LSUB "" "*"')[1] == "OK LSUB completed."
+    assert signed_in.do('LIST "" "*" RETURN (STATUS (MESSAGES))')[1] == "BAD Command Argument Error. 12"
+
+
+def test_rev2(simulator):
+    """exchange-online 4.10: offered to some; LSUB is refused, and who enables it gets ESEARCH and no RECENT"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"text": "x"}, {"text": "y"}])
+    simulator.fault("options", ADDRESS, after="Q2")
+    wire = Wire(simulator)
+    wire.sign_in(token(simulator))
+    assert "ENABLE IMAP4rev2" in wire.do("CAPABILITY")[0][0]
+    assert wire.do('LSUB "" "*"')[1] == "BAD Command Error. 10"
+    assert wire.do("ENABLE IMAP4rev2") == (["* ENABLED IMAP4rev2"], "OK ENABLE completed.")
+    assert not any("RECENT" in line for line in wire.do("SELECT INBOX")[0])
+    assert wire.do("UID SEARCH UID 1:*")[0] == ['* ESEARCH (TAG "A%d") UID ALL 1:2' % wire.tag]
 
 
 def test_select_and_status(simulator, signed_in):
@@ -150,6 +219,10 @@ def test_select_and_status(simulator, signed_in):
     assert end == "OK [READ-WRITE] SELECT completed."
     assert signed_in.do("STATUS INBOX (MESSAGES UIDNEXT UIDVALIDITY)") == (["* STATUS INBOX (MESSAGES 2 UIDNEXT 3 UIDVALIDITY 14)"], "OK STATUS completed.")
     assert signed_in.do("SELECT Nowhere")[1] == "NO SELECT failed."
+    lines, end = signed_in.do("EXAMINE INBOX")
+    assert lines[1] == "* 2 RECENT" and lines[3] == "* OK [PERMANENTFLAGS ()] Permanent flags" and end == "OK [READ-ONLY] EXAMINE completed."
+    simulator.fault("select-no", ADDRESS, count=1)
+    assert signed_in.do("SELECT INBOX")[1] == "NO SELECT failed."          # 5.14: INBOX is being moved
 
 
 def test_search_and_fetch(simulator, signed_in):
@@ -171,6 +244,48 @@ def test_search_and_fetch(simulator, signed_in):
     assert simulator.folder(ADDRESS)["messages"]["2"] == []
     signed_in.do("UID FETCH 1 (BODY[])")
     assert simulator.folder(ADDRESS)["messages"]["1"] == ["\\Seen"]
+    assert signed_in.do("FETCH 2 (UID)") == (["* 2 FETCH (UID 2)"], "OK FETCH completed.")
+    assert signed_in.do("FETCH 3 (UID)")[1] == "NO The specified message set is invalid."
+    assert signed_in.do("UID FETCH 1 (UID BODY.PEEK[]<0.65536>)")[0] == ["* 1 FETCH (UID 1 BODY[]<0> {1}", "x)"]
+    assert signed_in.do("UID SEARCH CHARSET UTF-8 ALL")[1] == "NO [BADCHARSET (US-ASCII)] The specified charset is not supported."
+
+
+def test_fetch_in_sequence(simulator, signed_in):
+    """exchange-online 5.8 A: the third FETCH of this mailbox answers OK with nothing, the fifth and sixth fail each in its way"""
+    simulator.add(ADDRESS, [{"text": "x"}])
+    signed_in.do("SELECT INBOX")
+    simulator.fault("answer", ADDRESS, command="UID FETCH", line="{tag} OK FETCH completed.", skip=2, count=1)
+    simulator.fault("answer", ADDRESS, command="UID FETCH", line="{tag} NO first", skip=3, count=1)
+    simulator.fault("answer", ADDRESS, command="UID FETCH", line="{tag} NO second", count=1, skip=3)
+    answers = []
+    for _ in range(7):
+        lines, end = signed_in.do("UID FETCH 1 (UID)")
+        answers.append(end if lines == [] else "data")
+    assert answers == ["data", "data", "OK FETCH completed.", "data", "NO first", "NO second", "data"]
+
+
+@pytest.mark.parametrize("form,lines", [
+    ("uid-last", ["* 2 FETCH (BODY[] {1}", "y UID 2)"]), ("reversed", ["* 2 FETCH (BODY[] {1}", "y UID 2)"]),
+    ("twice", ["* 2 FETCH (UID 2 BODY[] {1}", "y)"] * 2), ("quoted", ['* 2 FETCH (UID 2 BODY[] "y")']),
+    ("lower-case", ["* 2 FETCH (uid 2 body[] {1}", "y)"]), ("literal8", ["* 2 FETCH (UID 2 BODY[] ~{1}", "y)"]),
+])
+def test_fetch_in_other_forms(simulator, signed_in, form, lines):
+    """exchange-online 4.6: order, case and further items are free"""
+    simulator.add(ADDRESS, [{"text": "x"}, {"text": "y"}])
+    simulator.fault("fetch-odd", ADDRESS, form=form)
+    signed_in.do("SELECT INBOX")
+    assert signed_in.do("UID FETCH 2 (UID BODY.PEEK[])")[0] == lines
+
+
+def test_sizes_and_numbers_that_are_off(simulator, signed_in):
+    """exchange-online 4.6, 5.7: RFC822.SIZE is an estimate, sequence numbers may be above EXISTS"""
+    simulator.add(ADDRESS, [{"text": "x" * 100}])
+    signed_in.do("SELECT INBOX")
+    for by in (-90, 90):
+        simulator.fault("size-off", ADDRESS, by=by, count=1)
+        assert signed_in.do("UID FETCH 1 (RFC822.SIZE)")[0] == ["* 1 FETCH (RFC822.SIZE %d)" % (100 + by)]
+    simulator.fault("number-above-exists", ADDRESS)
+    assert signed_in.do("UID FETCH 1 (UID)")[0] == ["* 100001 FETCH (UID 1)"]
 
 
 def test_changes(simulator, signed_in):
@@ -185,6 +300,12 @@ def test_changes(simulator, signed_in):
     signed_in.do("UID EXPUNGE 3")
     assert list(simulator.folder(ADDRESS)["messages"]) == ["2"]
     assert signed_in.do("UID STORE 2 +FLAGS.SILENT (\\Seen)")[1] == "BAD Command Argument Error. 11"
+    simulator.fault("bare-copyuid", ADDRESS, count=1)
+    assert signed_in.do("UID MOVE 2 Archive")[0][0] == "[COPYUID 14 2 2]"
+    simulator.fault("move-nothing", ADDRESS, count=1)
+    assert signed_in.do("UID MOVE 2 Archive") == (["* OK [COPYUID 14  ]"], "OK MOVE completed.")
+    simulator.fault("expunge-no", ADDRESS, count=1)
+    assert signed_in.do("UID EXPUNGE 2")[1] == "NO EXPUNGE failed."
     lines, end = signed_in.do("LOGOUT")
     assert lines == ["* BYE Microsoft Exchange Server IMAP4 server signing off."] and end == "OK LOGOUT completed."
 
@@ -212,6 +333,40 @@ def test_idle(simulator, signed_in):
     assert [signed_in.line(), signed_in.line()] == ["* 1 EXISTS", "* 0 RECENT"]
     signed_in.send("DONE")
     assert signed_in.line() == "B1 OK IDLE completed."
+    simulator.fault("exists-before-plus", ADDRESS, count=1)
+    signed_in.send("B2 IDLE")
+    assert [signed_in.line() for _ in range(3)] == ["* 1 EXISTS", "* 0 RECENT", "+ IDLE accepted, awaiting DONE command."]
+    simulator.post("/remove", address=ADDRESS, uids=[1])
+    assert [signed_in.line() for _ in range(3)] == ["* 1 EXPUNGE", "* 0 EXISTS", "* 0 RECENT"]
+    signed_in.send("B3 NOOP")
+    assert signed_in.line() == "B2 BAD Command received in Invalid state."
+
+
+def test_idle_that_is_silent(simulator, signed_in):
+    """exchange-online 5.10: new mail shows with the next command"""
+    simulator.fault("silent-idle", ADDRESS)
+    signed_in.do("SELECT INBOX")
+    signed_in.send("B1 IDLE")
+    signed_in.line()
+    simulator.add(ADDRESS, [{"text": "x"}])
+    signed_in.send("DONE")
+    assert [signed_in.line() for _ in range(3)] == ["* 1 EXISTS", "* 0 RECENT", "B1 OK IDLE completed."]
+
+
+@pytest.mark.parametrize("fault,lines", [
+    ({"play": "throttle", "ms": 89117, "form": "BYE"}, ["* BYE Request is throttled. Suggested Backoff Time: 89117 milliseconds"]),     # 5.6
+    ({"play": "unavailable", "form": "bare"}, ["Server Unavailable. 15", "* BYE Connection closed."]),      # 5.4
+    ({"play": "answer", "line": "* BYE Connection closed. 14", "close": True}, ["* BYE Connection closed. 14"]),    # 5.5
+    ({"play": "close-raw"}, []),                                                                            # 5.11
+])
+def test_faults_in_idle(simulator, signed_in, fault, lines):
+    signed_in.do("SELECT INBOX")
+    signed_in.send("B1 IDLE")
+    signed_in.line()
+    simulator.fault("in-idle", ADDRESS, count=1, **fault)
+    assert [signed_in.line() for _ in lines] == lines
+    with pytest.raises((ssl.SSLError, ConnectionError)) if not lines else contextlib.nullcontext():
+        assert signed_in.line() == ""
 
 
 def test_token_ends(simulator, signed_in):
@@ -232,6 +387,31 @@ def test_throttled_and_unavailable(simulator, signed_in):
     assert signed_in.do("NOOP")[1] == "NO Request is throttled. Suggested Backoff Time: 299910 milliseconds"
     simulator.fault("unavailable", ADDRESS, form="bare", count=1)
     assert signed_in.do("NOOP")[0] == ["Server Unavailable. 15", "* BYE Connection closed."]
+
+
+def test_throttled_forms_and_countdown(simulator):
+    """exchange-online 5.6: NO, BAD with BYE 14, and each time less"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("throttle", ADDRESS, ms=299609, countdown=422, count=2)
+    simulator.fault("throttle", ADDRESS, ms=89117, form="BAD", count=1)
+    wire = Wire(simulator)
+    wire.sign_in(token(simulator))
+    assert [wire.do("NOOP")[1] for _ in range(3)] == ["NO Request is throttled. Suggested Backoff Time: %d milliseconds" % ms for ms in (299609, 299187)] + \
+        ["BAD Request is throttled. Suggested Backoff Time: 89117 milliseconds"]
+    assert wire.line() == "* BYE Connection closed. 14"
+
+
+def test_edited_message_and_uidvalidity(simulator, signed_in):
+    """exchange-online 5.12: 14 in unrelated mailboxes; an edited message has a new UID; a moved mailbox has all new ones"""
+    other = "other@contoso.example"
+    simulator.mailbox(other)
+    uids = simulator.add(ADDRESS, [{"text": "x"}, {"text": "y"}])
+    assert simulator.folder(ADDRESS)["uidvalidity"] == simulator.folder(other)["uidvalidity"] == 14
+    simulator.post("/remove", address=ADDRESS, uids=uids[:1])
+    assert simulator.add(ADDRESS, [{"text": "x, edited"}]) == [3]
+    simulator.post("/folder", address=ADDRESS, uidvalidity=15)
+    lines = signed_in.do("SELECT INBOX")[0]
+    assert "* OK [UIDVALIDITY 15] UIDVALIDITY value" in lines and list(simulator.folder(ADDRESS)["messages"]) == ["1", "2"]
 
 
 def test_messages_that_cannot_be_had(simulator, signed_in):
