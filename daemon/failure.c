@@ -70,9 +70,9 @@ static const struct row rows[] = {
 	  "Mailbox {mailbox} is over its quota: make room in it." },
 	{ IMAP_ROW("no-target", IN(PHASE_OTHER), AS(ANSWER_NO), "TRYCREATE NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
 	  "The folder that messages are moved to (`after`) does not exist in mailbox {mailbox}: make it." },
-	{ IMAP_ROW("closed-while-idle", IN(PHASE_IDLE), AS(ANSWER_BYE), NULL, NULL), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("closed-14", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. 14"), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
 	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
+	{ IMAP_ROW("closed-while-idle", IN(PHASE_IDLE), AS(ANSWER_BYE), NULL, NULL), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("closed", ANY_PHASE, AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("command-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command error"), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
 	  "{host} did not understand a command; please report this with the log line." },
@@ -157,6 +157,7 @@ static const struct row rows[] = {
 	  "Cannot reach {host}: check DNS, firewall and routing." },
 	{ NETWORK_ROW("tls", IN(PHASE_TLS), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "TLS with {host} fails: check that the port speaks TLS (993 for IMAP) and that no firewall interferes." },
+	{ NETWORK_ROW("dropped-while-idle", IN(PHASE_IDLE), false), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ NETWORK_ROW("network", ANY_PHASE, false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "{host} breaks off or does not answer: mailpolld tries again; if it stays so, look for a firewall or a proxy in between." },
 

@@ -128,13 +128,18 @@ static void end_by_answer(struct imap_session *s, enum failure_answer answer, co
 	end_with(s, &why);
 }
 
+static bool gives_no_reason(const struct failure *bye)
+{
+	return strcmp(bye->name, "closed") == 0 || strcmp(bye->name, "closed-14") == 0 || strcmp(bye->name, "closed-while-idle") == 0;
+}
+
 /* A BYE that gives no reason follows one (exchange-online 5.5, 5.6): then that counts, and at least the BYE's wait. */
 static void end_by_bye(struct imap_session *s, const struct imap_response *r)
 {
 	struct failure why;
 
 	failure_from_imap(&why, where(s), ANSWER_BYE, r->code, r->text, s->conf.subject);
-	if (s->complaint.fail != FAIL_NONE && (strcmp(why.name, "closed") == 0 || strcmp(why.name, "closed-14") == 0)) {
+	if (s->complaint.fail != FAIL_NONE && gives_no_reason(&why)) {
 		if (s->complaint.asked_wait_ms < why.asked_wait_ms)
 			s->complaint.asked_wait_ms = why.asked_wait_ms;
 		why = s->complaint;
@@ -421,7 +426,7 @@ static const struct phase_def phases[] = {
 	[P_CAPABILITY_AFTER] = { "asking capabilities again", enter_capability, on_capability, NULL, on_capability_done, NULL, 60, PHASE_OPEN },
 	[P_READY]            = { "between commands", NULL, on_command_line, NULL, NULL, NULL, 0, PHASE_OTHER },
 	[P_COMMAND]          = { "in a command", NULL, on_command_line, NULL, on_command_done, NULL, 120, PHASE_OTHER },
-	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_IDLE },
+	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_OTHER },
 	[P_IDLE]             = { "idling", NULL, on_command_line, NULL, on_command_done, on_idle_timeout, 0, PHASE_IDLE },
 	[P_IDLE_END]         = { "leaving IDLE", enter_idle_end, on_command_line, NULL, on_command_done, NULL, IDLE_END_MS / 1000, PHASE_IDLE },
 	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 5, PHASE_LOGOUT },

@@ -75,6 +75,26 @@ BODIES = [
     Fault("literal-longer-than-told", "protocol", NETWORK, "what is not IMAP", "lie", {"by": -40}),
     Fault("literal-shorter-than-told", "network", NETWORK, "", "lie", {"by": 100000}),
 ]
+# what comes while it idles, unasked
+IN_IDLE = [
+    Fault("throttle-bye", "throttled", (20, 22), "throttling mailbox bad@contoso.example for 20 seconds", "throttle", {"form": "BYE", "ms": 20000}),    # 5.6
+    Fault("throttle-untagged", "throttled", (30, 33), "throttling mailbox", "throttle", {"form": "untagged", "ms": 20000}),
+    Fault("unavailable-bare", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "bare"}),           # 5.4
+    answer("closed-14", "closed-14", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
+    answer("bad-then-closed", "command-refused", (30, 60), "please report", "* BAD Command Error. 10\n* BYE Connection closed. 14", True),
+    answer("wrong-tag", "protocol", NETWORK, "what is not IMAP", "Z99 OK IDLE completed."),
+    Fault("two-tagged-replies", "protocol", NETWORK, "what is not IMAP", "two-tags"),
+    Fault("garbage", "protocol", NETWORK, "what is not IMAP", "garbage"),
+    Fault("line-of-a-gib", "protocol", NETWORK, "what is not IMAP", "long-line"),
+]
+# how sessions that idle end every day: signed in again at once, nothing is counted
+ORDINARY = [
+    answer("token-expired", "", (0, 0), "", "* BYE Session invalidated - AccessTokenExpired", True),                            # 5.3
+    answer("invalidated", "", (0, 0), "", "* BYE Session invalidated", True),
+    answer("closed", "", (0, 0), "", "* BYE Connection closed.", True),
+    Fault("close-without-notify", "", (0, 0), "", "close-raw"),                                                                 # 5.11
+    Fault("cut", "", line={"mode": "ok"}),
+]
 
 
 def ids(faults):
@@ -169,6 +189,39 @@ def test_answer_in_a_batch(scene, fault):
     scene.start()
     scene.expect(fault)
     scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(IN_IDLE))
+def test_while_it_idles(scene, fault):
+    scene.add(BAD, 3)
+    scene.watch()
+    scene.simulator.fault("in-idle", BAD, play=fault.kind, count=1, **fault.more)
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(ORDINARY))
+def test_ordinary_ends_of_idle(scene, fault):
+    scene.add(BAD, 3)
+    scene.watch()
+    if fault.kind:
+        scene.simulator.fault("in-idle", BAD, play=fault.kind, count=1, **fault.more)
+    else:
+        scene.set(fault)
+    scene.simulator.wait("logins", 2, BAD)
+    scene.mended()
+    assert scene.daemon.has_line("session ended: .*signing in again") and not scene.daemon.has_line("failure=")
+
+
+def test_peer_that_is_dead_while_it_idles(scene):
+    """exchange-online 5.10: no answer 30 s after DONE; signed in again at once"""
+    scene.watch()
+    scene.simulator.fault("in-idle", BAD, play="hang", count=1)
+    scene.simulator.wait("fault-in-idle", 1)
+    scene.daemon.poll(BAD)
+    scene.simulator.wait("logins", 2, BAD)
+    scene.mended()
+    assert scene.daemon.has_line("session ended: .*timed out while leaving IDLE")
 
 
 @pytest.mark.parametrize("fault", **ids(SIGN_INS))

@@ -76,6 +76,8 @@ static void test_ends(void **state)
 	f = imap(PHASE_IDLE, ANSWER_BYE, NULL, "Connection closed.");
 	expect(&f, "closed-while-idle", FAIL_EXPECTED, SCHEDULE_NETWORK);
 	/* 5.5: at least 30 s */
+	f = imap(PHASE_IDLE, ANSWER_BYE, NULL, "Connection closed. 14");
+	expect(&f, "closed-14", FAIL_WAIT, SCHEDULE_NETWORK);
 	f = imap(PHASE_OTHER, ANSWER_BYE, NULL, "Connection closed. 14");
 	expect(&f, "closed-14", FAIL_WAIT, SCHEDULE_NETWORK);
 	assert_int_equal(f.asked_wait_ms, 30000);
@@ -149,8 +151,11 @@ static void test_network(void **state)
 	expect(&f, "certificate", FAIL_ADMIN, SCHEDULE_UNAVAILABLE);
 	failure_from_network(&f, PHASE_RESOLVE, false, "not found", NULL);
 	expect(&f, "resolve", FAIL_WAIT, SCHEDULE_NETWORK);
-	failure_from_network(&f, PHASE_IDLE, false, "timed out", &subject);
+	failure_from_network(&f, PHASE_FETCH, false, "timed out", &subject);
 	expect(&f, "network", FAIL_WAIT, SCHEDULE_NETWORK);
+	/* exchange-online 5.3, 5.11: that is how most sessions that idle end */
+	failure_from_network(&f, PHASE_IDLE, false, "connection closed by the server", &subject);
+	expect(&f, "dropped-while-idle", FAIL_EXPECTED, SCHEDULE_NETWORK);
 }
 
 static struct failure token(long status, const char *body, unsigned retry_after_s)
