@@ -46,6 +46,7 @@ struct imap_session {
 	enum imap_command command;
 	enum failure_phase where;		/* for failures of the command under way */
 	msec_t idle_ms;
+	uint32_t exists;			/* in the selected folder */
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure failure;			/* why it ended */
@@ -346,8 +347,12 @@ static void on_command_line(struct imap_session *s, const struct imap_response *
 			s->done.uidnext = r->code_number;
 		break;
 	case IMAP_EXISTS:
-		s->done.exists = r->number;
-		s->ops->on_exists(s->arg, r->number);
+		s->done.exists = s->exists = r->number;
+		s->ops->on_exists(s->arg, s->exists);
+		break;
+	case IMAP_EXPUNGE:			/* counts by itself: an EXISTS need not follow (RFC 3501 7.4.1) */
+		if (s->exists > 0)
+			s->ops->on_exists(s->arg, --s->exists);
 		break;
 	case IMAP_MAILBOX_STATUS:
 		s->done.status = r->mailbox;
@@ -375,6 +380,7 @@ static void on_command_done(struct imap_session *s, const struct imap_response *
 	}
 	s->done.ok = r->status == IMAP_OK;
 	s->done.read_only = r->code != NULL && strcmp(r->code, "READ-ONLY") == 0;
+	s->done.unasked = s->phase == P_IDLE_ASKED || s->phase == P_IDLE;
 	done = s->done;
 	session_enter(s, P_READY);
 	s->ops->on_done(s->arg, &done);

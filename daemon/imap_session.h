@@ -26,6 +26,7 @@ struct imap_done {				/* lent for the callback */
 	enum imap_command command;
 	bool ok;				/* false: NO, see failure */
 	const struct failure *failure;
+	bool unasked;				/* IDLE: nobody here has ended it */
 	uint32_t exists, uidvalidity, uidnext;	/* SELECT; 0 when the server did not say */
 	bool read_only;				/* SELECT */
 	struct imap_mailbox_status status;	/* STATUS */
@@ -39,7 +40,7 @@ struct imap_session_ops {
 	void (*on_body_start)(void *arg, const char *section, uint32_t uid, uint64_t size_bytes);	/* uid 0: not known yet */
 	void (*on_body)(void *arg, struct evbuffer *in, size_t len);	/* must take exactly len bytes out of in */
 	void (*on_fetched)(void *arg, const struct imap_fetch *);	/* a FETCH response is complete, asked for or not */
-	void (*on_exists)(void *arg, uint32_t n);
+	void (*on_exists)(void *arg, uint32_t n);	/* as many are in the folder now: after EXISTS, and after EXPUNGE */
 	void (*on_end)(void *arg, const struct failure *);	/* FAIL_NONE after a LOGOUT */
 };
 

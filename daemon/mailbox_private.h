@@ -71,6 +71,8 @@ struct mailbox {
 	struct ranges after_uids;
 	enum after_step after_step;
 	bool no_idle_told, looked_all;
+	msec_t idle_began_ms;
+	bool no_idle;				/* in this session it was refused, or was over at once */
 	msec_t last_look_ms;
 
 	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way */

@@ -7,6 +7,7 @@
 
 #define IDLE_MAX_MS (9 * 60 * 1000)	/* exchange-online 5.10 */
 #define IDLE_SLACK_MS (90 * 1000)	/* the session leaves IDLE by itself, with a limit of its own */
+#define IDLE_SHORT_MS 1000		/* one that the server ends sooner is as good as none */
 #define LINGER_MS 5000			/* deliveries under way: stay for them that long before IDLE */
 #define POLL_LINGER_MS 60000		/* the same before LOGOUT */
 #define AFTER_AT_ONCE 100		/* owed `after` that is worth a command while deliveries go on */
@@ -35,6 +36,7 @@ void work_begin(struct mailbox *m)
 	m->task = TASK_NONE;
 	m->selected = NULL;
 	m->looked_all = false;
+	m->no_idle = false;
 	m->progress_ms = clock_now_ms();
 	mailbox_expect(m, 0);
 	for (size_t i = 0; i < m->n_folders; i++) {
@@ -470,6 +472,7 @@ static void send_idle(struct mailbox *m)
 	work_begin_task(m, TASK_IDLE, &m->folders[0]);
 	mailbox_expect(m, at_most_ms + IDLE_SLACK_MS);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
+	m->idle_began_ms = clock_now_ms();
 	imap_session_idle(m->session, at_most_ms);
 }
 
@@ -477,10 +480,11 @@ static bool can_idle(struct mailbox *m)
 {
 	if (m->conf->watch != WATCH_IDLE)
 		return false;
-	if (imap_session_can(m->session, "IDLE"))
+	if (imap_session_can(m->session, "IDLE") && !m->no_idle)
 		return true;
 	if (!m->no_idle_told)
-		log_warning(&m->log, "the server offers no IDLE: looking every %lld s instead", (long long)m->conf->interval_ms / 1000);
+		log_warning(&m->log, "the server offers no IDLE%s: looking every %lld s instead", m->no_idle ? " that works" : "",
+		    (long long)m->conf->interval_ms / 1000);
 	m->no_idle_told = true;
 	return false;
 }
@@ -588,6 +592,15 @@ void work_next(struct mailbox *m)
 	}
 }
 
+static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	f->look_due = true;		/* a real look after each renewal: a silent IDLE hides nothing (exchange-online 5.10) */
+	if (!done->ok && mailbox_is_refused(done->failure))
+		mailbox_end_session(m, done->failure);
+	else if (!done->ok || (done->unasked && clock_now_ms() - m->idle_began_ms < IDLE_SHORT_MS))
+		m->no_idle = true;	/* else IDLE and look would follow each other without a pause */
+}
+
 /* --- the session's callbacks --- */
 
 void work_on_done(void *arg, const struct imap_done *done)
@@ -636,7 +649,7 @@ void work_on_done(void *arg, const struct imap_done *done)
 		resync_on_done(m, f, done);
 		break;
 	case TASK_IDLE:
-		f->look_due = true;		/* a real look after each renewal: a silent IDLE hides nothing (exchange-online 5.10) */
+		on_idle_done(m, f, done);
 		break;
 	case TASK_NONE:
 		break;

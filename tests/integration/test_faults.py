@@ -200,6 +200,16 @@ def test_while_it_idles(scene, fault):
     scene.mended()
 
 
+@pytest.mark.parametrize("fault", **ids([f for f in ANSWERS if f.failure in ("throttled", "unavailable", "in-use", "command-refused")]))
+def test_answer_to_idle(scene, fault):
+    scene.add(BAD, 3)
+    scene.set(fault, command="IDLE")
+    scene.start()
+    scene.daemon.wait_delivered(BAD, 3)
+    scene.expect(fault)
+    scene.mended()
+
+
 @pytest.mark.parametrize("fault", **ids(ORDINARY))
 def test_ordinary_ends_of_idle(scene, fault):
     scene.add(BAD, 3)

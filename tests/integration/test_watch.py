@@ -36,6 +36,38 @@ def test_server_without_idle(simulator, daemon):
     assert simulator.state()["commands"].get("IDLE", 0) == 0
 
 
+@pytest.mark.parametrize("line", ["{tag} NO IDLE failed.", "{tag} OK IDLE completed."])
+def test_idle_that_does_not_work(simulator, daemon, line):
+    """Offered and then refused, or over at once: as if it were not offered. The server is not asked without a pause."""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("answer", ADDRESS, command="IDLE", line=line)
+    daemon.config([ADDRESS], {"interval": "1s"})
+    daemon.start()
+    for i in range(3):
+        simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, i + 1)
+    daemon.wait_state(ADDRESS, "watching")
+    assert simulator.state()["commands"]["IDLE"] == 1 and simulator.state(ADDRESS)["logins"] == 1
+    assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("after", ["delete", {"move": "Done"}])
+def test_mail_that_comes_while_others_go(simulator, daemon, after, alone):
+    """RFC 3501 7.4.1: EXPUNGE counts, with EXISTS after it or without. What comes in the same command is noticed at once."""
+    simulator.mailbox(ADDRESS, ["INBOX", "Done"])
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(5)])
+    if alone:
+        simulator.fault("expunge-alone", ADDRESS)
+    kind = "delay-expunge" if after == "delete" else "delay-move"
+    simulator.fault(kind, ADDRESS, seconds=1, count=1)
+    daemon.config([ADDRESS], {"interval": "1h", "after": after})
+    daemon.start()
+    simulator.wait("fault-" + kind, 1)
+    simulator.add(ADDRESS, [{"seed": 10, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 6, timeout=10)
+
+
 def test_exists_that_search_finds_later(simulator, daemon):
     """EXISTS without new UIDs: it looks again after 1, 5, 30, 120 s"""
     simulator.mailbox(ADDRESS)
