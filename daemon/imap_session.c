@@ -16,7 +16,6 @@
 #include "tls.h"
 
 #define IDLE_END_MS 30000
-#define CAPABILITY_MAX 2048
 /* As much is read from TLS at a time as makes one chain of libevent's with 16 KiB, about a record; by default it is two chains. */
 #define READ_BYTES (16 * 1024 - 48)
 
@@ -41,7 +40,8 @@ struct imap_session {
 	bool parser_has_more;			/* an event was given; the parser may have another without new bytes */
 	bool paused;
 	bool idle_end_asked;			/* leave IDLE as soon as its `+` has come */
-	char *capabilities;			/* of the present state; NULL: not told */
+	unsigned capabilities;			/* bits of known_capabilities[], of the present state */
+	bool capabilities_told;
 	unsigned tag;				/* number of the command under way */
 	enum imap_command command;
 	enum failure_phase where;		/* for failures of the command under way */
@@ -232,16 +232,29 @@ static char *make_initial_response(const char *address, const char *token)
 	return base64;
 }
 
+/* What this program asks for; the rest of a list, however long, is not kept. */
+static const char *const known_capabilities[] = { "AUTH=XOAUTH2", "SASL-IR", "IDLE", "MOVE", "UIDPLUS" };
+
+static void forget_capabilities(struct imap_session *s)
+{
+	s->capabilities = 0;
+	s->capabilities_told = false;
+}
+
 static void enter_capability(struct imap_session *s)
 {
+	forget_capabilities(s);
 	s->tag++;
 	send_line(s, "A%u CAPABILITY", s->tag);
 }
 
+/* An answer may come in several lines. */
 static void keep_capabilities(struct imap_session *s, const char *list)
 {
-	free(s->capabilities);
-	s->capabilities = xstrndup(list, CAPABILITY_MAX);
+	s->capabilities_told = true;
+	for (size_t i = 0; i < ARRAY_LEN(known_capabilities); i++)
+		if (imap_capability_has(list, known_capabilities[i]))
+			s->capabilities |= 1U << i;
 }
 
 static void on_greeting(struct imap_session *s, const struct imap_response *r)
@@ -268,12 +281,12 @@ static void on_capability_done(struct imap_session *s, const struct imap_respons
 {
 	struct failure why;
 
-	if (r->status != IMAP_OK || s->capabilities == NULL) {
+	if (r->status != IMAP_OK || !s->capabilities_told) {
 		end_by_answer(s, r->status == IMAP_BAD ? ANSWER_BAD : ANSWER_NO, r);
 	} else if (s->phase == P_CAPABILITY_AFTER) {
 		session_enter(s, P_READY);
 		s->ops->on_ready(s->arg);
-	} else if (!imap_capability_has(s->capabilities, "AUTH=XOAUTH2")) {
+	} else if (!imap_session_can(s, "AUTH=XOAUTH2")) {
 		failure_own(&why, "no-xoauth2", s->conf.subject, "server offers no AUTH=XOAUTH2");
 		end_with(s, &why);
 	} else {
@@ -287,7 +300,7 @@ static void enter_auth(struct imap_session *s)
 	char prefix[48];
 
 	s->tag++;
-	if (imap_capability_has(s->capabilities, "SASL-IR")) {
+	if (imap_session_can(s, "SASL-IR")) {
 		snprintf(prefix, sizeof(prefix), "A%u AUTHENTICATE XOAUTH2 ", s->tag);
 		send_secret(s, prefix);
 	} else {
@@ -322,8 +335,7 @@ static void on_auth_done(struct imap_session *s, const struct imap_response *r)
 		end_by_answer(s, r->status == IMAP_BAD ? ANSWER_BAD : ANSWER_NO, r);
 		return;
 	}
-	free(s->capabilities);		/* those of before the login do not count any more */
-	s->capabilities = NULL;
+	forget_capabilities(s);		/* those of before the login do not count any more */
 	if (r->code != NULL && strcmp(r->code, "CAPABILITY") == 0) {
 		keep_capabilities(s, r->code_args);
 		session_enter(s, P_READY);
@@ -697,7 +709,6 @@ void imap_session_free(struct imap_session **session, struct ssl_session_st **re
 	event_free(s->resume_ev);
 	event_free(s->end_ev);
 	secret_free(&s->initial_response);
-	free(s->capabilities);
 	free(s);
 	*session = NULL;
 }
@@ -711,7 +722,10 @@ void imap_session_abandon(struct imap_session *s)
 
 bool imap_session_can(const struct imap_session *s, const char *capability)
 {
-	return s->capabilities != NULL && imap_capability_has(s->capabilities, capability);
+	for (size_t i = 0; i < ARRAY_LEN(known_capabilities); i++)
+		if (strcmp(known_capabilities[i], capability) == 0)
+			return s->capabilities & (1U << i);
+	return false;
 }
 
 bool imap_session_is_ready(const struct imap_session *s)

@@ -60,7 +60,7 @@ void imap_session_free(struct imap_session **, struct ssl_session_st **ret_resum
 /* Ends it now, without LOGOUT; on_end follows with FAIL_NONE. */
 void imap_session_abandon(struct imap_session *);
 
-bool imap_session_can(const struct imap_session *, const char *capability);
+bool imap_session_can(const struct imap_session *, const char *capability);	/* one of those this program asks for */
 bool imap_session_is_ready(const struct imap_session *);	/* a command may be sent now */
 bool imap_session_is_idling(const struct imap_session *);	/* imap_session_leave_idle() makes sense */
 msec_t imap_session_since_ms(const struct imap_session *);	/* when its present phase began */

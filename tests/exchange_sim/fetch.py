@@ -59,7 +59,8 @@ class Fetching:
 
     async def fetch_odd(self, numbers, uid, items):
         """One message; with fetch-odd, form: in an odd way."""
-        message, fault = self.folder.messages[uid], self.fault("fetch-odd", uid)
+        message = self.folder.messages[uid]
+        fault = self.fault("fetch-odd", uid) if any(i.startswith("BODY") for i in items) else None
         form = fault["form"] if fault else ""
         if form == "flags-first":               # about the same message, without it
             self.say("* %d FETCH (UID %d FLAGS (\\Recent))" % (numbers[uid], uid))
@@ -69,8 +70,9 @@ class Fetching:
             await self.fetch_one(1, first, [i for i in items if i != "UID"])
             await self.fetch_one(1, first, items, uid=uid + 100000)
             await self.fetch_one(1, first, items)
-        if form == "expunge":                   # somebody else removes one that was there first
-            self.folder.remove(next(iter(self.folder.messages)))
+        if form == "expunge":                   # somebody else removes the first and the last
+            for gone in (min(self.folder.messages), max(self.folder.messages)):
+                self.folder.remove(gone)
             self.notices()
         await self.fetch_one(numbers[uid], message, items, form)
         if form == "twice":

@@ -39,6 +39,67 @@ def test_answers_nobody_asked_for(simulator, daemon, kind):
     all_arrive(simulator, daemon, 20)
 
 
+@pytest.mark.parametrize("form", ["reversed", "uid-last", "lower-case", "extra", "quoted", "plus", "literal8", "no-date", "flags-first", "unasked", "twice"])
+def test_other_forms_of_fetch(simulator, daemon, form):
+    """exchange-online 4.6, RFC 3501 7.4.2: items in any order and case, more of them than asked, data nobody asked for, the same twice"""
+    simulator.mailbox(M)
+    simulator.fault("fetch-odd", M, form=form)
+    if form == "quoted":                # without what a quoted string must not hold
+        uids = simulator.add(M, [{"text": "Message-ID: <%d@sim.example>  say \"\\\"" % i} for i in range(5)])
+        daemon.config([M])
+        daemon.start()
+        daemon.wait_delivered(M, 5)
+        assert Maildir(daemon.maildir(M)).sums() == {simulator.sums(M)[str(uid)]: 1 for uid in uids}
+        return
+    all_arrive(simulator, daemon, 20)
+
+
+def test_expunge_in_the_middle_of_a_fetch(simulator, daemon):
+    """RFC 3501 7.4.1, 5.12: sequence numbers change under way, and a message goes before its turn"""
+    simulator.mailbox(M)
+    uids = simulator.add(M, [{"seed": i, "size": 1500} for i in range(30)])
+    simulator.fault("fetch-odd", M, form="expunge", uids=uids[5:8])     # takes the first and the last away each time
+    daemon.config([M])
+    daemon.start()
+    daemon.wait_delivered(M, 27)
+    simulator.add(M, [{"seed": 100, "size": 1500}])
+    daemon.wait_delivered(M, 28)
+    held, there = Maildir(daemon.maildir(M)).sums(), set(simulator.sums(M).values())
+    assert set(held.values()) == {1} and there < set(held) and len(held) == 28 and len(there) == 25
+    assert daemon.of(M)["failures"] == 0 and daemon.of(M)["folders"][0]["owed"] == 0
+
+
+@pytest.mark.parametrize("kind,more", [
+    ("search-lines", {"each": 1}), ("search-lines", {"each": 7}), ("esearch", {}), ("search-silent", {}), ("search-also", {"words": ["77", "4294967295"]}),
+    ("uidnext", {"is": None}), ("uidnext", {"is": "18446744073709551615"}), ("long-capability", {"words": 1000}), ("long-capability", {"words": 2, "lines": True}),
+    ("permanent-flags", {"flags": "()"}), ("permanent-flags", {"flags": "(\\Seen \\* [odd] we]ird {3} \"x\" NIL"}), ("permanent-flags", {"flags": ""}),
+    ("permanent-flags", {"flags": "(" + " ".join("$label%d" % i for i in range(3000)) + ")"}),
+])
+def test_other_answers(simulator, daemon, kind, more):
+    """exchange-online 4.1, 4.4, 4.5: SEARCH in several lines, as ESEARCH, or none; what nobody has; no UIDNEXT; long lists of capabilities and flags"""
+    simulator.mailbox(M, ["INBOX", "Done"])
+    simulator.fault(kind, M, **more)
+    all_arrive(simulator, daemon, 20, known=["INBOX", "Done"], after={"move": "Done"})
+    daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert len(simulator.folder(M, "Done")["messages"]) == 21
+    assert simulator.state()["commands"]["IDLE"] > 0 and simulator.state()["commands"]["UID MOVE"] > 0
+
+
+@pytest.mark.parametrize("start", ["new", "2026-01-05"])
+def test_no_uidnext_at_first_contact(simulator, daemon, start):
+    """RFC 3501 6.3.1 asks for it, older servers lack it"""
+    simulator.mailbox(M)
+    simulator.fault("uidnext", M, **{"is": None})
+    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": date} for i, date in enumerate([1767225600, 1767924132, 1768000000])])
+    daemon.config([{"address": M, "start": start}])
+    daemon.start()
+    simulator.wait("idling", 1)
+    simulator.add(M, [{"seed": 9, "size": 1500}])
+    expected = 1 if start == "new" else 3
+    daemon.wait_delivered(M, expected)
+    assert simulator.counts("bodies") == expected
+
+
 @pytest.mark.parametrize("form", ["NIL", '""', "{0}\r\n"])
 def test_empty_bodies(simulator, daemon, form):
     """exchange-online 5.9: an entirely empty body is never the message; when it can be had, it is"""
