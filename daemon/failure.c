@@ -55,6 +55,11 @@ static const struct row rows[] = {
 	  "{host} reports that its mailbox server is unavailable for {mailbox}; nothing to change here." },
 	{ IMAP_ROW("in-use", ANY_PHASE, ANY_ANSWER, "INUSE LIMIT", "too many simultaneous connections"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
 	  "Mailbox {mailbox} has too many IMAP connections: stop other clients on it." },
+	{ IMAP_ROW("command-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command error"), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
+	  "{host} did not understand a command; please report this with the log line." },
+	{ IMAP_ROW("argument-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command argument error"), FAIL_WAIT, SCHEDULE_REFUSED,
+	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
+	{ IMAP_ROW("invalid-state", ANY_PHASE, AS(ANSWER_BAD), NULL, "invalid state"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
 	{ IMAP_ROW("sign-in-refused", IN(PHASE_AUTHENTICATE), AS(ANSWER_NO) | AS(ANSWER_BAD), NULL, NULL), FAIL_TOKEN, SCHEDULE_REFUSED, 0,
 	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent, that "
 	  "New-ServicePrincipal was run with the Object ID of the Enterprise application{oid}, and that {mailbox} is a mailbox of this "
@@ -74,11 +79,6 @@ static const struct row rows[] = {
 	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
 	{ IMAP_ROW("closed-while-idle", IN(PHASE_IDLE), AS(ANSWER_BYE), NULL, NULL), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("closed", ANY_PHASE, AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
-	{ IMAP_ROW("command-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command error"), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
-	  "{host} did not understand a command; please report this with the log line." },
-	{ IMAP_ROW("argument-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command argument error"), FAIL_WAIT, SCHEDULE_REFUSED,
-	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
-	{ IMAP_ROW("invalid-state", ANY_PHASE, AS(ANSWER_BAD), NULL, "invalid state"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
 	{ IMAP_ROW("bad", ANY_PHASE, AS(ANSWER_BAD), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
 	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },

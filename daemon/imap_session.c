@@ -461,6 +461,8 @@ static void on_stray(struct imap_session *s, const struct imap_response *r)
 	failure_from_imap(&why, where(s), ANSWER_STRAY, NULL, r->text, s->conf.subject);
 	if (why.fail != FAIL_NONE)
 		end_with(s, &why);
+	else if (s->phase == P_GREETING)	/* who begins so is no IMAP server */
+		end_by_protocol(s, "unexpected greeting", r->text);
 }
 
 static void on_response(struct imap_session *s, const struct imap_response *r)

@@ -21,14 +21,19 @@ class Fault:
     hint: str = ""
     kind: str = ""
     more: dict = dataclasses.field(default_factory=dict)
-    line: dict = None
+    line: dict = None           # what the way to the server does
+    by_line: bool = False       # for who comes that way, since it is not known yet which mailbox that is
 
 
 NETWORK, UNAVAILABLE = (1, 2), (1, 5)
 
 
-def answer(ident, failure, wait, hint, line, close=False):
-    return Fault(ident, failure, wait, hint, "answer", {"line": line, "close": close})
+def answer(ident, failure, wait, hint, line, close=False, **more):
+    return Fault(ident, failure, wait, hint, "answer", {"line": line, "close": close, **more})
+
+
+def at_once(ident, failure, wait, hint, kind, **more):
+    return Fault(ident, failure, wait, hint, kind, more, by_line=True)
 
 
 # what comes in place of an answer; exchange-online's section beside it
@@ -61,6 +66,18 @@ SIGN_INS = [
     Fault("no-permission", "no-access", (6, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
     Fault("auth-hangs", "network", NETWORK, "", "hang-authenticate"),
     Fault("hangs-after-auth", "network", NETWORK, "", "hang", {"command": "CAPABILITY"}),
+    answer("auth-throttled", "throttled", (20, 22), "throttling mailbox", "{tag} NO Request is throttled. Suggested Backoff Time: 20000 milliseconds", command="AUTHENTICATE"),
+    answer("auth-unavailable", "unavailable", UNAVAILABLE, "nothing to change here", "{tag} NO Server Unavailable. 15", command="AUTHENTICATE"),
+    answer("auth-closed", "sign-in-closed", (30, 60), "sign-ins may have failed too often", "* BYE Connection is closed.", True, command="AUTHENTICATE"),
+    answer("auth-bad", "command-refused", (30, 60), "please report", "{tag} BAD Command Error. 10", command="AUTHENTICATE"),
+    Fault("auth-cut", "network", NETWORK, "", "close-raw", {"command": "AUTHENTICATE"}),
+    at_once("hang-greeting", "network", NETWORK, "", "hang-greeting"),
+    at_once("closed-for-a-greeting", "closed-14", (30, 33), "after errors or too many", "greeting", line="* BYE Connection is closed. 14", close=True),   # 5.5
+    at_once("not-imap", "protocol", NETWORK, "lead to the IMAP server", "greeting", line="HTTP/1.1 400 Bad Request"),
+    at_once("preauth", "protocol", NETWORK, "lead to the IMAP server", "greeting", line="* PREAUTH welcome"),
+    at_once("no-greeting", "network", NETWORK, "", "close-on-connect"),
+    at_once("no-xoauth2", "no-xoauth2", (6, 60), "does not offer XOAUTH2", "options", before="P2", without=["AUTH=XOAUTH2"]),
+    at_once("hang-capability", "network", NETWORK, "", "hang", command="CAPABILITY"),
     Fault("refuse", "connect", NETWORK, "Cannot reach localhost", line={"mode": "refuse"}),
     Fault("hang-tcp", "connect", NETWORK, "Cannot reach localhost", line={"mode": "hang-tcp"}),
     Fault("hang-tls", "tls", NETWORK, "no firewall interferes", line={"mode": "hang-tls"}),
@@ -124,11 +141,14 @@ class Scene:
     def set(self, fault, **more):
         if fault.line is not None:
             self.simulator.post("/line", port=self.line, **fault.line, end=True)
+        elif fault.by_line:
+            self.simulator.post("/fault", port=self.line, kind=fault.kind, **fault.more)
         else:
             self.simulator.fault(fault.kind, BAD, **fault.more, **more)
 
     def clear(self):
         self.simulator.clear(BAD)
+        self.simulator.post("/clear", port=self.line)
         self.simulator.post("/line", port=self.line, mode="ok")
 
     def expect(self, fault):
@@ -292,16 +312,6 @@ def test_one_byte_at_a_time(scene):
     scene.start()
     scene.mended()
     assert not scene.daemon.has_line("failure=")
-
-
-def test_greeting_that_does_not_come(simulator, make_daemon):
-    """For all who connect then; it is found within the phase's deadline."""
-    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
-    simulator.fault("hang-greeting", count=2)
-    scene.start()
-    scene.daemon.wait_line(r"failure=network.*mailbox=%s|mailbox=%s.*failure=network" % (BAD, BAD))
-    scene.add(GOOD)
-    scene.mended()
 
 
 @pytest.mark.parametrize("moment", ["idle", "batch"])
