@@ -17,6 +17,7 @@ void folder_done(struct folder *f)
 	ranges_done(&f->pending);
 	ranges_done(&f->under_way);
 	ranges_done(&f->unanswered);
+	ranges_done(&f->missing);
 	free(f->sizes);
 	free(f->place_dir);
 	free(f->name);
@@ -78,27 +79,67 @@ static uint32_t last_below(const struct ranges *set, uint32_t number)
 	return set->v[lo - 1].hi < number ? set->v[lo - 1].hi : number - 1;
 }
 
-/* UIDs in [from, top] that are neither settled nor owed nor listed nor under way have ceased to exist. */
-static void find_gone(struct folder *f, uint32_t from, struct ranges *ret_gone)
+/* UIDs in [from, top] that are neither settled nor owed nor listed nor under way. */
+static void find_holes(const struct folder *f, uint32_t from, struct ranges *ret_holes)
 {
 	uint32_t top = ranges_last(&f->at.settled);
 
-	ranges_done(ret_gone);
 	if (from == 0 || top <= from)
 		return;
-	ranges_add(ret_gone, from, top);
-	ranges_remove_all(ret_gone, &f->at.settled);
-	ranges_remove_all(ret_gone, &f->listed);
-	ranges_remove_all(ret_gone, &f->under_way);
+	ranges_add(ret_holes, from, top);
+	ranges_remove_all(ret_holes, &f->at.settled);
+	ranges_remove_all(ret_holes, &f->listed);
+	ranges_remove_all(ret_holes, &f->under_way);
 	for (size_t i = 0; i < f->at.n_owed; i++)
-		ranges_remove(ret_gone, f->at.owed[i].uid, f->at.owed[i].uid);
+		ranges_remove(ret_holes, f->at.owed[i].uid, f->at.owed[i].uid);
 }
 
-uint64_t folder_look_done(struct folder *f, uint32_t from, struct ranges *ret_gone)
+static void keep_common(struct ranges *set, const struct ranges *other)
 {
+	struct ranges others = { 0 };
+
+	ranges_copy(&others, set);
+	ranges_remove_all(&others, other);
+	ranges_remove_all(set, &others);
+	ranges_done(&others);
+}
+
+/* Of the holes: those that are proven not to exist, and those that looks have left out for long enough. */
+static void find_gone(struct folder *f, struct ranges *holes, msec_t now_ms, struct ranges *ret_gone)
+{
+	bool long_enough = f->missing.n > 0 && now_ms - f->missing_ms >= FOLDER_GONE_MS;
+
+	keep_common(&f->missing, holes);
+	if (long_enough)
+		ranges_copy(ret_gone, &f->missing);
+	if (f->proven_to > 0) {
+		struct ranges proven = { 0 };
+
+		ranges_add(&proven, 1, f->proven_to);
+		keep_common(&proven, holes);
+		for (size_t i = 0; i < proven.n; i++)
+			ranges_add(ret_gone, proven.v[i].lo, proven.v[i].hi);
+		ranges_done(&proven);
+	}
+	if (!long_enough && f->missing.n > 0)
+		return;			/* what has been missing for a shorter time waits for the next round */
+	ranges_remove_all(holes, ret_gone);
+	ranges_copy(&f->missing, holes);
+	f->missing_ms = now_ms;
+}
+
+uint64_t folder_look_done(struct folder *f, uint32_t from, msec_t now_ms, struct ranges *ret_gone)
+{
+	struct ranges holes = { 0 };
+
 	if (from > 1)			/* n:* answers the last message even when it is below n (exchange-online 4.6) */
 		ranges_remove(&f->listed, 1, from - 1);
-	find_gone(f, from, ret_gone);
+	else if (from == 1 && ranges_count(&f->listed) >= f->exists)
+		f->proven_to = ranges_last(&f->listed);
+	ranges_done(ret_gone);
+	find_holes(f, from, &holes);
+	find_gone(f, &holes, now_ms, ret_gone);
+	ranges_done(&holes);
 	ranges_remove_all(&f->listed, &f->at.settled);
 	ranges_remove_all(&f->listed, &f->under_way);
 	for (size_t i = 0; i < f->at.n_owed; i++)
@@ -159,6 +200,8 @@ uint32_t folder_settle_from(const struct folder *f, uint32_t uid)
 {
 	uint32_t below = last_below(&f->at.settled, uid), other = last_below(&f->under_way, uid);
 
+	if (uid > f->proven_to)
+		return uid;
 	if (other > below)
 		below = other;
 	if ((other = last_below(&f->pending, uid)) > below)

@@ -24,6 +24,8 @@ struct folder {
 	msec_t owed_ms;			/* when one was last owed in this run: to be tried in a later session; 0: not in this run */
 	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
 	uint32_t exists;		/* as last told */
+	uint32_t proven_to;		/* a look listed as many as exist: what it left out up to here does not; 0: none has yet */
+	struct ranges missing; msec_t missing_ms;	/* holes between settled UIDs that looks have left out since then */
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are */
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
 	int resync_year, resync_month, resync_day;	/* an operator wants what came since then again; year 0: no */
@@ -54,12 +56,14 @@ void folder_forget_session(struct folder *);	/* listed and pending are of a sess
 uint32_t folder_search_from(const struct folder *);
 void folder_list(struct folder *, uint32_t lo, uint32_t hi);	/* a SEARCH's number */
 /* The SEARCH is over: pending is what it listed and nobody has dealt with. Returns how many that are. ret_gone gets
- * UIDs below the settled ones that the server does not list any more: to be settled as not there. */
-uint64_t folder_look_done(struct folder *, uint32_t from, struct ranges *ret_gone);
+ * UIDs below the settled ones that the server does not list any more: to be settled as not there. One look that leaves a
+ * message out proves nothing, unless it listed as many as EXISTS tells; else looks must leave it out for FOLDER_GONE_MS. */
+#define FOLDER_GONE_MS (10 * 60 * 1000)
+uint64_t folder_look_done(struct folder *, uint32_t from, msec_t now_ms, struct ranges *ret_gone);
 /* Moves a batch from pending to under way, the lowest first. At least one UID when there is any. */
 void folder_pick(struct folder *, uint64_t max_messages, uint64_t max_bytes, struct ranges *ret_batch);
 void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);
-/* The lowest UID that may be settled along with uid, since none in between is listed. */
+/* The lowest UID that may be settled along with uid, since none in between exists. */
 uint32_t folder_settle_from(const struct folder *, uint32_t uid);
 void folder_settled(struct folder *, uint32_t from, uint32_t uid);
 void folder_put_back(struct folder *, const struct ranges *uids);	/* under way no more, to be fetched again */

@@ -75,6 +75,8 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 void work_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
 {
 	f->beginning = true;
+	f->proven_to = 0;
+	ranges_done(&f->missing);
 	m->answers_due++;
 	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
 }
@@ -175,22 +177,17 @@ static void settle_gone(struct mailbox *m, struct folder *f, const struct ranges
 	}
 }
 
-/* A FETCH brought nothing for these: those still listed are owed, the others have been moved or deleted. */
+/* A FETCH brought nothing for these: those still listed are owed, the others have perhaps been moved or deleted. */
 static void judge_unanswered(struct mailbox *m, struct folder *f)
 {
-	struct ranges gone = { 0 }, there = { 0 };
+	struct ranges there = f->unanswered;
 
-	ranges_copy(&gone, &f->unanswered);
-	ranges_remove_all(&gone, &f->listed);
-	ranges_copy(&there, &f->unanswered);
-	ranges_remove_all(&there, &gone);
-	ranges_done(&f->unanswered);
+	f->unanswered = (struct ranges){ 0 };
 	for (size_t i = 0; i < there.n; i++)
 		for (uint64_t uid = there.v[i].lo; uid <= there.v[i].hi; uid++)
-			fetch_owe(m, f, (uint32_t)uid, "FETCH answered OK without the message");
-	settle_gone(m, f, &gone);
+			if (ranges_has(&f->listed, (uint32_t)uid))
+				fetch_owe(m, f, (uint32_t)uid, "FETCH answered OK without the message");
 	ranges_done(&there);
-	ranges_done(&gone);
 }
 
 static void plan_look_again(struct folder *f, bool found)
@@ -214,7 +211,7 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	uint64_t n;
 
 	judge_unanswered(m, f);
-	n = folder_look_done(f, m->search_from, &gone);
+	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
 	settle_gone(m, f, &gone);
 	ranges_done(&gone);
 	f->look_due = false;

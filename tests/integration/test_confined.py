@@ -37,10 +37,10 @@ def test_refusals(simulator, daemon, kind, error, hint):
     daemon.wait_state(GOOD, "watching")
     mailbox = daemon.of(OTHER)
     assert error in mailbox["error"] and hint in mailbox["hint"] and mailbox["retry_at"] and mailbox["failures"] == 1
-    assert daemon.has_line("event=sign-in-failed mailbox=bad@contoso.example")
+    daemon.wait_line("event=sign-in-failed mailbox=bad@contoso.example")
     simulator.clear(OTHER)
     mended(simulator, daemon)
-    assert daemon.has_line("event=sign-in-recovered mailbox=bad@contoso.example")
+    daemon.wait_line("event=sign-in-recovered mailbox=bad@contoso.example")
 
 
 @pytest.mark.parametrize("name", ["stranger", "wrong-host"])

@@ -20,6 +20,12 @@ def begin(simulator, daemon, n=30, **conf):
     delivered(daemon, n)
 
 
+def move(simulator, uidvalidity):
+    """The session that knows the old UIDs hears nothing of it before it ends."""
+    simulator.fault("silent-idle", M)
+    simulator.post("/folder", address=M, uidvalidity=uidvalidity)
+
+
 def look_anew(simulator, daemon):
     """The session that knows the old UIDs ends."""
     simulator.post("/drop", address=M)
@@ -28,7 +34,7 @@ def look_anew(simulator, daemon):
 
 def test_new_uidvalidity(simulator, daemon):
     begin(simulator, daemon)
-    simulator.post("/folder", address=M, uidvalidity=15)
+    move(simulator, 15)
     new = simulator.add(M, [{"seed": 100 + i, "size": 1500} for i in range(3)])
     look_anew(simulator, daemon)
     delivered(daemon, 33)
@@ -39,7 +45,7 @@ def test_new_uidvalidity(simulator, daemon):
     assert set(simulator.folder(M)["fetched"]) & set(map(str, new)) == set(map(str, new))
     assert set(Maildir(daemon.maildir(M)).sums().values()) == {1}
 
-    simulator.post("/folder", address=M, uidvalidity=16)       # the record outlives the first change, and a restart
+    move(simulator, 16)       # the record outlives the first change, and a restart
     daemon.stop()
     simulator.add(M, [{"seed": 200, "size": 1500}])
     daemon.start()
@@ -50,7 +56,7 @@ def test_new_uidvalidity(simulator, daemon):
 def test_uidnext_went_back(simulator, daemon):
     begin(simulator, daemon)
     simulator.post("/remove", address=M, uids=[1, 2, 3, 4, 5])
-    simulator.post("/folder", address=M, uidvalidity=14)
+    move(simulator, 14)
     simulator.add(M, [{"seed": 100, "size": 1500}])
     look_anew(simulator, daemon)
     delivered(daemon, 31)
@@ -68,7 +74,7 @@ def test_older_than_the_record(simulator, daemon):
     daemon.config([M])
     daemon.start()
     delivered(daemon, 3)
-    simulator.post("/folder", address=M, uidvalidity=15)
+    move(simulator, 15)
     look_anew(simulator, daemon)
     delivered(daemon, 4)
     assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 2
@@ -80,7 +86,7 @@ def test_what_start_left_out_stays_out(simulator, daemon):
     daemon.config([{"address": M, "start": "new"}])
     daemon.start()
     daemon.wait_state(M, "watching")
-    simulator.post("/folder", address=M, uidvalidity=15)
+    move(simulator, 15)
     simulator.add(M, [{"seed": 50, "size": 1500, "internaldate": int(time.time()) + 5}])
     look_anew(simulator, daemon)
     delivered(daemon, 1)
@@ -91,7 +97,7 @@ def test_what_start_left_out_stays_out(simulator, daemon):
 def test_one_message_hinders_the_listing(simulator, daemon):
     """exchange-online 5.8: NO to one, nothing for another, while all are listed: they are not known, and fetched when they can be"""
     begin(simulator, daemon)
-    simulator.post("/folder", address=M, uidvalidity=15)
+    move(simulator, 15)
     simulator.fault("fetch-no", M, uids=[7])
     simulator.fault("fetch-empty", M, uids=[9])
     look_anew(simulator, daemon)

@@ -79,6 +79,32 @@ def test_exists_that_search_finds_later(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1, timeout=20)
 
 
+@pytest.mark.parametrize("moment", ["first-contact", "later"])
+def test_message_that_search_leaves_out(simulator, daemon, moment):
+    """exchange-online 4.5, 5.10: a look that misses one between others, or all, proves nothing: it is fetched when it is listed"""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS])
+    if moment == "later":
+        simulator.add(ADDRESS, [{"seed": 20 + i, "size": 1500} for i in range(3)])
+        daemon.start()
+        simulator.wait("idling", 1)
+        daemon.wait_delivered(ADDRESS, 3)
+    before = len(simulator.folder(ADDRESS)["messages"])
+    simulator.fault("search-hides", ADDRESS, only=[before + 3], count=3)
+    simulator.fault("search-hides", ADDRESS, count=1)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(6)])
+    if moment == "first-contact":
+        daemon.start()
+    daemon.wait_delivered(ADDRESS, before + 5)
+    while simulator.counts("fault-search-hides") < 4:
+        looks = simulator.state()["commands"]["UID SEARCH"]
+        daemon.poll(ADDRESS)
+        simulator.wait("command:UID SEARCH", looks + 1)
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, before + 6, timeout=20)
+    assert set(Maildir(daemon.maildir(ADDRESS)).sums().values()) == {1}
+
+
 def test_poll(simulator, daemon):
     """connect, look with STATUS, LOGOUT; SELECT only when there is something"""
     simulator.mailbox(ADDRESS)

@@ -20,6 +20,8 @@ static void expect(const struct ranges *r, const char *text)
 	assert_string_equal(got, text);
 }
 
+static msec_t now_ms = 1000;
+
 static void look(struct folder *f, const char *listed, uint64_t n, const char *gone)
 {
 	struct ranges uids = { 0 }, ret_gone = { 0 };
@@ -29,7 +31,7 @@ static void look(struct folder *f, const char *listed, uint64_t n, const char *g
 		set(&uids, listed);
 	for (size_t i = 0; i < uids.n; i++)
 		folder_list(f, uids.v[i].lo, uids.v[i].hi);
-	assert_int_equal(folder_look_done(f, from, &ret_gone), n);
+	assert_int_equal(folder_look_done(f, from, now_ms, &ret_gone), n);
 	expect(&ret_gone, gone);
 	ranges_done(&uids);
 	ranges_done(&ret_gone);
@@ -45,17 +47,65 @@ static void test_a_look(void **state)
 	assert_int_equal(folder_search_from(&f), 1);
 	set(&f.at.settled, "1:10,15");
 	assert_int_equal(folder_search_from(&f), 11);
-	look(&f, "5,12:13,15,20", 3, "11,14");	/* n:* may name one below n (exchange-online 4.6) */
+	look(&f, "5,12:13,15,20", 3, "");	/* n:* may name one below n (exchange-online 4.6) */
 	expect(&f.pending, "12:13,20");
 	folder_pick(&f, 2, UINT64_MAX, &batch);
 	expect(&batch, "12:13");
 	expect(&f.under_way, "12:13");
-	look(&f, "12:13,20:21", 2, "11,14");	/* what is under way is nobody's any more */
+	look(&f, "12:13,20:21", 2, "");		/* what is under way is nobody's any more */
 	expect(&f.pending, "20:21");
 	folder_settled(&f, 12, 13);
 	ranges_remove(&f.under_way, 12, 12);
 	expect(&f.at.settled, "1:10,12:13,15");
 	folder_put_back(&f, &batch);
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
+/* What one look leaves out may be listed by the next: only after ten minutes of such looks it is gone. */
+static void test_what_looks_leave_out(void **state)
+{
+	struct folder f;
+	msec_t began_ms = now_ms;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	set(&f.at.settled, "1:10,13,15");
+	look(&f, "14", 1, "");
+	look(&f, "", 0, "");
+	now_ms = began_ms + FOLDER_GONE_MS - 1;
+	look(&f, "11,14,20", 3, "");		/* 11 is there after all; 14 was not looked for: it was listed at first */
+	expect(&f.pending, "11,14,20");
+	now_ms++;
+	look(&f, "11", 1, "12");
+	folder_settled(&f, 12, 12);
+	now_ms += FOLDER_GONE_MS;
+	look(&f, "14", 1, "");			/* for 11 ten minutes begin now */
+	now_ms += FOLDER_GONE_MS;
+	look(&f, "14", 1, "11");
+	folder_settled(&f, 11, 11);
+	expect(&f.at.settled, "1:13,15");
+	folder_done(&f);
+}
+
+/* A look that listed as many as there are has left nothing out. */
+static void test_a_look_that_proves(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	f.exists = 5;
+	look(&f, "3,5,9,12", 4, "");
+	folder_pick(&f, 4, UINT64_MAX, &batch);
+	assert_int_equal(folder_settle_from(&f, 9), 9);		/* one is missing: it may be 7 */
+	folder_settled(&f, 9, 9);
+	look(&f, "3,5,7,9,12", 1, "1:2,4,6,8");			/* and what it leaves out is no hole */
+	expect(&f.pending, "7");
+	assert_int_equal(folder_settle_from(&f, 12), 10);
+	folder_settled(&f, 10, 12);
+	assert_int_equal(folder_settle_from(&f, 15), 15);	/* beyond it nothing is proven */
 	ranges_done(&batch);
 	folder_done(&f);
 }
@@ -139,6 +189,7 @@ static void test_owed(void **state)
 	folder_init(&f, "INBOX");
 	set(&f.at.settled, "1:4");
 	look(&f, "5:6", 2, "");
+	f.proven_to = 6;
 	o = folder_owe(&f, 5, "nothing came", 1000);
 	assert_int_equal(o.next_wall_s, 1060);
 	assert_int_equal(o.attempts, 1);
@@ -182,7 +233,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_known_before),
-		cmocka_unit_test(test_a_look), cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
+		cmocka_unit_test(test_a_look), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
+		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 	};
 
