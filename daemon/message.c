@@ -8,6 +8,10 @@
 
 #define HEADER_MAX (256 * 1024)
 
+/* What Exchange gives in place of a message begins so (exchange-online 5.8 B). */
+static const char substitute_subject[] = "Retrieval using the IMAP4 protocol failed for the following message:";
+static const char substitute_body[] = "The server couldn't retrieve the following message:";
+
 static const char *const wanted[HEADER_N] = { [HEADER_MESSAGE_ID] = "message-id:", [HEADER_SUBJECT] = "subject:" };
 
 static void value_add(struct header_value *to, char c)
@@ -28,7 +32,7 @@ static void scan_line_start(struct header_scan *h, char c)
 		return;
 	if (h->at == SCAN_VALUE)
 		h->values[h->field].over = true;
-	h->at = c == '\r' || c == '\n' ? SCAN_OVER : SCAN_NAME;
+	h->at = c == '\r' || c == '\n' ? SCAN_BODY : SCAN_NAME;
 	h->name_len = 0;
 	h->candidates = (1U << HEADER_N) - 1;
 }
@@ -57,6 +61,15 @@ static void scan_name(struct header_scan *h, char c)
 		h->at = SCAN_OTHER;
 }
 
+static void scan_body(struct header_scan *h, char c)
+{
+	if (h->body_len == 0 && strchr("\r\n\t ", c) != NULL && c != '\0')
+		return;
+	if (c == substitute_body[h->body_len] && ++h->body_len < sizeof(substitute_body) - 1)
+		return;
+	h->at = SCAN_OVER;
+}
+
 void header_scan(struct header_scan *h, const uint8_t *data, size_t len)
 {
 	if (h->seen_bytes == 0)
@@ -67,6 +80,10 @@ void header_scan(struct header_scan *h, const uint8_t *data, size_t len)
 		if (++h->seen_bytes > HEADER_MAX) {
 			h->at = SCAN_OVER;
 			break;
+		}
+		if (h->at == SCAN_BODY) {
+			scan_body(h, c);
+			continue;
 		}
 		if (h->line_start)
 			scan_line_start(h, c);
@@ -85,12 +102,28 @@ void header_scan_done(struct header_scan *h)
 	*h = (struct header_scan){ 0 };
 }
 
+/* Any case, any blanks for a blank: it may be folded. */
+static bool begins_with(const struct header_value *value, const char *text)
+{
+	size_t at = 0;
+
+	for (; *text != '\0'; text++) {
+		size_t from = at;
+
+		while (*text == ' ' && at < value->len && (value->v[at] == ' ' || value->v[at] == '\t'))
+			at++;
+		if (*text != ' ' && at < value->len && strncasecmp(value->v + at, text, 1) == 0)
+			at++;
+		if (at == from)
+			return false;
+	}
+	return true;
+}
+
 bool header_is_substitute(const struct header_scan *h)
 {
-	static const char subject[] = "Retrieval using the IMAP4 protocol failed for the following message:";
-	const struct header_value *s = &h->values[HEADER_SUBJECT];
-
-	return h->values[HEADER_MESSAGE_ID].len == 0 && s->len >= sizeof(subject) - 1 && strncasecmp(s->v, subject, sizeof(subject) - 1) == 0;
+	return begins_with(&h->values[HEADER_SUBJECT], substitute_subject) &&
+	    (h->values[HEADER_MESSAGE_ID].len == 0 || h->body_len == sizeof(substitute_body) - 1);
 }
 
 char *message_key(const char *id, const char *folder, uint32_t uidvalidity, uint32_t uid)

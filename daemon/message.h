@@ -10,12 +10,13 @@ struct evbuffer; struct volume; struct mailbox_conf;
 #define MESSAGE_ID_MAX 998		/* RFC 5322 2.1.1: a line's most */
 #define KEY_DIGEST_HEX 24
 
-/* Finds the first Message-ID and Subject while the header streams by. Zero it to begin. */
+/* Finds the first Message-ID and Subject while the header streams by, and how the body begins. Zero it to begin. */
 enum header_field { HEADER_MESSAGE_ID, HEADER_SUBJECT, HEADER_N };
 struct header_value { char *v; size_t len, room; bool over; };	/* grows with what is there, at most MESSAGE_ID_MAX */
 struct header_scan {
-	enum { SCAN_NAME, SCAN_OTHER, SCAN_VALUE, SCAN_OVER } at;
-	size_t seen_bytes;		/* of the header; given up after 256 KiB */
+	enum { SCAN_NAME, SCAN_OTHER, SCAN_VALUE, SCAN_BODY, SCAN_OVER } at;
+	size_t seen_bytes;		/* given up after 256 KiB */
+	size_t body_len;		/* of what a substitute's body begins with, as much as this one's does */
 	size_t name_len;
 	unsigned candidates;		/* bits: fields whose name it may still become */
 	enum header_field field;	/* SCAN_VALUE */

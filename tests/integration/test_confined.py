@@ -170,11 +170,18 @@ def test_connection_that_dies_at_one_message(simulator, daemon):
     daemon.wait(lambda s: any(f["delivered"] == 5 and f["owed"] == 1 for m in s["mailboxes"] for f in m["folders"]))
 
 
-def test_substitute_is_not_the_message(simulator, daemon):
+SUBSTITUTE = "Retrieval using the IMAP4 protocol failed for the\r\n\tfollowing message: 2\r\n"
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"text": "From: \"Microsoft Exchange Server 2010\"\r\nsubject: " + SUBSTITUTE + "\r\n"},
+    {"text": "Message-ID: <made@up>\r\nSubject: " + SUBSTITUTE + "\r\nThe server couldn't retrieve the following message:\r\n\r\nSubject: \"x\"\r\n"},
+])
+def test_substitute_is_not_the_message(simulator, daemon, more):
     """exchange-online 5.8 B: not delivered, not deleted, later mail flows on"""
     simulator.mailbox(OTHER)
     uids = simulator.add(OTHER, [{"seed": i, "size": 1500} for i in range(6)])
-    simulator.fault("substitute", OTHER, uids=[uids[1]])
+    simulator.fault("substitute", OTHER, uids=[uids[1]], **more)
     two(simulator, daemon, after="delete")
     daemon.wait(lambda s: any(f["delivered"] == 5 and f["owed"] == 1 and f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
     assert list(simulator.folder(OTHER)["messages"]) == [str(uids[1])]

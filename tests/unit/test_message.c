@@ -67,6 +67,13 @@ static void test_substitute(void **state)
 	assert_true(is_substitute("From: \"Microsoft Exchange Server\"\r\nSubject: Retrieval using the IMAP4 protocol failed for the following "
 	    "message:\r\n 20004\r\n\r\nThe server couldn't retrieve the following message:\r\n"));
 	assert_true(is_substitute("subject: Retrieval using the IMAP4 protocol failed for the\r\n following message: 5\r\n\r\n"));
+	assert_true(is_substitute("Subject:  retrieval using\r\n\tthe IMAP4  protocol failed for the following\n message:\r\n\t5\r\n\r\n"));
+	/* with a Message-ID its body tells */
+	assert_true(is_substitute("Message-ID: <a@b>\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"
+	    "\r\nThe server couldn't retrieve the following message:\r\n"));
+	assert_false(is_substitute("Message-ID: <a@b>\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"
+	    "Somebody asks: what is\r\nThe server couldn't retrieve the following message:\r\n"));
+	assert_false(is_substitute("Message-ID: <a@b>\r\nSubject: Fwd\r\n\r\nThe server couldn't retrieve the following message:\r\n"));
 	assert_false(is_substitute("Message-ID: <a@b>\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"));
 	assert_false(is_substitute("Subject: Re: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"));
 	assert_false(is_substitute("Subject: Retrieval using\r\n\r\nfailed"));
