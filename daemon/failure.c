@@ -169,6 +169,8 @@ static const struct row rows[] = {
 	{ OWN_ROW("token-no-answer"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
 	  "{token_host} can be reached but does not answer: mailpolld tries again; if it stays so, look for a proxy in between." },
 	{ OWN_ROW("stuck"), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ OWN_ROW("none-given"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
+	  "{host} gives none of the messages of {folder} in {mailbox}; nothing to change here." },
 	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
 	  "Message UID {uid} in {folder} of {mailbox} cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." },
 };

@@ -94,29 +94,19 @@ static void find_holes(const struct folder *f, uint32_t from, struct ranges *ret
 		ranges_remove(ret_holes, f->at.owed[i].uid, f->at.owed[i].uid);
 }
 
-static void keep_common(struct ranges *set, const struct ranges *other)
-{
-	struct ranges others = { 0 };
-
-	ranges_copy(&others, set);
-	ranges_remove_all(&others, other);
-	ranges_remove_all(set, &others);
-	ranges_done(&others);
-}
-
 /* Of the holes: those that are proven not to exist, and those that looks have left out for long enough. */
 static void find_gone(struct folder *f, struct ranges *holes, msec_t now_ms, struct ranges *ret_gone)
 {
 	bool long_enough = f->missing.n > 0 && now_ms - f->missing_ms >= FOLDER_GONE_MS;
 
-	keep_common(&f->missing, holes);
+	ranges_keep(&f->missing, holes);
 	if (long_enough)
 		ranges_copy(ret_gone, &f->missing);
 	if (f->proven_to > 0) {
 		struct ranges proven = { 0 };
 
 		ranges_add(&proven, 1, f->proven_to);
-		keep_common(&proven, holes);
+		ranges_keep(&proven, holes);
 		for (size_t i = 0; i < proven.n; i++)
 			ranges_add(ret_gone, proven.v[i].lo, proven.v[i].hi);
 		ranges_done(&proven);
@@ -260,6 +250,15 @@ struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, in
 	ranges_remove(&f->pending, uid, uid);
 	ranges_remove(&f->unanswered, uid, uid);
 	return *o;
+}
+
+uint64_t folder_count_new(const struct folder *f, const struct ranges *uids)
+{
+	uint64_t n = ranges_count(uids);
+
+	for (size_t i = 0; i < f->at.n_owed; i++)
+		n -= ranges_has(uids, f->at.owed[i].uid);
+	return n;
 }
 
 uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s)

@@ -76,6 +76,7 @@ int64_t folder_known_before_s(const struct folder *, int64_t policy_s, int64_t o
 /* UIDs that could not be had (exchange-online 5.8): tried again after 1 min, 10 min, 1 h, then given up. Returns the
  * entry to be stored. */
 struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int64_t now_wall_s);
+uint64_t folder_count_new(const struct folder *, const struct ranges *uids);	/* how many are not owed already */
 uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s);	/* 0: none */
 void folder_owed_over(struct folder *, uint32_t uid);
 int64_t folder_next_owed_wall_s(const struct folder *);			/* 0: none */

@@ -10,6 +10,8 @@
 #define WINDOW_MESSAGES 400		/* fetched and not settled; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
 #define ROOM_WAIT_MS 5000
+#define NONE_GIVEN_FEW 5		/* messages in a row may be bad; more, and it is the server */
+#define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
 
 struct arrival {			/* a message from its first byte until the delivery has it */
 	struct arrival *next;
@@ -384,6 +386,8 @@ void fetch_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 	}
 	a->uid = fetch->uid;
 	m->coming = NULL;
+	m->had_none = m->rests = 0;
+	m->some_came = true;
 	incoming_finish(a->incoming, make_message(m, a->folder, fetch));
 }
 
@@ -402,7 +406,8 @@ static void log_unretrievable(struct mailbox *m, const struct folder *f, const s
 
 void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *why)
 {
-	struct store_owed entry = folder_owe(f, uid, why, clock_wall_s());
+	int64_t now_wall_s = clock_wall_s();
+	struct store_owed entry = folder_owe(f, uid, why, now_wall_s);
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 	char number[16];
 	struct log_field fields[] = { { "UID", number } };
@@ -414,7 +419,20 @@ void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *wh
 		log_unretrievable(m, f, &ctx, &entry);
 	else
 		log_write(LOG_LEVEL_WARNING, EVENT_NONE, &ctx, fields, 1, "message UID %u could not be had (%s), trying again in %lld s", uid, why,
-		    (long long)(entry.next_wall_s - clock_wall_s()));
+		    (long long)(entry.next_wall_s - now_wall_s));
+}
+
+bool fetch_none_given(struct mailbox *m, const struct folder *f, const struct ranges *uids, const char *why)
+{
+	struct failure failure;
+
+	m->had_none += folder_count_new(f, uids);
+	if (m->had_none <= NONE_GIVEN_FEW || m->rests >= NONE_GIVEN_RESTS)
+		return false;
+	m->rests++;
+	failure_own(&failure, "none-given", &m->subject, "%llu messages in a row could not be had: %s", (unsigned long long)m->had_none, why);
+	mailbox_end_session(m, &failure);
+	return true;
 }
 
 /* The server refused: for this mailbox as a whole, or for a message among those asked for (exchange-online 5.8 C). */
@@ -426,7 +444,10 @@ static void on_refused(struct mailbox *m, struct folder *f, const struct failure
 		folder_put_back(f, &m->batch);
 		mailbox_end_session(m, why);
 	} else if (ranges_count(&m->batch) == 1) {
-		fetch_owe(m, f, first, why->text);
+		if (fetch_none_given(m, f, &m->batch, why->text))
+			folder_put_back(f, &m->batch);
+		else
+			fetch_owe(m, f, first, why->text);
 	} else if (first != 0) {
 		f->singly_to = ranges_last(&m->batch);
 		folder_put_back(f, &m->batch);
@@ -471,6 +492,7 @@ static void suspect(struct mailbox *m, struct folder *f, const struct failure *w
 
 	if (f->suspect == uid) {
 		f->suspect = 0;
+		m->had_none++;
 		fetch_owe(m, f, uid, why->text);
 		ranges_remove(&m->batch, uid, uid);
 	} else {

@@ -85,6 +85,9 @@ struct mailbox {
 	size_t n_arrivals;
 	struct arrival *coming;			/* the last of them, while its body comes */
 	enum split { SPLIT_NO, SPLIT_TRY, SPLIT_HEADER, SPLIT_TEXT, SPLIT_BROKEN } split;	/* of an owed one: it comes in two parts, in that order */
+	uint64_t had_none;			/* messages in a row that could not be had, since one could */
+	bool some_came;				/* since the last look one could */
+	unsigned rests;				/* sessions that ended for that, since one could */
 	bool one_owed;				/* the batch is an owed one, alone */
 	msec_t no_room_until_ms;		/* neither spool nor disk had room */
 	struct failure *no_room;
@@ -151,3 +154,5 @@ void fetch_over(struct mailbox *, const struct failure *);	/* the session has en
 void fetch_drop(struct mailbox *);			/* the mailbox stops: what is not spooled yet goes */
 void fetch_release(struct mailbox *);			/* the slot */
 void fetch_owe(struct mailbox *, struct folder *, uint32_t uid, const char *why);	/* it could not be had */
+/* These could not be had. True: nor could many before them, so it is the server, and the session ends for now. */
+bool fetch_none_given(struct mailbox *, const struct folder *, const struct ranges *uids, const char *why);

@@ -180,13 +180,15 @@ static void settle_gone(struct mailbox *m, struct folder *f, const struct ranges
 /* A FETCH brought nothing for these: those still listed are owed, the others have perhaps been moved or deleted. */
 static void judge_unanswered(struct mailbox *m, struct folder *f)
 {
+	static const char why[] = "FETCH answered OK without the message";
 	struct ranges there = f->unanswered;
 
 	f->unanswered = (struct ranges){ 0 };
-	for (size_t i = 0; i < there.n; i++)
-		for (uint64_t uid = there.v[i].lo; uid <= there.v[i].hi; uid++)
-			if (ranges_has(&f->listed, (uint32_t)uid))
-				fetch_owe(m, f, (uint32_t)uid, "FETCH answered OK without the message");
+	ranges_keep(&there, &f->listed);
+	if (there.n > 0 && (m->some_came || !fetch_none_given(m, f, &there, why)))
+		for (size_t i = 0; i < there.n; i++)
+			for (uint64_t uid = there.v[i].lo; uid <= there.v[i].hi; uid++)
+				fetch_owe(m, f, (uint32_t)uid, why);
 	ranges_done(&there);
 }
 
@@ -211,6 +213,7 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	uint64_t n;
 
 	judge_unanswered(m, f);
+	m->some_came = false;
 	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
 	settle_gone(m, f, &gone);
 	ranges_done(&gone);

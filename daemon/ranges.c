@@ -127,6 +127,16 @@ void ranges_remove_all(struct ranges *set, const struct ranges *those)
 	*set = left;
 }
 
+void ranges_keep(struct ranges *set, const struct ranges *those)
+{
+	struct ranges others = { 0 };
+
+	ranges_copy(&others, set);
+	ranges_remove_all(&others, those);
+	ranges_remove_all(set, &others);
+	ranges_done(&others);
+}
+
 bool ranges_has(const struct ranges *set, uint32_t number)
 {
 	size_t i = position(set, number);

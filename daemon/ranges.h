@@ -14,6 +14,7 @@ void ranges_copy(struct ranges *, const struct ranges *from);	/* replaces what w
 void ranges_add(struct ranges *, uint32_t lo, uint32_t hi);	/* appending ascending numbers is O(1) */
 void ranges_remove(struct ranges *, uint32_t lo, uint32_t hi);
 void ranges_remove_all(struct ranges *, const struct ranges *those);
+void ranges_keep(struct ranges *, const struct ranges *those);	/* and nothing else */
 bool ranges_has(const struct ranges *, uint32_t number);
 uint64_t ranges_count(const struct ranges *);	/* numbers, not ranges */
 uint32_t ranges_first(const struct ranges *);	/* 0 when empty */

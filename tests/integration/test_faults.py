@@ -381,6 +381,31 @@ def test_message_that_is_given_up(simulator, make_daemon):
     assert scene.daemon.of(BAD)["folders"][0]["unretrievable"][0]["uid"] == uids[1]
 
 
+@pytest.mark.parametrize("kind", ["fetch-empty", "fetch-no"])
+def test_server_that_gives_no_message(scene, kind):
+    """exchange-online 5.8: if none can be had it is the server and not the messages; they are not owed one by one"""
+    scene.add(BAD, 150)
+    scene.simulator.fault(kind, BAD)
+    scene.start()
+    scene.expect(Fault("", "none-given", (1, 5), "nothing to change here"))
+    scene.daemon.wait_delivered(BAD, 140)
+    scene.mended()
+    assert sum("could not be had" in line for line in scene.daemon.lines) <= 10
+    assert scene.daemon.of(BAD)["folders"][0]["owed"] == 0
+
+
+def test_mailbox_of_messages_that_cannot_be_had(scene):
+    """exchange-online 5.8: nor is it the server for ever: they are owed in the end, and the one behind them comes"""
+    uids = scene.add(BAD, 13)
+    scene.simulator.fault("fetch-empty", BAD, uids=uids[:12])
+    scene.simulator.fault("fetch-empty", BAD, uids=uids[12:], count=10)      # the sizes, and the body, five times
+    scene.start()
+    scene.daemon.wait(lambda s: any(f["owed"] >= 12 for m in s["mailboxes"] for f in m["folders"]))
+    assert sum("failure=none-given" in line for line in scene.daemon.lines) == 1        # the other times are the same failure
+    scene.daemon.wait_delivered(BAD, 1)
+    assert scene.daemon.of(BAD)["folders"][0]["owed"] == 12
+
+
 def test_several_throttled_slow_the_credential(simulator, make_daemon):
     """exchange-online 5.6: throttled within a minute, three mailboxes make all of the credential start fewer sessions; it recovers"""
     daemon = make_daemon(program="mailpolld-scaled")

@@ -190,7 +190,11 @@ static void test_owed(void **state)
 	set(&f.at.settled, "1:4");
 	look(&f, "5:6", 2, "");
 	f.proven_to = 6;
+	set(&f.listed, "4:6");
+	assert_int_equal(folder_count_new(&f, &f.listed), 3);
 	o = folder_owe(&f, 5, "nothing came", 1000);
+	assert_int_equal(folder_count_new(&f, &f.listed), 2);
+	ranges_done(&f.listed);
 	assert_int_equal(o.next_wall_s, 1060);
 	assert_int_equal(o.attempts, 1);
 	expect(&f.pending, "6");

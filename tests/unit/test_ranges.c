@@ -103,9 +103,14 @@ static void test_against_bits(void **state)
 			for (uint32_t i = lo; i <= hi; i++)
 				other_bits[i] = true;
 			if (round % 50 == 0) {
-				ranges_remove_all(&set, &other);
+				bool keep = round % 100 == 0;
+
+				if (keep)
+					ranges_keep(&set, &other);
+				else
+					ranges_remove_all(&set, &other);
 				for (uint32_t i = 1; i < N; i++)
-					bits[i] = bits[i] && !other_bits[i];
+					bits[i] = bits[i] && other_bits[i] == keep;
 				ranges_done(&other);
 				memset(other_bits, 0, sizeof(other_bits));
 			}
