@@ -148,7 +148,7 @@ void folder_note_size(struct folder *f, uint32_t uid, uint64_t bytes)
 	if (f->n_sizes == FOLDER_SIZES_MAX)
 		return;
 	f->sizes[f->n_sizes].uid = uid;
-	f->sizes[f->n_sizes++].bytes = bytes;
+	f->sizes[f->n_sizes++].bytes = bytes < FOLDER_SIZE_BELIEVED ? bytes : FOLDER_SIZE_BELIEVED;
 }
 
 static uint64_t size_of(const struct folder *f, uint32_t uid)

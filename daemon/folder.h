@@ -62,6 +62,8 @@ void folder_list(struct folder *, uint32_t lo, uint32_t hi);	/* a SEARCH's numbe
 uint64_t folder_look_done(struct folder *, uint32_t from, msec_t now_ms, struct ranges *ret_gone);
 /* Moves a batch from pending to under way, the lowest first. At least one UID when there is any. */
 void folder_pick(struct folder *, uint64_t max_messages, uint64_t max_bytes, struct ranges *ret_batch);
+/* An estimate, and no more believed than the largest messages there are (exchange-online 5.7, 6). */
+#define FOLDER_SIZE_BELIEVED (UINT64_C(256) << 20)
 void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);
 /* The lowest UID that may be settled along with uid, since none in between exists. */
 uint32_t folder_settle_from(const struct folder *, uint32_t uid);

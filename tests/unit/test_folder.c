@@ -160,6 +160,23 @@ static void test_batches_by_size(void **state)
 	folder_done(&f);
 }
 
+/* Sums of what is told stay below 2^64. */
+static void test_sizes_that_cannot_be(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	look(&f, "1:4", 4, "");
+	for (uint32_t uid = 1; uid <= 4; uid++)
+		folder_note_size(&f, uid, UINT64_MAX);
+	folder_pick(&f, 100, 2 * FOLDER_SIZE_BELIEVED, &batch);
+	expect(&batch, "1:2");
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
 static void test_suspect_is_fetched_alone(void **state)
 {
 	struct folder f;
@@ -239,7 +256,7 @@ int main(void)
 		cmocka_unit_test(test_known_before),
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
-		cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
+		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
