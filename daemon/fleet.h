@@ -52,7 +52,7 @@ const struct config *fleet_config(const struct fleet *);
 
 enum health_level { HEALTH_OK, HEALTH_DEGRADED, HEALTH_DOWN };
 const char *health_name(enum health_level);				/* "ok" */
-struct health_reason { const char *what; char name[128]; int64_t since_wall_s; char hint[512]; };	/* what: "credential", "sink", "store", "disk", "mailboxes" */
+struct health_reason { const char *what; char name[128]; int64_t since_wall_s; char hint[512]; };	/* what: "credential", "admission", "sink", "store", "disk", "mailboxes" */
 /* At most room reasons are written; ret_n gets how many. */
 enum health_level fleet_health(struct fleet *, struct health_reason *ret_v, size_t room, size_t *ret_n);
 bool fleet_is_alive(struct fleet *);				/* the watchdog's question (promise 8) */
@@ -69,5 +69,7 @@ struct counters *fleet_counters(struct fleet *);		/* the fleet's; who else has s
 struct token_snapshot; struct gate_snapshot;	/* token_cache.h, admission.h */
 void fleet_admission(const struct fleet *, const char *credential, struct gate_snapshot *ret);
 size_t fleet_tokens(struct fleet *, struct token_snapshot *ret_v, size_t room);
+/* More mailboxes share the token than admission lets sign in anew in its window? Then hint says so. */
+bool fleet_relogin_is_tight(const struct fleet *, const struct token_snapshot *, char *ret_hint, size_t size);
 struct store_snapshot { int64_t last_commit_wall_s; uint64_t spool_bytes, commits; const struct failure *failure; };
 void fleet_store(const struct fleet *, struct store_snapshot *ret);

@@ -54,11 +54,36 @@ static void judge_disks(struct fleet *f, struct verdict *verdict)
 		add_reason(f, verdict, HEALTH_DOWN, "disk", "disk", "A disk has not answered for 20 s: look at the kernel's log.");
 }
 
+bool fleet_relogin_is_tight(const struct fleet *f, const struct token_snapshot *token, char *ret_hint, size_t size)
+{
+	size_t watching = 0;
+	unsigned allowed = 0;
+
+	for (size_t i = 0; i < f->config->n_credentials; i++)
+		if (strcmp(f->config->credentials[i]->name, token->credential) == 0)
+			allowed = f->config->credentials[i]->admission.sessions_per_second;
+	for (size_t i = 0; i < f->config->n_mailboxes; i++) {
+		const struct mailbox_conf *conf = f->config->mailboxes[i];
+
+		watching += conf->watch == WATCH_IDLE && strcmp(conf->credential->name, token->credential) == 0;
+	}
+	if (allowed == 0 || token->relogin_window_s <= 0 || (double)watching <= (double)allowed * (double)token->relogin_window_s)
+		return false;
+	snprintf(ret_hint, size, "%zu mailboxes of %s sign in anew within %lld s of each token, which takes %.1f sessions per second; %u are "
+	    "allowed: some are without a session for a while. Raise sessions_per_second.", watching, token->credential,
+	    (long long)token->relogin_window_s, (double)watching / (double)token->relogin_window_s, allowed);
+	return true;
+}
+
 static void judge_credentials(struct fleet *f, struct verdict *verdict)
 {
 	struct token_snapshot *tokens = xcalloc(CREDENTIALS_MAX, sizeof(*tokens));
 	size_t n = token_cache_snapshot(f->tokens, tokens, CREDENTIALS_MAX);
+	char hint[400];
 
+	for (size_t i = 0; i < n && i < CREDENTIALS_MAX; i++)
+		if (fleet_relogin_is_tight(f, &tokens[i], hint, sizeof(hint)))
+			add_reason(f, verdict, HEALTH_OK, "admission", tokens[i].credential, hint);
 	for (size_t i = 0; i < n && i < CREDENTIALS_MAX; i++)
 		if (tokens[i].state == TOKEN_FAILED || tokens[i].state == TOKEN_STALE)
 			add_reason(f, verdict, HEALTH_DEGRADED, "credential", tokens[i].credential,

@@ -11,7 +11,6 @@
 
 #define SCHEMA 1
 #define REASONS_MAX 64
-#define RELOGIN_MARGIN_S 300
 #define GIVEN_UP_MAX 20		/* of a folder; the log has all */
 #define TEXT_BYTES 1024			/* of what is not UTF-8 and must be made so */
 
@@ -143,22 +142,10 @@ char *status_json_opening(struct fleet *fleet, const char *version, int64_t star
 	return text;
 }
 
-/* More mailboxes share the token than can sign in anew between the next one's arrival and this one's end? */
-static void put_relogin_hint(json_t *object, const struct token_snapshot *token, const struct gate_snapshot *gate)
-{
-	int64_t life_s = token->expires_wall_s - token->refresh_wall_s, window_s = life_s > RELOGIN_MARGIN_S ? life_s - RELOGIN_MARGIN_S : life_s;
-	char hint[200];
-
-	hint[0] = '\0';
-	if (token->refresh_wall_s != 0 && window_s > 0 && gate->sessions_per_second > 0 && (double)gate->seats > gate->sessions_per_second * (double)window_s)
-		snprintf(hint, sizeof(hint), "%zu mailboxes sign in anew within %lld s of each token, which takes %.1f sessions per second; raise "
-		    "sessions_per_second.", gate->seats, (long long)window_s, (double)gate->seats / (double)window_s);
-	put(object, "hint", text_or_null(hint[0] != '\0' ? hint : NULL));
-}
-
-static json_t *admission_object(const struct token_snapshot *token, const struct gate_snapshot *gate)
+static json_t *admission_object(const struct fleet *fleet, const struct token_snapshot *token, const struct gate_snapshot *gate)
 {
 	json_t *object = json_object();
+	char hint[400];
 
 	put(object, "mailboxes", number(gate->seats));
 	put(object, "waiting", number(gate->waiting));
@@ -166,7 +153,7 @@ static json_t *admission_object(const struct token_snapshot *token, const struct
 	put(object, "fetching", number(gate->fetching));
 	put(object, "sessions_per_second", gate->sessions_per_second > 0 ? json_real(gate->sessions_per_second) : json_null());
 	put(object, "slowed", json_boolean(gate->slowed));
-	put_relogin_hint(object, token, gate);
+	put(object, "hint", text_or_null(fleet_relogin_is_tight(fleet, token, hint, sizeof(hint)) ? hint : NULL));
 	return object;
 }
 
@@ -183,7 +170,7 @@ static json_t *credential_object(struct fleet *fleet, const struct token_snapsho
 	put(object, "requests", number(token->requests));
 	put(object, "failures", number(token->failures));
 	fleet_admission(fleet, token->credential, &gate);
-	put(object, "admission", admission_object(token, &gate));
+	put(object, "admission", admission_object(fleet, token, &gate));
 	return object;
 }
 

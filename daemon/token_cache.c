@@ -279,7 +279,11 @@ static void snapshot_grant(const struct grant *g, struct token_snapshot *snap)
 	snap->has_clock_ahead = g->has_clock_ahead;
 	snap->clock_ahead_s = g->clock_ahead_s;
 	snap->expires_wall_s = usable ? wall_of(g->expires_ms) : 0;
-	snap->refresh_wall_s = usable ? wall_of(g->failure.fail != FAIL_NONE ? g->retry_ms : g->renew_ms) : 0;
+	if (g->failure.fail != FAIL_NONE)
+		snap->refresh_wall_s = wall_of(g->retry_ms);
+	else
+		snap->refresh_wall_s = usable ? wall_of(g->renew_ms) : 0;
+	snap->relogin_window_s = usable ? (g->margin_ms - g->renew_ms) / 1000 : 0;
 }
 
 /* Of several grants the one that is worst is shown: the states are in that order. */

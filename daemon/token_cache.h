@@ -43,7 +43,9 @@ enum token_state { TOKEN_UNUSED, TOKEN_FETCHING, TOKEN_FRESH, TOKEN_STALE /* usa
 struct token_snapshot {
 	const char *credential;		/* lent until the next call into token_cache */
 	enum token_state state;
-	int64_t expires_wall_s, refresh_wall_s;	/* 0: no token */
+	int64_t expires_wall_s;		/* 0: no token */
+	int64_t refresh_wall_s;		/* the next request, for a better token or for one at all; 0: none is planned */
+	int64_t relogin_window_s;	/* in which those who signed in with it do so anew (mailbox_session.c); 0: no token */
 	struct failure failure;		/* FAIL_NONE: none */
 	uint64_t requests, failures;
 	bool has_clock_ahead; int64_t clock_ahead_s;	/* this machine's clock against the endpoint's Date header */

@@ -1,8 +1,10 @@
 """The fault matrix: each fault at first contact, in IDLE, and in the middle of a batch. What is expected: the failure's name, its hint, its
 wait; nothing lost, nothing twice; the other mailbox undisturbed; recovered when the fault goes. The daemon's clock runs twenty times
 faster, so that deadlines and waits of minutes can be seen to their end."""
+import calendar
 import dataclasses
 import re
+import time
 
 import pytest
 
@@ -420,6 +422,30 @@ def test_several_throttled_slow_the_credential(simulator, make_daemon):
     status = daemon.wait(lambda s: not s["credentials"][0]["admission"]["slowed"] and s["totals"]["watching"] == 4)
     assert status["credentials"][0]["admission"]["sessions_per_second"] == 8
     assert daemon.has_line("no mailbox was throttled for a minute: new sessions start as configured")
+
+
+@pytest.mark.parametrize("folders,command", [(["INBOX"], "UID SEARCH"), (["INBOX", "Second"], "STATUS")])
+def test_patience_grows_until_a_full_look(scene, folders, command):
+    """exchange-online 5: neither a sign-in nor a SELECT nor one folder of two proves anything; the steps are 2, 4, 8 ... s"""
+    scene.simulator.mailbox("two@contoso.example", folders)
+    scene.daemon.config([GOOD, {"address": "two@contoso.example", "folders": folders}])
+    scene.start()
+    scene.daemon.wait_state("two@contoso.example", "watching")
+    scene.simulator.fault("answer", "two@contoso.example", command=command, line="* BYE Connection closed.", close=True)
+    scene.simulator.post("/drop", address="two@contoso.example")
+    waits, seen = [], 0
+    while seen < 5:
+        status = scene.daemon.wait(lambda s: any(m["failures"] > seen and m["retry_at"] for m in s["mailboxes"]))
+        mailbox = next(m for m in status["mailboxes"] if m["failures"])
+        since, retry = (calendar.timegm(time.strptime(mailbox[k], "%Y-%m-%dT%H:%M:%SZ")) for k in ("since", "retry_at"))
+        seen = mailbox["failures"]
+        waits.append((seen, retry - since))
+    assert all(wait <= 2 ** n + 1 for n, wait in waits), waits
+    assert scene.simulator.state("two@contoso.example")["logins"] >= 5
+    scene.simulator.clear("two@contoso.example")
+    scene.daemon.wait(lambda s: s["totals"]["watching"] == 2)
+    assert scene.daemon.of("two@contoso.example")["failures"] == 0
+    scene.daemon.wait_line("recovered after [0-9]+ failures")
 
 
 def test_sessions_that_end_at_once_each_time(scene):

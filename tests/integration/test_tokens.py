@@ -1,10 +1,17 @@
 """One token serves all; it is renewed in time; what the endpoint says is understood."""
+import calendar
 import threading
 import time
+
+import pytest
 
 from lib.maildir import Maildir
 
 ADDRESS = "support@contoso.example"
+
+
+def seconds(text):
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def credential(status):
@@ -72,6 +79,82 @@ def test_wrong_secret_mended_without_restart(simulator, daemon):
     daemon.poll(ADDRESS)
     daemon.wait_state(ADDRESS, "watching")
     assert credential(daemon.status())["error"] is None
+
+
+# exchange-online 3.2, row by row: the codes, the error, what a person is told
+PERMANENT = [
+    ([7000215, 70002], "invalid_client", "copy its Value column, not its Secret ID"), ([7000222], "invalid_client", "has expired: create a new one"),
+    ([7000218, 900144], "invalid_request", "No credential was sent"), ([700016], "unauthorized_client", "There is no application with client ID"),
+    ([7000229], "invalid_client", "has no enterprise application"), ([7000112, 70001], "unauthorized_client", "is disabled in Entra"),
+    ([90002], "invalid_request", "does not exist in this cloud"), ([900023], "invalid_request", "is not a tenant"),
+    ([90038, 900382, 900432], "invalid_request", "lives in another Microsoft cloud"), ([50194, 9001023, 90124], "invalid_request", "not 'common'"),
+    ([1002012], "invalid_scope", "must end in /.default"), ([70011, 700022, 28002], "invalid_scope", "The scope is wrong"),
+    ([500011, 50001], "invalid_resource", "Exchange Online is not present in tenant"), ([65001, 650056, 501051], "invalid_grant", "Grant admin consent for IMAP.AccessAsApp"),
+    ([700027, 50012, 50013], "invalid_client", "does not accept the certificate"), ([700024, 500133], "invalid_client", "clock is wrong"),
+    ([700213, 7002131, 700211, 700212], "invalid_client", "Add a federated credential"), ([53003, 50131, 530032], "access_denied", "Conditional Access policy"),
+    ([500021, 500022, 50002], "invalid_request", "tenant-restriction proxy"),
+]
+TRANSIENT = [
+    ([50196, 90055, 90024], "invalid_request", "is limiting token requests"), ([90006, 90033, 90012, 50033, 90090], "temporarily_unavailable", "is temporarily unavailable"),
+]
+
+
+@pytest.mark.parametrize("rows,least_s,most_s", [(PERMANENT, 90, 1801), (TRANSIENT, 0, 301)], ids=["permanent", "transient"])
+def test_every_code(simulator, make_daemon, rows, least_s, most_s):
+    """exchange-online 3.2: the sentence, and how soon it is tried again"""
+    simulator.mailbox(ADDRESS)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    simulator.post("/token", fail={"status": 503})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20" if rows is PERMANENT else "200"})
+    daemon.wait(lambda s: credential(s)["state"] == "failed")
+    for codes, error, hint in rows:
+        for code in codes:
+            simulator.post("/token", fail={"status": 401 if error == "invalid_client" else 400, "error": error, "code": code})
+            daemon.request("POST", "/reload")           # a person has changed something: tried at once
+            c = credential(daemon.wait(lambda s: "AADSTS%d:" % code in (credential(s)["error"] or "") and credential(s)["state"] == "failed"))
+            assert hint in c["hint"], (code, c["hint"])
+            wait_s = seconds(c["refresh_at"]) - seconds(daemon.of(ADDRESS)["since"])
+            assert wait_s <= most_s + 60 and (wait_s >= least_s or most_s < 1000), (code, c)
+            assert "Trace ID" not in c["error"] and "trace ID 0000aaaa" in c["error"]
+    simulator.post("/token", fail=None)
+    daemon.request("POST", "/reload")
+    daemon.wait_state(ADDRESS, "watching")
+    assert credential(daemon.status())["error"] is None
+
+
+@pytest.mark.parametrize("answer,error", [
+    ({"status": 429}, "HTTP 429"), ({"status": 503, "body": ""}, "HTTP 503"), ({"status": 500, "body": "{"}, "HTTP 500"), ({"status": 408}, "HTTP 408"),
+    ({"status": 200, "body": "<html>welcome</html>"}, "without a usable access token"), ({"status": 200, "body": "{}"}, "without a usable access token"),
+    ({"status": 200, "body": '{"access_token":"x"}'}, "without a usable access token"),
+    ({"status": 200, "body": "x" * 3000000}, "no new token"), ({"status": 204, "body": ""}, "HTTP 204"),
+])
+def test_answers_that_are_none(simulator, make_daemon, answer, error):
+    """exchange-online 3.1, 3.3: once, and the next one is good"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", script=[answer])
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    daemon.wait_state(ADDRESS, "watching")
+    assert error in daemon.wait_line("event=token-failed")
+    assert simulator.counts("token_requests") == 2
+
+
+def test_endpoint_that_hangs(simulator, make_daemon):
+    """exchange-online 3.2: no answer. Found in half a minute; the mailboxes that have a session keep it"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=3600, refresh_in=70)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.post("/token", hang=True)
+    daemon.wait(lambda s: credential(s)["state"] == "stale", timeout=90)
+    assert "Cannot reach localhost" in credential(daemon.status())["hint"]
+    assert daemon.of(ADDRESS)["state"] == "watching" and simulator.state(ADDRESS)["logins"] == 1
+    simulator.post("/token", hang=False)
+    daemon.wait(lambda s: credential(s)["state"] == "fresh", timeout=90)
 
 
 def test_endpoint_down_and_back(simulator, daemon):
@@ -144,6 +227,24 @@ def test_no_secret_is_told(simulator, daemon):
     assert simulator.secret not in told and "eyJ" not in told and "Bearer" not in told
     with open("/proc/%d/environ" % daemon.process.pid) as f:
         assert simulator.secret not in f.read()
+
+
+def test_more_mailboxes_than_can_sign_in_anew(simulator, daemon):
+    """exchange-online 5.3, 5.13: what `check` foresees for tokens of an hour, the status says of the tokens there are"""
+    addresses = ["box%02d@contoso.example" % i for i in range(40)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=40)
+    daemon.config(addresses, admission={"sessions_per_second": 1})
+    daemon.start()
+    status = daemon.wait(lambda s: any(r["what"] == "admission" for r in s["reasons"]))
+    reason = next(r for r in status["reasons"] if r["what"] == "admission")
+    assert reason["name"] == "contoso" and "40 mailboxes of contoso sign in anew within" in reason["hint"] and "Raise sessions_per_second" in reason["hint"]
+    assert status["credentials"][0]["admission"]["hint"] == reason["hint"] and status["health"] == "ok"
+    assert "Raise sessions_per_second" in daemon.ctl("status").stdout
+    daemon.config(addresses, admission={"sessions_per_second": 50})
+    daemon.request("POST", "/reload")
+    daemon.wait(lambda s: not s["reasons"])
 
 
 def test_token_in_hand_outlives_the_endpoint(simulator, daemon):
