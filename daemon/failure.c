@@ -61,16 +61,17 @@ static const struct row rows[] = {
 	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
 	{ IMAP_ROW("invalid-state", ANY_PHASE, AS(ANSWER_BAD), NULL, "invalid state"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
 	{ IMAP_ROW("sign-in-refused", IN(PHASE_AUTHENTICATE), AS(ANSWER_NO) | AS(ANSWER_BAD), NULL, NULL), FAIL_TOKEN, SCHEDULE_REFUSED, 0,
-	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent, that "
-	  "New-ServicePrincipal was run with the Object ID of the Enterprise application{oid}, and that {mailbox} is a mailbox of this "
-	  "tenant.{finding}" },
+	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent (Entra admin "
+	  "center, App registrations, API permissions), that New-ServicePrincipal was run with the Object ID of the Enterprise "
+	  "application{oid}, and that {mailbox} is a mailbox of this tenant.{finding}" },
 	{ IMAP_ROW("sign-in-closed", IN(PHASE_AUTHENTICATE), AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
 	  "{host} closes the connection when {mailbox} signs in: sign-ins may have failed too often; mailpolld waits." },
 	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", "doesn't exist"), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
 	  "Folder {folder} does not exist in mailbox {mailbox}: correct `folders`, or make the folder." },
 	{ IMAP_ROW("folder-refused", IN(PHASE_OPEN), AS(ANSWER_NO), NULL, NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
-	  "Folder {folder} of {mailbox} cannot be opened: check that it exists and that the app's service principal has FullAccess to "
-	  "the mailbox (Add-MailboxPermission); INBOX is refused for a while when a mailbox is being moved." },
+	  "Folder {folder} of {mailbox} cannot be opened: check that it exists and that application {client_id} has FullAccess to the "
+	  "mailbox (Add-MailboxPermission {mailbox} -User (Get-ServicePrincipal {client_id}).Identity -AccessRights FullAccess); INBOX is "
+	  "refused for a while when a mailbox is being moved." },
 	{ IMAP_ROW("quota", ANY_PHASE, AS(ANSWER_NO), "OVERQUOTA", NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
 	  "Mailbox {mailbox} is over its quota: make room in it." },
 	{ IMAP_ROW("no-target", IN(PHASE_OTHER), AS(ANSWER_NO), "TRYCREATE NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
@@ -106,9 +107,10 @@ static const struct row rows[] = {
 	  "There is no application with client ID {client_id} in tenant {tenant}: check both; client_id is the 'Application (client) ID' "
 	  "on the app's overview page." },
 	{ TOKEN_ROW("app-not-installed", "7000229"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Application {client_id} has no enterprise application in tenant {tenant}: an administrator of {tenant} must grant consent once." },
+	  "Application {client_id} has no enterprise application in tenant {tenant}: an administrator of {tenant} must grant consent once "
+	  "(Entra admin center, App registrations, API permissions, Grant admin consent)." },
 	{ TOKEN_ROW("app-disabled", "7000112 70001"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Application {client_id} is disabled in Entra: enable sign-in for it under Enterprise applications." },
+	  "Application {client_id} is disabled in Entra: enable sign-in for it under Enterprise applications (Properties)." },
 	{ TOKEN_ROW("tenant-unknown", "90002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Tenant {tenant} does not exist in this cloud: check the directory ID and whether `cloud` must be usgov, dod or china." },
 	{ TOKEN_ROW("tenant-malformed", "900023"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
@@ -116,24 +118,26 @@ static const struct row rows[] = {
 	{ TOKEN_ROW("tenant-other-cloud", "90038 900382 900432"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Tenant {tenant} lives in another Microsoft cloud: choose that `cloud` in the configuration." },
 	{ TOKEN_ROW("tenant-common", "50194 9001023 90124"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Use the tenant's own ID, not 'common', in `tenant` or in the token URL." },
-	{ TOKEN_ROW("scope-default", "1002012"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, "The scope must end in /.default." },
+	  "Use the tenant's own ID, not 'common', in `tenant` or in the token URL of app {client_id}'s credential." },
+	{ TOKEN_ROW("scope-default", "1002012"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, 
+	  "The scope must end in /.default: correct `scope` of app {client_id}'s credential in mailpolld.yaml." },
 	{ TOKEN_ROW("scope-wrong", "70011 700022 28002 invalid_scope"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "The scope is wrong: for Exchange Online use https://outlook.office365.com/.default." },
+	  "The scope is wrong: for Exchange Online use https://outlook.office365.com/.default as `scope` of app {client_id}'s credential." },
 	{ TOKEN_ROW("resource-absent", "500011 50001 invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Exchange Online is not present in tenant {tenant}: check the tenant and that it has an Exchange Online subscription." },
 	{ TOKEN_ROW("consent-missing", "65001 650056 501051"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Grant admin consent for IMAP.AccessAsApp to application {client_id} (Entra admin center, App registrations, API permissions)." },
 	{ TOKEN_ROW("certificate-refused", "700027 50012 50013"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Entra does not accept the certificate: upload it to app {client_id} under Certificates & secrets, and check that the private key "
-	  "belongs to it." },
+	  "Entra does not accept the certificate: upload it to app {client_id} (Entra admin center, App registrations, Certificates & secrets), "
+	  "and check that the private key belongs to it." },
 	{ TOKEN_ROW("clock-wrong", "700024 500133"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "This server's clock is wrong: enable time synchronisation. Entra's text tells its time." },
+	  "This server's clock is wrong: enable time synchronisation (timedatectl set-ntp true). Entra's text tells its time." },
 	{ TOKEN_ROW("federation-mismatch", "700213 7002131 700211 700212"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Add a federated credential to app {client_id} whose issuer, subject and audience (api://AzureADTokenExchange) are exactly those "
+	  "Add a federated credential to app {client_id} (Entra admin center, App registrations, Certificates & secrets) whose issuer, subject and audience (api://AzureADTokenExchange) are exactly those "
 	  "of the token file." },
 	{ TOKEN_ROW("conditional-access", "53003 50131 530032"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "A Conditional Access policy for workload identities blocks this server's address: allow it or exclude app {client_id}." },
+	  "A Conditional Access policy for workload identities blocks this server's address: allow it or exclude app {client_id} "
+	  "(Entra admin center, Conditional Access)." },
 	{ TOKEN_ROW("tenant-restricted", "500021 500022 50002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "The network's tenant-restriction proxy does not allow tenant {tenant}." },
 	{ TOKEN_ROW("client-refused", "invalid_client unauthorized_client"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
@@ -163,6 +167,9 @@ static const struct row rows[] = {
 
 	/* what we see ourselves */
 	{ OWN_ROW("no-xoauth2"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "{host} does not offer XOAUTH2: check `host` and `port` of {mailbox}." },
+	{ OWN_ROW("secret-file"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,	/* put right, it is noticed at the next attempt: that comes soon */
+	  "Put the client secret of app {client_id} into {path}, readable by the daemon's user." },
+	{ OWN_ROW("no-credential"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, "Add the credential to the configuration, or name another." },
 	{ OWN_ROW("ca-file"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "Correct `ca_file` of {mailbox} in the configuration." },
 	{ OWN_ROW("protocol"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "{host} answered what is not IMAP: check that `host` and `port` of {mailbox} lead to the IMAP server and not to a proxy." },
@@ -173,6 +180,8 @@ static const struct row rows[] = {
 	  "{host} gives none of the messages of {folder} in {mailbox}; nothing to change here." },
 	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
 	  "Message UID {uid} in {folder} of {mailbox} cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." },
+	{ OWN_ROW("uids-changed"), FAIL_NONE, SCHEDULE_NETWORK, 0,
+	  "Mailbox {mailbox} was rebuilt or moved: nothing to do; if messages are missing all the same, mailpollctl resync {mailbox} --since DATE." },
 };
 
 /* --- matching --- */
@@ -271,7 +280,7 @@ static const char *value_of(const char *word, size_t len, const struct failure_s
 	const struct { const char *word, *value; } plain[] = {
 		{ "mailbox", (s != NULL ? s : &nobody)->mailbox }, { "folder", (s != NULL ? s : &nobody)->folder },
 		{ "client_id", (s != NULL ? s : &nobody)->client_id }, { "tenant", (s != NULL ? s : &nobody)->tenant },
-		{ "token_host", (s != NULL ? s : &nobody)->token_host },
+		{ "token_host", (s != NULL ? s : &nobody)->token_host }, { "path", (s != NULL ? s : &nobody)->path },
 		{ "host", s == NULL ? NULL : s->host != NULL ? s->host : s->token_host },
 	};
 
@@ -284,7 +293,8 @@ static const char *value_of(const char *word, size_t len, const struct failure_s
 	else if (strncmp(word, "uid", len) == 0 && s != NULL)
 		snprintf(room, size, "%u", s->uid);
 	else if (strncmp(word, "oid", len) == 0 && s != NULL && s->object_id != NULL)
-		snprintf(room, size, " (this app's is %s)", s->object_id);
+		snprintf(room, size, " (this app's is %s): New-ServicePrincipal -AppId %s -ObjectId %s", s->object_id, or_unknown(s->client_id),
+		    s->object_id);
 	else if (strncmp(word, "finding", len) == 0 && s != NULL && s->token_finding != NULL)
 		snprintf(room, size, " %s", s->token_finding);
 	return room;

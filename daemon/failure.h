@@ -32,13 +32,14 @@ enum schedule {
 	SCHEDULE_N
 };
 
+#define FAILURE_HINT_MAX 768
 struct failure {
 	enum fail fail;
 	enum schedule schedule;
 	const char *name;		/* static, stable word for the row: "no-access", "secret-expired" */
 	msec_t asked_wait_ms;		/* what the server asked for (Retry-After, Suggested Backoff Time); 0: nothing */
 	char text[256];			/* what was seen, one line, printable, no secret */
-	char hint[512];			/* one plain sentence for the administrator; "" when there is nothing to do */
+	char hint[FAILURE_HINT_MAX];	/* one plain sentence for the administrator; "" when there is nothing to do */
 };
 
 /* Who it is about, to fill the hints. Members may be NULL. Lent for the call. */
@@ -49,6 +50,7 @@ struct failure_subject {
 	const char *object_id;		/* `oid` of the token, when known */
 	const char *token_finding;	/* what reading the token's payload showed to be wrong; NULL: nothing */
 	const char *host;		/* IMAP host */
+	const char *path;		/* of the file it is about */
 	uint32_t uid;			/* of the message it is about */
 	bool worked_before;		/* this mailbox has been opened with success before */
 };

@@ -80,13 +80,16 @@ static void relist_end(struct mailbox *m, struct folder *f)
 {
 	struct relist *r = m->relist;
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+	struct failure told;
+	struct log_field fields[] = { { "FAILURE", "uids-changed" }, { "HINT", told.hint } };
 
 	f->rebuilt_known = ranges_count(&r->settled);
 	f->rebuilt_new = r->n_listed - f->rebuilt_known;
 	f->rebuilt_wall_s = clock_wall_s();
-	log_write(LOG_LEVEL_WARNING, EVENT_UIDVALIDITY_CHANGED, &ctx, NULL, 0,
+	failure_own(&told, "uids-changed", &m->subject,
 	    "the folder was rebuilt or moved (UIDVALIDITY %u, was %u): %llu known messages are skipped, %llu are fetched", f->new_uidvalidity,
 	    f->at.uidvalidity, (unsigned long long)f->rebuilt_known, (unsigned long long)f->rebuilt_new);
+	log_write(LOG_LEVEL_WARNING, EVENT_UIDVALIDITY_CHANGED, &ctx, fields, ARRAY_LEN(fields), "%s", told.text);
 	work_begin_folder(m, f, f->new_uidvalidity, &r->settled);
 	f->new_uidvalidity = 0;
 	relist_drop(m);

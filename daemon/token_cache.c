@@ -177,8 +177,7 @@ static void tell_homeless(struct token_request *r)
 	void *arg = r->arg;
 	struct failure why;
 
-	failure_set(&why, FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, "no-credential", "Add the credential to the configuration, or name another.",
-	    "there is no credential %s in the configuration", r->credential);
+	failure_own(&why, "no-credential", NULL, "there is no credential %s in the configuration", r->credential);
 	request_free(r);
 	cb(arg, NULL, &why);
 }

@@ -211,12 +211,10 @@ static void grant_renewed(struct grant *g, struct token_answer *a)
 
 /* --- one request: secret, form, answer --- */
 
-static void unusable_answer(struct failure *ret, const struct http_answer *answer)
+static void unusable_answer(struct failure *ret, const struct http_answer *answer, const struct failure_subject *subject)
 {
-	failure_set(ret, FAIL_WAIT, SCHEDULE_TOKEN, "token-answer",
-	    "Check that the token URL is an OAuth 2.0 token endpoint; something between may answer in its place.",
-	    "HTTP %ld without a usable access token", answer->status);
-	ret->asked_wait_ms = (msec_t)answer->retry_after_s * 1000;
+	failure_from_token_answer(ret, answer->status, "", 0, answer->retry_after_s, subject);
+	snprintf(ret->text, sizeof(ret->text), "HTTP %ld without a usable access token", answer->status);
 }
 
 static void failure_of(const struct grant *g, const struct http_answer *answer, struct failure *ret)
@@ -225,7 +223,7 @@ static void failure_of(const struct grant *g, const struct http_answer *answer, 
 	enum failure_phase phase = answer->is_resolve ? PHASE_RESOLVE : answer->is_certificate ? PHASE_TLS : PHASE_CONNECT;
 
 	if (answer->status == 200) {
-		unusable_answer(ret, answer);
+		unusable_answer(ret, answer, &subject);
 		return;
 	}
 	if (answer->status != 0) {
@@ -315,12 +313,11 @@ static void grant_post(struct grant *g, const struct secret_job *j)
 
 static void secret_failed(struct grant *g, const char *why)
 {
+	struct failure_subject subject = subject_of(g);
 	struct failure failure;
-	char hint[400];
 
-	snprintf(hint, sizeof(hint), "Put the client secret into %.300s, readable by the daemon's user.", g->credential->conf.secret_file);
-	/* a file that is put right is noticed at the next attempt, so that comes soon */
-	failure_set(&failure, FAIL_ADMIN, SCHEDULE_NETWORK, "secret-file", hint, "%s", why);
+	subject.path = g->credential->conf.secret_file;
+	failure_own(&failure, "secret-file", &subject, "%s", why);
 	g->has_digest = false;
 	grant_failed(g, &failure);
 }

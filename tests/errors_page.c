@@ -4,7 +4,7 @@
 #include "failure.h"
 
 static const char *const cures[] = {
-	[FAIL_NONE] = "", [FAIL_EXPECTED] = "Ordinary: once more at once, nothing is counted.",
+	[FAIL_NONE] = "No failure: mailpolld deals with it.", [FAIL_EXPECTED] = "Ordinary: once more at once, nothing is counted.",
 	[FAIL_TOKEN] = "Once more with a fresh token; then a person must act.", [FAIL_WAIT] = "Goes away by itself.",
 	[FAIL_ADMIN] = "A person must act; mailpolld goes on trying.",
 };
@@ -42,7 +42,7 @@ int main(void)
 		puts(".br");
 		fputs(cures[row.fail], stdout);
 		backoff_describe(row.schedule, waits, sizeof(waits));
-		if (row.fail != FAIL_EXPECTED)
+		if (row.fail != FAIL_EXPECTED && row.fail != FAIL_NONE)
 			printf("\nWaits: %s.", waits);
 		putchar('\n');
 		if (row.hint[0] != '\0') {
