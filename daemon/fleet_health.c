@@ -108,15 +108,25 @@ static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 {
 	size_t failing = 0, long_failing = 0;
 	msec_t since_ms, now_ms = clock_now_ms();
-	char hint[128];
+	const struct failure *cause = NULL;
+	bool one_cause = true;
+	char hint[FAILURE_HINT_MAX];
 
 	for (size_t i = 0; i < f->n_members; i++) {
+		struct mailbox_snapshot snap;
+
 		if (!mailbox_is_failing(f->members[i]->mailbox, &since_ms))
 			continue;
 		failing++;
 		long_failing += now_ms - since_ms >= FAILING_LONG_MS;
+		mailbox_snapshot(f->members[i]->mailbox, &snap);
+		one_cause = one_cause && (cause == NULL || strcmp(cause->name, snap.failure->name) == 0);
+		cause = snap.failure;
 	}
-	snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail: see `mailpollctl status --failing`.", failing, f->n_members);
+	if (failing > 1 && one_cause && cause->hint[0] != '\0')	/* the application's matter, or the server's: said once (exchange-online 5.2) */
+		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail, all with %s: %.650s", failing, f->n_members, cause->name, cause->hint);
+	else
+		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail: see `mailpollctl status --failing`.", failing, f->n_members);
 	if (failing > 0 && failing == f->n_members)
 		add_reason(f, verdict, HEALTH_DOWN, "mailboxes", "all", hint);
 	else if (long_failing >= FAILING_FEW && long_failing * 100 > f->n_members)

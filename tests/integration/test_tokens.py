@@ -217,6 +217,19 @@ def test_token_without_role(simulator, daemon):
     assert "admin consent" in daemon.of(ADDRESS)["hint"]
 
 
+def test_one_cause_for_all_mailboxes_is_one_sentence(simulator, daemon):
+    """exchange-online 5.2: all refused is the application's matter, and said once"""
+    addresses = ["box%d@contoso.example" % i for i in range(5)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.post("/token", roles=[])
+    daemon.config(addresses)
+    daemon.start()
+    status = daemon.wait(lambda s: s["totals"]["failing"] == 5)
+    reason = next(r for r in status["reasons"] if r["what"] == "mailboxes")
+    assert status["health"] == "down" and "5 of 5 mailboxes fail, all with sign-in-refused" in reason["hint"] and "admin consent" in reason["hint"]
+
+
 def test_no_secret_is_told(simulator, daemon):
     """Neither secret nor token in log, status or state."""
     simulator.mailbox(ADDRESS)
