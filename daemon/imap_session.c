@@ -428,6 +428,7 @@ static void on_logout_done(struct imap_session *s, const struct imap_response *r
 	imap_session_abandon(s);
 }
 
+/* Soon: a planned sign-in waits for it, and mail with it. */
 static void on_logout_timeout(struct imap_session *s)
 {
 	on_logout_done(s, NULL);
@@ -447,7 +448,7 @@ static const struct phase_def phases[] = {
 	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_OTHER },
 	[P_IDLE]             = { "idling", NULL, on_command_line, NULL, on_command_done, on_idle_timeout, 0, PHASE_IDLE },
 	[P_IDLE_END]         = { "leaving IDLE", enter_idle_end, on_command_line, NULL, on_command_done, NULL, IDLE_END_MS / 1000, PHASE_IDLE },
-	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 5, PHASE_LOGOUT },
+	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 1, PHASE_LOGOUT },
 	[P_ENDED]            = { "ended", NULL, NULL, NULL, NULL, NULL, 0, PHASE_OTHER },
 };
 

@@ -1,5 +1,6 @@
 """One token serves all; it is renewed in time; what the endpoint says is understood."""
 import calendar
+import os
 import threading
 import time
 
@@ -240,6 +241,29 @@ def test_no_secret_is_told(simulator, daemon):
     assert simulator.secret not in told and "eyJ" not in told and "Bearer" not in told
     with open("/proc/%d/environ" % daemon.process.pid) as f:
         assert simulator.secret not in f.read()
+
+
+@pytest.mark.parametrize("logout_s,most_s", [(0, 1.5), (4, 2.5)])
+def test_mail_during_a_planned_sign_in(simulator, daemon, logout_s, most_s):
+    """exchange-online 5.3: mail comes all the while; none is missed, and none waits a second longer for it, however slowly LOGOUT is answered"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=8)
+    if logout_s:
+        simulator.fault("delay-logout", ADDRESS, seconds=logout_s)
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("idling", 1)
+    n = 0
+    while simulator.state(ADDRESS)["logins"] < 4:
+        n += len(simulator.add(ADDRESS, [{"text": "Message-ID: <%d@x>\r\n\r\n%f" % (n, time.time())}]))
+        threading.Event().wait(0.05)            # mail comes at its own pace
+    daemon.wait_delivered(ADDRESS, n)
+    waited = []
+    for path in Maildir(daemon.maildir(ADDRESS)).files():
+        with open(path) as f:
+            waited.append(os.stat(path).st_mtime - float(f.read().split()[-1]))
+    assert len(waited) == n and max(waited) < most_s, sorted(waited)[-5:]
+    assert simulator.state(ADDRESS)["refused"] == 0 and not daemon.has_line("failure=|-> queued")
 
 
 def test_more_mailboxes_than_can_sign_in_anew(simulator, daemon):
