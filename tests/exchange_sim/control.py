@@ -132,7 +132,7 @@ class Control:
     def get_state(self, query):
         state = self.state
         answer = {"counts": dict(state.counts), "commands": dict(state.commands), "in_flight": state.in_flight, "idling": state.idling,
-                  "signing_in_most": state.signing_in_most}
+                  "signing_in_most": state.signing_in_most, "logins_in_a_minute_most": state.most_logins(60)}
         if "address" in query:
             mailbox = state.mailbox(query["address"])
             answer["logins"], answer["refused"], answer["sessions"] = mailbox.logins, mailbox.refused, len(mailbox.sessions)

@@ -144,6 +144,15 @@ class State:
         token = self.tokens.get(text)
         return token if token and token.expires > clock.now() and ROLE in (token.roles or []) else None
 
+    def most_logins(self, within_s):
+        """The most sign-ins that any such time has seen."""
+        most = first = 0
+        for i, at in enumerate(self.login_times):
+            while at - self.login_times[first] >= within_s:
+                first += 1
+            most = max(most, i - first + 1)
+        return most
+
     def note(self, line):
         """A protocol line for /log, without tokens."""
         self.log.append(re.sub(r"(AUTHENTICATE XOAUTH2) \S+", r"\1 <secret>", line)[:300])
