@@ -56,9 +56,12 @@ uint32_t folder_search_from(const struct folder *f)
 	return from;
 }
 
-void folder_list(struct folder *f, uint32_t lo, uint32_t hi)
+bool folder_list(struct folder *f, uint32_t lo, uint32_t hi)
 {
+	if (f->listed.n >= FOLDER_LISTED_MAX)
+		return false;
 	ranges_add(&f->listed, lo, hi);
+	return true;
 }
 
 /* The highest number of a set below number; 0: none. */

@@ -660,10 +660,15 @@ void work_on_done(void *arg, const struct imap_done *done)
 void work_on_uids(void *arg, uint32_t lo, uint32_t hi)
 {
 	struct mailbox *m = arg;
+	struct failure why;
 
 	mailbox_expect(m, COMMAND_LIMIT_MS);
-	if (m->task == TASK_LOOK || m->task == TASK_FIRST_LOOK || m->task == TASK_RELIST_SEARCH || m->task == TASK_RESYNC)
-		folder_list(m->task_folder, lo, hi);
+	if (m->task != TASK_LOOK && m->task != TASK_FIRST_LOOK && m->task != TASK_RELIST_SEARCH && m->task != TASK_RESYNC)
+		return;
+	if (folder_list(m->task_folder, lo, hi))
+		return;
+	failure_own(&why, "protocol", &m->subject, "SEARCH lists more than a mailbox can hold");
+	mailbox_end_session(m, &why);
 }
 
 void work_on_exists(void *arg, uint32_t n)

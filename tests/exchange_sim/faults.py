@@ -9,6 +9,7 @@ it is for the next one after the sign-in, whichever that is. state.State.fault()
     close-raw    the connection ends without close_notify                   5.11
     two-tags     the answer, and its last line once more
     long-line    bytes without end: a line of a GiB
+    long-search  numbers: as many of them in a SEARCH
     garbage      bytes that are no IMAP
 
 in-idle has one of these as "play" and comes while the client idles, by itself.
@@ -26,7 +27,7 @@ In imap.py and fetch.py, within an answer:
 """
 import asyncio
 
-KINDS = ("throttle", "unavailable", "answer", "hang", "chatter", "close-raw", "two-tags", "long-line", "garbage")
+KINDS = ("throttle", "unavailable", "answer", "hang", "chatter", "close-raw", "two-tags", "long-line", "long-search", "garbage")
 
 
 async def play(session, kind, fault, tag, answer):
@@ -94,6 +95,14 @@ async def play_long_line(session, fault, tag, answer):
         session.writer.write(b"x" * 2 ** 20)
         await session.writer.drain()
         session.state.counts["long-line-bytes"] += 2 ** 20
+
+
+async def play_long_search(session, fault, tag, answer):
+    session.writer.write(b"* SEARCH")
+    for first in range(1, 2 * fault["numbers"], 20000):
+        session.writer.write(b"".join(b" %d" % n for n in range(first, first + 20000, 2)))
+        await session.writer.drain()
+    session.say("\r\n%s OK SEARCH completed." % tag)
 
 
 async def play_garbage(session, fault, tag, answer):

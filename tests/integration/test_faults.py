@@ -256,6 +256,17 @@ def test_peer_that_is_dead_while_it_idles(scene):
     assert scene.daemon.has_line("session ended: .*timed out while leaving IDLE")
 
 
+def test_search_without_end(scene):
+    """What is kept of an answer is bounded, too: no mailbox has a hundred million messages, each between two that are gone"""
+    scene.add(BAD, 3)
+    fault = Fault("", "protocol", NETWORK, "what is not IMAP", "long-search", {"numbers": 100000000})
+    scene.set(fault, command="UID SEARCH")
+    scene.start()
+    scene.expect(fault)
+    assert scene.daemon.memory_kib("VmHWM") < 100 * 1024
+    scene.mended()
+
+
 @pytest.mark.parametrize("fault", **ids(SIGN_INS))
 def test_sign_in_at_first_contact(scene, fault):
     scene.add(BAD, 3)

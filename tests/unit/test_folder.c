@@ -30,7 +30,7 @@ static void look(struct folder *f, const char *listed, uint64_t n, const char *g
 	if (listed[0] != '\0')
 		set(&uids, listed);
 	for (size_t i = 0; i < uids.n; i++)
-		folder_list(f, uids.v[i].lo, uids.v[i].hi);
+		assert_true(folder_list(f, uids.v[i].lo, uids.v[i].hi));
 	assert_int_equal(folder_look_done(f, from, now_ms, &ret_gone), n);
 	expect(&ret_gone, gone);
 	ranges_done(&uids);
@@ -59,6 +59,19 @@ static void test_a_look(void **state)
 	expect(&f.at.settled, "1:10,12:13,15");
 	folder_put_back(&f, &batch);
 	ranges_done(&batch);
+	folder_done(&f);
+}
+
+static void test_a_listing_is_bounded(void **state)
+{
+	struct folder f;
+	uint32_t uid = 1;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	for (unsigned i = 0; i < FOLDER_LISTED_MAX; i++, uid += 2)
+		assert_true(folder_list(&f, uid, uid));
+	assert_false(folder_list(&f, uid, uid));
 	folder_done(&f);
 }
 
@@ -254,7 +267,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_known_before),
-		cmocka_unit_test(test_a_look), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
+		cmocka_unit_test(test_a_look), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 	};
