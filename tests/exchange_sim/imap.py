@@ -8,6 +8,7 @@ import ssl
 import clock
 import faults
 import fetch
+import wire
 
 GREETINGS = {"A": "* OK The Microsoft Exchange IMAP4 service is ready. [UwBJADIAUABSADAAMQBDAEEA]",
              "B": "* OK Microsoft Exchange IMAP4 service ready. 01234567-89ab-cdef-0123-456789abcdef (tcpproxy/15.21.0406.000 "
@@ -149,6 +150,9 @@ class Session(fetch.Fetching):
     # --- the conversation ---
 
     async def run(self):
+        cut = self.fault("cut")
+        if cut:
+            self.writer = wire.Cutting(self.writer, cut.get("single", False), cut.get("after"))
         if self.fault("close-on-connect"):
             return
         if self.fault("hang-greeting"):

@@ -9,6 +9,26 @@ import asyncio
 import socket
 
 
+class Cutting:
+    """A writer that gives a record of TLS for each byte (single), or ends the connection after so many (after): what is above TLS, cut."""
+
+    def __init__(self, writer, single=False, after=None):
+        self.writer, self.single, self.left = writer, single, after
+
+    def __getattr__(self, name):
+        return getattr(self.writer, name)
+
+    def write(self, data):
+        if self.left is not None:
+            data, self.left = data[:self.left], self.left - len(data)
+        for part in (data[i:i + 1] for i in range(len(data))) if self.single else [data]:
+            self.writer.write(part)
+        if self.left is not None and self.left <= 0:
+            self.left = 0
+            self.writer.close()             # after what has been written
+            raise ConnectionAbortedError
+
+
 class Line:
     def __init__(self, target_port, line_of):
         self.target_port, self.conf, self.server, self.plugs = target_port, {"mode": "ok"}, None, []

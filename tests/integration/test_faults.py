@@ -319,6 +319,36 @@ def test_cut_at_a_byte(scene, after_bytes):
     scene.mended()
 
 
+def test_cut_at_every_byte_of_a_conversation(scene):
+    """From the greeting to the end of the FETCH, every 43rd byte of it: what comes is whole, and comes once"""
+    scene.add(BAD, 1)
+    scene.simulator.post("/fault", port=scene.line, kind="cut", after=0, count=1)
+    scene.start()
+    for n, after in enumerate(range(7, 3600, 43), 1):
+        scene.simulator.wait("fault-cut", n)
+        scene.simulator.post("/fault", port=scene.line, kind="cut", after=after, count=1)
+        scene.add(BAD, 1)
+        while scene.simulator.counts("fault-cut") <= n:     # it waits longer each time, unless told to look
+            scene.simulator.post("/drop", address=BAD)
+            scene.daemon.poll(BAD)
+    scene.clear()
+    scene.daemon.poll(BAD)
+    scene.mended()
+
+
+@pytest.mark.parametrize("moment", ["first-contact", "later"])
+def test_every_byte_in_a_record_of_its_own(scene, moment):
+    scene.simulator.post("/fault", port=scene.line, kind="cut", single=True)
+    scene.add(BAD, 3)
+    if moment == "later":
+        scene.watch()
+        scene.add(BAD, 3)
+    else:
+        scene.start()
+    scene.mended()
+    assert not scene.daemon.has_line("failure=")
+
+
 def test_one_byte_at_a_time(scene):
     scene.add(BAD, 2)
     scene.simulator.post("/line", port=scene.line, chunk=1)
