@@ -74,6 +74,29 @@ bool str_ends_with(const char *s, const char *end)
 	return n >= m && memcmp(s + n - m, end, m) == 0;
 }
 
+bool glob_match(const char *pattern, const char *s)
+{
+	const char *star = NULL, *again = NULL;	/* the last `*`, and where what follows it is tried next */
+
+	while (*s != '\0') {
+		if (*pattern == '*') {
+			star = ++pattern;
+			again = s;
+		} else if (*pattern == '?' || tolower((unsigned char)*pattern) == tolower((unsigned char)*s)) {
+			pattern++;
+			s++;
+		} else if (star != NULL) {
+			pattern = star;
+			s = ++again;
+		} else {
+			return false;
+		}
+	}
+	while (*pattern == '*')
+		pattern++;
+	return *pattern == '\0';
+}
+
 int parse_u64(const char *s, uint64_t *ret_value)
 {
 	uint64_t value = 0;

@@ -25,6 +25,9 @@ void secret_free(char **secret);
 bool str_equal(const char *a, const char *b);	/* NULL equals only NULL */
 bool str_ends_with(const char *s, const char *end);
 
+/* Whether all of s fits a pattern, in which * stands for anything and ? for one byte; any case. */
+bool glob_match(const char *pattern, const char *s);
+
 /* A decimal number of 32 or 64 bits, digits only, no sign, nothing after it; -1 when it is not one. */
 int parse_u32(const char *s, uint32_t *ret_value) MUST_CHECK;
 int parse_u64(const char *s, uint64_t *ret_value) MUST_CHECK;

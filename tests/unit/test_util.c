@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <cmocka.h>
 #include "util.h"
 
@@ -33,9 +34,40 @@ static void test_url_host(void **state)
 	}
 }
 
+static void test_glob(void **state)
+{
+	static const struct { const char *pattern, *s; bool fits; } cases[] = {
+		{ "", "", true }, { "", "a", false }, { "*", "", true }, { "*", "a@b.example", true }, { "**", "a", true },
+		{ "a", "a", true }, { "a", "A", true }, { "a", "ab", false }, { "ab", "a", false },
+		{ "?", "a", true }, { "?", "", false }, { "a?c", "abc", true }, { "a?c", "ac", false },
+		{ "*@contoso.com", "Support@Contoso.com", true }, { "*@contoso.com", "support@contoso.com.example", false },
+		{ "box*1@*", "box0011@x", true }, { "box*1@*", "box0012@x", false }, { "a*", "ba", false }, { "*a*b*", "xxaxxbxx", true },
+		{ "*a*b*", "xxbxxaxx", false }, { "*aab", "aaaaaab", true }, { "[ab]", "a", false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		if (glob_match(cases[i].pattern, cases[i].s) != cases[i].fits)
+			fail_msg("\"%s\" and \"%s\"", cases[i].pattern, cases[i].s);
+}
+
+/* The time is that of the two lengths multiplied, whatever the pattern: this one would take years otherwise */
+static void test_glob_is_quick(void **state)
+{
+	char s[255], pattern[301];
+
+	(void)state;
+	memset(s, 'a', sizeof(s) - 1);
+	s[sizeof(s) - 1] = '\0';
+	for (size_t i = 0; i < 300; i += 2)
+		memcpy(pattern + i, "a*", 2);
+	memcpy(pattern + 298, "b", 2);
+	assert_false(glob_match(pattern, s));
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_url_host) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_url_host), cmocka_unit_test(test_glob), cmocka_unit_test(test_glob_is_quick) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
