@@ -1,80 +1,86 @@
 #include <errno.h>
-#include <event2/buffer.h>
-#include <event2/event.h>
 #include <event2/http.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include "config.h"
 #include "fleet.h"
+#include "http_server.h"
 #include "log.h"
 #include "metrics.h"
 #include "status_json.h"
 #include "util.h"
 
-#define TIMEOUT_S 30
-#define HEADER_BYTES 16384
-#define HTTP_UNAVAILABLE 503
+#define BACKLOG 256
 
 struct metrics {
 	struct event_base *base;	/* lent */
 	struct fleet *fleet;		/* lent */
 	int64_t started_wall_s;
-	struct evhttp *http;		/* NULL: nothing listens */
+	struct http_server *http;	/* NULL: nothing listens */
 	char *address;			/* where it does */
 	uint16_t port;
 	bool complained;		/* the new address could not be listened on, and that was logged */
 };
 
-static void reply(struct evhttp_request *req, int code, const char *type, char *text)	/* takes text */
-{
-	struct evbuffer *body = evbuffer_new();
-
-	evhttp_add_header(evhttp_request_get_output_headers(req), "Content-Type", type);
-	evbuffer_add(body, text, strlen(text));
-	evhttp_send_reply(req, code, NULL, body);
-	evbuffer_free(body);
-	free(text);
-}
-
-static void on_metrics(struct evhttp_request *req, void *arg)
+static void on_request(void *arg, struct evhttp_request *req)
 {
 	struct metrics *m = arg;
-
-	reply(req, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", metrics_text(m->fleet, m->started_wall_s));
-}
-
-static void on_healthz(struct evhttp_request *req, void *arg)
-{
-	struct metrics *m = arg;
+	const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(req));
+	enum evhttp_cmd_type method = evhttp_request_get_command(req);
 	struct health_reason reason;
 	size_t n;
-	bool down = fleet_health(m->fleet, &reason, 1, &n) == HEALTH_DOWN;
 
-	reply(req, down ? HTTP_UNAVAILABLE : HTTP_OK, "application/json", status_json_health(m->fleet));
+	if (method != EVHTTP_REQ_GET && method != EVHTTP_REQ_HEAD)
+		http_reply(req, HTTP_BADMETHOD, "application/json", status_json_error("This is asked for with GET."));
+	else if (str_equal(path, "/metrics"))
+		http_reply(req, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", metrics_text(m->fleet, m->started_wall_s));
+	else if (str_equal(path, "/healthz"))
+		http_reply(req, fleet_health(m->fleet, &reason, 1, &n) == HEALTH_DOWN ? HTTP_SERVUNAVAIL : HTTP_OK, "application/json",
+		    status_json_health(m->fleet));
+	else
+		http_reply(req, HTTP_NOTFOUND, "application/json", status_json_error("There are /metrics and /healthz."));
+}
+
+/* The address is numeric: the configuration checked it. -1: errno says why. */
+static int open_socket(const char *address, uint16_t port)
+{
+	struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM }, *info;
+	char service[8];
+	int fd, on = 1, error;
+
+	snprintf(service, sizeof(service), "%u", port);
+	if (getaddrinfo(address, service, &hints, &info) != 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	fd = socket(info->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 || bind(fd, info->ai_addr, info->ai_addrlen) < 0 ||
+	    listen(fd, BACKLOG) < 0)) {
+		error = errno;
+		close(fd);
+		errno = error;
+		fd = -1;
+	}
+	freeaddrinfo(info);
+	return fd;
 }
 
 static int listen_there(struct metrics *m, const struct config *config, char *ret_error, size_t size)
 {
-	struct evhttp *http = config->metrics_address != NULL ? evhttp_new(m->base) : NULL;
+	int fd = config->metrics_address != NULL ? open_socket(config->metrics_address, config->metrics_port) : -1;
 
-	if (http != NULL) {
-		evhttp_set_timeout(http, TIMEOUT_S);
-		evhttp_set_max_headers_size(http, HEADER_BYTES);
-		evhttp_set_max_body_size(http, 0);
-		evhttp_set_allowed_methods(http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
-		evhttp_set_cb(http, "/metrics", on_metrics, m);
-		evhttp_set_cb(http, "/healthz", on_healthz, m);
-		if (evhttp_bind_socket(http, config->metrics_address, config->metrics_port) < 0) {
-			snprintf(ret_error, size, "metrics_listen: cannot listen on %s port %u: %s", config->metrics_address, config->metrics_port,
-			    strerror(errno));
-			evhttp_free(http);
-			return -1;
-		}
+	if (config->metrics_address != NULL && fd < 0) {
+		snprintf(ret_error, size, "metrics_listen: cannot listen on %s port %u: %s", config->metrics_address, config->metrics_port,
+		    strerror(errno));
+		return -1;
 	}
-	if (m->http != NULL)
-		evhttp_free(m->http);
-	m->http = http;
+	http_server_free(&m->http);
+	if (fd >= 0)
+		m->http = http_server_new(m->base, fd, on_request, m);
 	free(m->address);
 	m->address = xstrdup(config->metrics_address);
 	m->port = config->metrics_port;
@@ -111,8 +117,7 @@ void metrics_free(struct metrics **metrics)
 
 	if (m == NULL)
 		return;
-	if (m->http != NULL)
-		evhttp_free(m->http);
+	http_server_free(&m->http);
 	free(m->address);
 	free(m);
 	*metrics = NULL;
