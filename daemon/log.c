@@ -43,6 +43,7 @@ static const struct { const char *name, *id; } events[] = {
 	[EVENT_UNRETRIEVABLE] = { "unretrievable", "724e396d66c245b99be16ca7a5d6aba1" },
 	[EVENT_STORE_FAILED] = { "store-failed", "39f479e922834087b692298d9892d612" },
 	[EVENT_STORE_RECOVERED] = { "store-recovered", "cd7dc909d99f41329d18769f039eb9cd" },
+	[EVENT_VERB] = { "verb", "ff1cb9ab4e904d4b8c6b266d2a77dfd6" },
 };
 static const char *const level_names[] = {
 	[LOG_LEVEL_ERROR] = "error", [LOG_LEVEL_WARNING] = "warning", [LOG_LEVEL_INFO] = "info", [LOG_LEVEL_DEBUG] = "debug",

@@ -24,6 +24,7 @@ enum log_event {
 	EVENT_RELOADED, EVENT_RELOAD_FAILED,
 	EVENT_UIDVALIDITY_CHANGED, EVENT_UNRETRIEVABLE,
 	EVENT_STORE_FAILED, EVENT_STORE_RECOVERED,
+	EVENT_VERB,
 };
 
 /* What the line is about; members that are NULL are left out. Lent for the call. */
