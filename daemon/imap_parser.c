@@ -38,6 +38,7 @@ struct imap_parser {
 	unsigned depth;			/* of lists in a FETCH value */
 	unsigned brackets;		/* in an item's name */
 	bool escaped;			/* after a backslash in a quoted string */
+	size_t quoted_len;		/* of a quoted value so far, its first quote included */
 	bool literal_has_digits;
 	bool numbers_any_digit, numbers_second, numbers_are_esearch;
 	uint64_t number_lo, number;
@@ -552,6 +553,7 @@ static bool in_value(struct imap_parser *p, unsigned char c, struct imap_event *
 	case '"':
 		p->at = AT_QUOTED;
 		p->escaped = false;
+		p->quoted_len = 1;
 		return false;
 	case '{':
 		begin_literal(p);
@@ -590,6 +592,7 @@ static bool in_quoted(struct imap_parser *p, unsigned char c, struct imap_event 
 {
 	if (c == '\r' || c == '\n')
 		return broken(p, "a quoted string ends too early", ev);
+	p->quoted_len++;
 	if (p->escaped || (c != '\\' && c != '"')) {
 		p->escaped = false;
 		text_add(&p->value, (char)c);
@@ -603,7 +606,9 @@ static bool in_quoted(struct imap_parser *p, unsigned char c, struct imap_event 
 		return item_over(p, ev);
 	p->at = AT_HELD_BODY;
 	p->held_given = p->value.len == 0;
-	return give_body_start(p, p->value.len, false, ev);
+	give_body_start(p, p->value.len, false, ev);
+	ev->quoted_len = p->quoted_len;
+	return true;
 }
 
 static bool in_list(struct imap_parser *p, unsigned char c, struct imap_event *ev)

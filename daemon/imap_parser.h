@@ -69,6 +69,7 @@ struct imap_event {
 	uint32_t uid;
 	uint64_t size_bytes;
 	bool is_nil;				/* BODY_START: the value was NIL */
+	size_t quoted_len;			/* BODY_START: bytes of the quoted string that it was, quotes included; 0: it is a literal */
 	const uint8_t *body; size_t body_len;	/* BODY: lent until the next push. A literal's slice is a view into data */
 	bool body_in_place;			/* BODY: body points at data of this very push, and the push took just it */
 	const char *error;

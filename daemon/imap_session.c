@@ -12,6 +12,7 @@
 #include <string.h>
 #include "dial.h"
 #include "imap_session.h"
+#include "imap_trace.h"
 #include "log.h"
 #include "tls.h"
 
@@ -51,6 +52,7 @@ struct imap_session {
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure failure;			/* why it ended */
 	char refusal[80];			/* what the server said of a refused sign-in before its NO; "": nothing */
+	struct imap_trace *trace;		/* lent; NULL: nobody looks */
 	struct failure complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; FAIL_NONE: none */
 };
 
@@ -166,16 +168,31 @@ static void end_by_protocol(struct imap_session *s, const char *what, const char
 
 /* --- sending --- */
 
+/* tag 0: the text is all of the line. */
+static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_list args) PRINTF_LIKE(3, 0);
+static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_list args)
+{
+	struct evbuffer *out = bufferevent_get_output(s->bev);
+	va_list again;
+
+	va_copy(again, args);
+	if (tag != 0)
+		evbuffer_add_printf(out, "A%u ", tag);
+	evbuffer_add_vprintf(out, fmt, args);
+	evbuffer_add(out, "\r\n", 2);
+	if (s->trace != NULL)
+		imap_trace_sent(s->trace, tag, fmt, again);
+	va_end(again);
+}
+
 static void send_line(struct imap_session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void send_line(struct imap_session *s, const char *fmt, ...)
 {
-	struct evbuffer *out = bufferevent_get_output(s->bev);
 	va_list args;
 
 	va_start(args, fmt);
-	evbuffer_add_vprintf(out, fmt, args);
+	put_line(s, 0, fmt, args);
 	va_end(args);
-	evbuffer_add(out, "\r\n", 2);
 }
 
 static void wipe_sent(const void *data, size_t len, void *arg)
@@ -193,6 +210,8 @@ static void send_secret(struct imap_session *s, const char *prefix)
 
 	snprintf(line, len + 1, "%s%s\r\n", prefix, s->initial_response);
 	secret_free(&s->initial_response);
+	if (s->trace != NULL)
+		imap_trace_sent_secret(s->trace, prefix);
 	evbuffer_add_reference(bufferevent_get_output(s->bev), line, len, wipe_sent, line);
 }
 
@@ -207,16 +226,13 @@ static void begin_command(struct imap_session *s, enum imap_command command, enu
 static void command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...) PRINTF_LIKE(4, 5);
 static void command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...)
 {
-	struct evbuffer *out = bufferevent_get_output(s->bev);
 	va_list args;
 
 	begin_command(s, kind, phase);
 	session_enter(s, P_COMMAND);
-	evbuffer_add_printf(out, "A%u ", s->tag);
 	va_start(args, fmt);
-	evbuffer_add_vprintf(out, fmt, args);
+	put_line(s, s->tag, fmt, args);
 	va_end(args);
-	evbuffer_add(out, "\r\n", 2);
 }
 
 /* --- signing in --- */
@@ -523,6 +539,17 @@ static void on_body_bytes(struct imap_session *s, struct evbuffer *in, const str
 	}
 }
 
+static void trace_received(struct imap_session *s, const struct imap_event *ev, const void *data, size_t len)
+{
+	imap_trace_distrust(s->trace, s->phase == P_AUTH || s->phase == P_AUTH_REFUSED);
+	if (ev->what == IMAP_BODY && ev->body_in_place)
+		imap_trace_body(s->trace, len);
+	else
+		imap_trace_received(s->trace, data, len);
+	if (ev->what == IMAP_BODY_START && ev->quoted_len > 0)
+		imap_trace_was_body(s->trace, ev->quoted_len);
+}
+
 /* Hands one push to the parser; false when all there is has been taken. */
 static bool read_some(struct imap_session *s, struct evbuffer *in)
 {
@@ -538,6 +565,8 @@ static bool read_some(struct imap_session *s, struct evbuffer *in)
 	}
 	used = imap_parser_push(s->parser, chunk.iov_base, chunk.iov_len, &ev);
 	s->parser_has_more = ev.what != IMAP_MORE;
+	if (s->trace != NULL)
+		trace_received(s, &ev, chunk.iov_base, used);
 	if (ev.what == IMAP_BODY) {
 		on_body_bytes(s, in, &ev, used);
 		return true;
@@ -670,6 +699,7 @@ struct imap_session *imap_session_new(struct event_base *base, struct dialer *di
 	s->conf = *conf;
 	s->conf.token = NULL;
 	s->conf.resume = NULL;
+	s->trace = conf->trace;
 	s->ops = ops;
 	s->arg = arg;
 	s->initial_response = make_initial_response(conf->address, conf->token);
@@ -721,6 +751,11 @@ void imap_session_abandon(struct imap_session *s)
 	static const struct failure none;
 
 	end_with(s, &none);
+}
+
+void imap_session_set_trace(struct imap_session *s, struct imap_trace *trace)
+{
+	s->trace = trace;
 }
 
 bool imap_session_can(const struct imap_session *s, const char *capability)

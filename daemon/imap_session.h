@@ -14,7 +14,7 @@
 #include "imap_parser.h"
 #include "ranges.h"
 
-struct event_base; struct evbuffer; struct dialer; struct tls; struct ssl_session_st; struct log_context;
+struct event_base; struct evbuffer; struct dialer; struct tls; struct ssl_session_st; struct log_context; struct imap_trace;
 struct imap_session;
 
 enum imap_command {
@@ -51,6 +51,7 @@ struct imap_session_conf {		/* everything is copied or lent for the session's li
 	const struct failure_subject *subject;	/* lent */
 	const struct log_context *log;	/* lent */
 	struct ssl_session_st *resume;	/* a TLS session to resume, or NULL; lent for the call */
+	struct imap_trace *trace;	/* what passes goes there, too; NULL: nowhere; lent */
 };
 
 struct imap_session *imap_session_new(struct event_base *, struct dialer *, struct tls *, const struct imap_session_conf *,
@@ -59,6 +60,8 @@ struct imap_session *imap_session_new(struct event_base *, struct dialer *, stru
 void imap_session_free(struct imap_session **, struct ssl_session_st **ret_resume);
 /* Ends it now, without LOGOUT; on_end follows with FAIL_NONE. */
 void imap_session_abandon(struct imap_session *);
+
+void imap_session_set_trace(struct imap_session *, struct imap_trace *);	/* from now on; NULL: nowhere */
 
 bool imap_session_can(const struct imap_session *, const char *capability);	/* one of those this program asks for */
 bool imap_session_is_ready(const struct imap_session *);	/* a command may be sent now */
