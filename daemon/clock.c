@@ -15,6 +15,14 @@ int64_t clock_wall_s(void)
 	return time(NULL);
 }
 
+int64_t clock_wall_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 struct timeval clock_interval(msec_t ms)
 {
 	if (ms < 0)

@@ -42,11 +42,16 @@ msec_t clock_now_ms(void)
 	return (msec_t)((mono + passed) * 1000);
 }
 
-int64_t clock_wall_s(void)
+int64_t clock_wall_ms(void)
 {
 	double wall, mono, passed = since_start_s(&wall, &mono);
 
-	return (int64_t)(wall + passed);
+	return (int64_t)((wall + passed) * 1000);
+}
+
+int64_t clock_wall_s(void)
+{
+	return clock_wall_ms() / 1000;
 }
 
 struct timeval clock_interval(msec_t ms)

@@ -77,6 +77,7 @@ void control_log_peer(struct evhttp_request *req, const char *verb, const char *
 static const struct route readers[] = {
 	{ "/status", control_get_status },
 	{ "/mailboxes/*", control_get_mailbox },
+	{ "/mailboxes/*/trace", control_get_trace },
 	{ "/quarantine", control_get_quarantine },
 	{ NULL, NULL },
 };
@@ -217,6 +218,7 @@ struct control *control_new(struct event_base *base, struct fleet *fleet, struct
 	if (fd < 0)
 		return NULL;
 	c = xcalloc(1, sizeof(*c));
+	c->base = base;
 	c->fleet = fleet;
 	c->health = health;
 	c->started_wall_s = clock_wall_s();

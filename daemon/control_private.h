@@ -1,15 +1,16 @@
 /* control_private.h - what the files of the control socket share: control.c (the socket, which request goes where), control_status.c
- * (reading) and control_verbs.c (changing). Nobody else includes it. */
+ * (reading), control_verbs.c (changing) and control_trace.c (a mailbox's wire, live). Nobody else includes it. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include "control.h"
 
-struct evhttp_request; struct http_server; struct http_later;
+struct event_base; struct evhttp_request; struct http_server; struct http_later;
 
 struct control {
-	struct fleet *fleet;		/* lent, as is health */
+	struct event_base *base;	/* lent, as are these two */
+	struct fleet *fleet;
 	struct health *health;
 	struct http_server *http;
 	char *path;
@@ -17,13 +18,14 @@ struct control {
 	ino_t inode;
 	int64_t started_wall_s;
 	struct reload *running, *further;	/* control_verbs.c; NULL: none */
+	size_t n_traces;		/* control_trace.c */
 };
 /* What a request is handed to. word is what stands for the `*` of its path, decoded; NULL when there is none. */
 typedef void control_handler(struct control *, struct evhttp_request *, const char *word);
 struct route { const char *pattern; control_handler *handle; };	/* the last one of a table is { NULL, NULL } */
 
 extern const struct route control_verbs[];	/* asked for with POST */
-control_handler control_get_status, control_get_mailbox, control_get_quarantine;
+control_handler control_get_status, control_get_mailbox, control_get_quarantine, control_get_trace;
 
 void control_reply(struct evhttp_request *, int code, char *json);	/* takes json */
 void control_reply_later(struct http_later *, int code, char *json);

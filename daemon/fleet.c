@@ -128,6 +128,7 @@ void member_retire(struct member *member)
 
 	if (member->leaving)
 		return;
+	member_end_traces(member, f->stopping ? "mailpolld stops" : "a reload has changed or removed this mailbox");
 	f->by_state[mailbox_state(member->mailbox)]--;
 	f->n_leaving++;
 	member->leaving = true;
@@ -393,7 +394,7 @@ static void on_check(evutil_socket_t fd, short what, void *arg)
 
 /* --- verbs --- */
 
-static struct member *find(const struct fleet *f, const char *address_or_id)
+struct member *fleet_member(const struct fleet *f, const char *address_or_id)
 {
 	for (size_t i = 0; i < f->n_members; i++) {
 		const struct mailbox_conf *conf = mailbox_conf(f->members[i]->mailbox);
@@ -406,7 +407,7 @@ static struct member *find(const struct fleet *f, const char *address_or_id)
 
 static bool verb(struct fleet *f, const char *address, void (*what)(struct mailbox *))
 {
-	struct member *member = find(f, address);
+	struct member *member = fleet_member(f, address);
 
 	if (member != NULL)
 		what(member->mailbox);
@@ -420,7 +421,7 @@ bool fleet_poll(struct fleet *f, const char *address)
 
 bool fleet_resync(struct fleet *f, const char *address, int year, int month, int day)
 {
-	struct member *member = find(f, address);
+	struct member *member = fleet_member(f, address);
 
 	if (member != NULL)
 		mailbox_resync(member->mailbox, year, month, day);
@@ -430,7 +431,7 @@ bool fleet_resync(struct fleet *f, const char *address, int year, int month, int
 /* An id, not an address, is what the state knows. */
 static bool set_paused(struct fleet *f, const char *address, bool paused)
 {
-	const struct member *member = find(f, address);
+	const struct member *member = fleet_member(f, address);
 
 	if (member == NULL)
 		return false;
@@ -450,7 +451,7 @@ bool fleet_resume(struct fleet *f, const char *address)
 
 bool fleet_forget(struct fleet *f, const char *id, void (*done)(void *arg, uint64_t folders), void *arg)
 {
-	if (find(f, id) != NULL)
+	if (fleet_member(f, id) != NULL)
 		return false;
 	store_forget(f->store, id, done, arg);
 	return true;
@@ -485,7 +486,7 @@ const struct mailbox *fleet_mailbox(const struct fleet *f, size_t i)
 
 const struct mailbox *fleet_find(const struct fleet *f, const char *address_or_id)
 {
-	const struct member *member = find(f, address_or_id);
+	const struct member *member = fleet_member(f, address_or_id);
 
 	return member == NULL ? NULL : member->mailbox;
 }

@@ -39,6 +39,13 @@ void fleet_quarantine_retry(struct fleet *, const char *key, retry_cb *done, voi
 /* Copies the state into a new file; error NULL: it is there. done from the loop. */
 void fleet_backup(struct fleet *, const char *path, void (*done)(void *arg, const char *error), void *arg);
 
+/* Looks at a mailbox's wire, live, over all its sessions. end: the mailbox is there no more, why says it, and the trace neither. Neither may
+ * call back. NULL: no such mailbox. */
+struct fleet_trace;
+struct fleet_trace_ops { void (*line)(void *arg, const char *text); void (*end)(void *arg, const char *why); };
+struct fleet_trace *fleet_trace_start(struct fleet *, const char *address, const struct fleet_trace_ops *, void *arg);
+void fleet_trace_stop(struct fleet_trace **);
+
 /* Reading. Mailboxes by index in configuration order, valid until the loop turns. */
 size_t fleet_size(const struct fleet *);
 const struct mailbox *fleet_mailbox(const struct fleet *, size_t i);

@@ -1,5 +1,5 @@
 /* fleet_private.h - what the files of the fleet share: fleet.c (making, starting, stopping, verbs, reading),
- * fleet_retry.c (refused messages once more), fleet_reload.c (an old and a new configuration turned into start, stop, keep) and fleet_health.c (the verdict on
+ * fleet_retry.c (refused messages once more), fleet_trace.c (who looks at a mailbox's wire), fleet_reload.c (an old and a new configuration turned into start, stop, keep) and fleet_health.c (the verdict on
  * them all). Nobody else includes it. */
 #pragma once
 #include "admission.h"
@@ -18,6 +18,7 @@ struct member {				/* a mailbox of the configuration, or one on its way out */
 	struct member *predecessor;	/* that has not stopped yet */
 	bool leaving;			/* not in fleet->members any more */
 	bool kept;			/* by the reload that runs */
+	struct fleet_trace *traces;	/* who looks at its wire */
 };
 struct reload_wish { struct reload_wish *next; void (*done)(void *arg, const struct reload_outcome *); void *arg; };
 
@@ -52,8 +53,10 @@ struct fleet {
 	struct health_reason *reasons; size_t n_reasons;	/* of the last verdict, for their `since` */
 };
 
+struct member *fleet_member(const struct fleet *, const char *address_or_id);	/* NULL: none */
 struct member *member_new(struct fleet *, const struct mailbox_conf *);
 struct volume *fleet_state_volume(struct fleet *);
 void member_start(struct member *);
 void member_retire(struct member *);		/* stops it; freed when it has stopped */
+void member_end_traces(struct member *, const char *why);
 void fleet_apply_globals(struct fleet *, struct config *);	/* takes config over; mailboxes are not touched */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "audit.h"
 #include "counters.h"
+#include "imap_trace.h"
 #include "mailbox_private.h"
 #include "quarantine.h"
 #include "store.h"
@@ -46,6 +47,8 @@ void mailbox_set_state(struct mailbox *m, enum mailbox_state next)	/* the only w
 	log_debug(&m->log, "%s -> %s", state_names[from], state_names[next]);
 	m->state = next;
 	m->since_wall_s = clock_wall_s();
+	if (m->trace != NULL)
+		imap_trace_told(m->trace, "%s", state_names[next]);
 	m->env->ops->state_changed(m->env->arg, m, from, next);
 }
 
@@ -317,6 +320,7 @@ void mailbox_free(struct mailbox **mailbox)
 		return;
 	token_cancel(&m->token_request);
 	imap_session_free(&m->session, NULL);
+	imap_trace_free(&m->trace);
 	relist_drop(m);
 	fetch_drop(m);
 	delivery_free(&m->delivery);
@@ -413,6 +417,15 @@ void mailbox_resume(struct mailbox *m)
 	m->failures = m->attempt = 0;
 	session_drop_failure(&m->failure);
 	mailbox_wake(m);
+}
+
+void mailbox_trace(struct mailbox *m, void (*line)(void *arg, const char *text), void *arg)
+{
+	imap_trace_free(&m->trace);
+	if (line != NULL)
+		m->trace = imap_trace_new(line, arg);
+	if (m->session != NULL)
+		imap_session_set_trace(m->session, m->trace);
 }
 
 bool mailbox_is_stuck(const struct mailbox *m, msec_t now_ms)

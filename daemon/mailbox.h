@@ -66,6 +66,8 @@ void mailbox_note_redelivered(struct mailbox *, const char *folder, uint32_t uid
 void mailbox_resync(struct mailbox *, int year, int month, int day);
 void mailbox_pause(struct mailbox *);
 void mailbox_resume(struct mailbox *);
+/* What passes on the wire of all its sessions, and its states, go to line() as text from now on, which must not call back; NULL: no more. */
+void mailbox_trace(struct mailbox *, void (*line)(void *arg, const char *text), void *arg);
 /* Past its own deadline (no progress for longer than any phase may last)? The watchdog's question. */
 bool mailbox_is_stuck(const struct mailbox *, msec_t now_ms);
 /* Tears the session down and starts anew, counted as stall. False: that was done before, and nothing has moved for 60 s since. */

@@ -51,6 +51,7 @@ struct mailbox {
 	bool short_end;				/* the last session came to an ordinary end very soon */
 	msec_t token_end_ms;			/* the session's, too (exchange-online 5.3) */
 	struct imap_session *session;
+	struct imap_trace *trace;		/* over all sessions; NULL: nobody looks */
 	struct ssl_session_st *ticket;		/* for the next session */
 	msec_t ready_ms;			/* since when the session has been signed in; 0: not yet */
 	bool opened;				/* it has shown that it may open the mailbox: an OK to AUTHENTICATE does not (exchange-online 5.1) */

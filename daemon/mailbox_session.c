@@ -6,6 +6,7 @@
 #include <string.h>
 #include "backoff.h"
 #include "counters.h"
+#include "imap_trace.h"
 #include "mailbox_private.h"
 #include "token_cache.h"
 #include "util.h"
@@ -204,7 +205,7 @@ static const struct imap_session_ops session_ops = {
 static void open_session(struct mailbox *m, const struct token *token)
 {
 	struct imap_session_conf conf = { .host = m->conf->host, .port = m->conf->port, .ca_file = m->conf->ca_file,
-	    .address = m->conf->address, .token = token->text, .subject = &m->subject, .log = &m->log, .resume = m->ticket };
+	    .address = m->conf->address, .token = token->text, .subject = &m->subject, .log = &m->log, .resume = m->ticket, .trace = m->trace };
 
 	m->token_serial = token->serial;
 	session_replace_text(&m->subject.object_id, token->object_id);
@@ -228,6 +229,8 @@ static void on_token(void *arg, const struct token *token, const struct failure 
 		return;
 	}
 	mailbox_expect(m, 0);
+	if (m->trace != NULL)
+		imap_trace_told(m->trace, "no token: %s", why->text);
 	session_start_over(m);
 	session_back_off(m, why, true);
 }
@@ -368,6 +371,8 @@ static void on_end(void *arg, const struct failure *session_why)
 
 	if (signed_in)
 		counters_session_ended(m->env->counters, why.fail == FAIL_NONE ? "planned" : why.name);
+	if (m->trace != NULL)
+		imap_trace_told(m->trace, "session ended: %s", why.fail == FAIL_NONE ? "as planned" : why.text);
 	session_drop_failure(&m->end_why);
 	imap_session_free(&m->session, &m->ticket);
 	token_cancel(&m->token_request);

@@ -1,7 +1,6 @@
 /* mailpollctl.c - a client of mailpolld's control socket: asks over HTTP, shows the JSON that comes back as a person
  * reads it. Everything the daemon says passes printable() before it reaches the terminal. */
 #include <curl/curl.h>
-#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <signal.h>
@@ -9,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,9 +15,6 @@
 #include "util.h"
 
 #define DEFAULT_SOCKET "/run/mailpolld/control"
-#define ANSWER_MAX_BYTES (256 * 1024 * 1024)
-#define ANSWER_WITHIN_S 60
-#define RELOAD_WITHIN_S 300
 #define WATCH_EVERY_S 2
 
 struct command {
@@ -28,124 +22,6 @@ struct command {
 	int (*run)(const struct options *, const char *address);
 	bool takes_address, needs_address, takes_flags, needs_since;
 };
-
-/* --- asking --- */
-
-static size_t on_body(char *data, size_t size, size_t n, void *arg)
-{
-	struct reply *r = arg;
-	size_t len = size * n;
-
-	if (len > ANSWER_MAX_BYTES - r->len)
-		return 0;
-	if (r->len + len + 1 > r->room) {
-		r->room = 2 * (r->len + len + 1);
-		r->body = xreallocarray(r->body, r->room, 1);
-	}
-	memcpy(r->body + r->len, data, len);
-	r->len += len;
-	r->body[r->len] = '\0';
-	return len;
-}
-
-void reply_done(struct reply *r)
-{
-	json_decref(r->json);
-	free(r->body);
-	*r = (struct reply){ 0 };
-}
-
-/* Why nobody answered: what connect() itself says. */
-static int probe(const char *path)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd, error;
-
-	if (strlen(path) >= sizeof(address.sun_path))
-		return ENAMETOOLONG;
-	memcpy(address.sun_path, path, strlen(path));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	error = fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0 ? 0 : errno;
-	if (fd >= 0)
-		close(fd);
-	return error;
-}
-
-static int complain_unreachable(const char *path, CURLcode code)
-{
-	int error = code == CURLE_COULDNT_CONNECT ? probe(path) : 0;
-
-	if (error == EACCES || error == EPERM) {
-		fprintf(stderr, "mailpollctl: %s: permission denied; be a member of the unit's group (mailpolld), or root\n", path);
-		return EX_NOPERM;
-	}
-	if (error != 0)
-		fprintf(stderr, "mailpollctl: mailpolld is not running, or not with this socket: %s: %s (systemctl status mailpolld)\n", path,
-		    strerror(error));
-	else if (code == CURLE_OPERATION_TIMEDOUT)
-		fprintf(stderr, "mailpollctl: mailpolld does not answer at %s (systemctl status mailpolld)\n", path);
-	else
-		fprintf(stderr, "mailpollctl: %s: %s\n", path, curl_easy_strerror(code));
-	return EX_UNAVAILABLE;
-}
-
-static CURLcode transfer(const char *socket, const char *url, bool is_verb, long within_s, struct reply *r)
-{
-	CURL *easy = curl_easy_init();
-	CURLcode code;
-
-	if (easy == NULL)
-		return CURLE_FAILED_INIT;
-	curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, socket);
-	curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
-	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http");
-	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(easy, CURLOPT_URL, url);
-	if (is_verb)
-		curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, "");
-	curl_easy_setopt(easy, CURLOPT_TIMEOUT, within_s);
-	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
-	curl_easy_setopt(easy, CURLOPT_WRITEDATA, r);
-	code = curl_easy_perform(easy);
-	if (code == CURLE_OK)
-		curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &r->status);
-	curl_easy_cleanup(easy);
-	return code;
-}
-
-/* before, the address encoded (NULL: none), after: the path. EX_OK: ret_reply has an answer, perhaps a refusal. */
-int ask(const struct options *o, bool is_verb, const char *before, const char *address, const char *after, struct reply *ret_reply)
-{
-	char *name = percent_encode(address != NULL ? address : "", ""), *url = xasprintf("http://mailpolld%s%s%s", before, name, after);
-	long within_s = is_verb && address == NULL ? RELOAD_WITHIN_S : ANSWER_WITHIN_S;
-	CURLcode code;
-
-	*ret_reply = (struct reply){ 0 };
-	code = transfer(o->socket, url, is_verb, within_s, ret_reply);
-	free(name);
-	free(url);
-	if (code != CURLE_OK) {
-		reply_done(ret_reply);
-		return complain_unreachable(o->socket, code);
-	}
-	if (ret_reply->len > 0)
-		ret_reply->json = json_loadb(ret_reply->body, ret_reply->len, JSON_REJECT_DUPLICATES, NULL);
-	if (ret_reply->json != NULL)
-		return EX_OK;
-	fprintf(stderr, "mailpollctl: what answers at %s is not mailpolld (HTTP status %ld)\n", o->socket, ret_reply->status);
-	reply_done(ret_reply);
-	return EX_UNAVAILABLE;
-}
-
-int complain_refused(const struct reply *r)
-{
-	const char *error = string_of(r->json, "error");
-
-	fputs("mailpollctl: ", stderr);
-	put_clean(stderr, error != NULL ? error : "refused without a reason");
-	fputc('\n', stderr);
-	return EXIT_FAILURE;
-}
 
 /* --- commands --- */
 
@@ -363,13 +239,14 @@ static const struct command commands[] = {
 	{ "forget", run_forget, true, true, false, false },
 	{ "backup", run_backup, true, true, false, false },
 	{ "log-level", run_log_level, true, true, false, false },
+	{ "trace", run_trace, true, true, false, false },
 	{ "reload", run_reload, false, false, false, false },
 };
 
 static int usage(FILE *to, int status)
 {
 	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS] [--failing] [--json] [--watch]\n"
-	    "       mailpollctl [-s SOCKET] poll | pause | resume ADDRESS\n"
+	    "       mailpollctl [-s SOCKET] poll | pause | resume | trace ADDRESS\n"
 	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"
 	    "       mailpollctl [-s SOCKET] forget ID | backup FILE | log-level LEVEL\n"

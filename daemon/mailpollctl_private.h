@@ -1,5 +1,5 @@
-/* mailpollctl_private.h - what the files of mailpollctl share: mailpollctl.c (asking the daemon, commands), mailpollctl_status.c (a
- * status as a person reads it) and mailpollctl_quarantine.c (refused messages). Nobody else includes it. */
+/* mailpollctl_private.h - what the files of mailpollctl share: mailpollctl.c (commands), mailpollctl_ask.c (asking the daemon, a
+ * mailbox's wire), mailpollctl_status.c (a status as a person reads it) and mailpollctl_quarantine.c (refused messages). Nobody else includes it. */
 #pragma once
 #include <jansson.h>
 #include <stdbool.h>
@@ -21,7 +21,9 @@ struct reply {
 /* before, the word encoded (NULL: none), after: the path. EX_OK: ret_reply has an answer, perhaps a refusal; else it has been said why. */
 int ask(const struct options *, bool is_verb, const char *before, const char *word, const char *after, struct reply *ret_reply);
 void reply_done(struct reply *);
-int complain_refused(const struct reply *);
+int complain_refused(const struct reply *);	/* gives the exit status */
+
+int run_trace(const struct options *, const char *address);
 
 int run_quarantine(const struct options *, char **arguments, int n);	/* EX_USAGE: nothing has been done */
 

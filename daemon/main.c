@@ -93,7 +93,9 @@ static bool is_alive(void *arg)
 
 static void on_stopped(void *arg)
 {
-	event_base_loopbreak(((struct daemon *)arg)->base);
+	static const struct timeval soon = { 0, 1000 };	/* not at once: what was answered last still goes out */
+
+	event_base_loopexit(((struct daemon *)arg)->base, &soon);
 }
 
 static void on_stop_signal(evutil_socket_t fd, short what, void *arg)

@@ -219,7 +219,7 @@ def test_forget(simulator, daemon):
     done = daemon.ctl("forget", A)
     assert done.returncode == 0 and "its state is removed" in done.stdout
     unknown = daemon.ctl("forget", A)
-    assert unknown.returncode == 1 and "knows no mailbox with this id" in unknown.stderr
+    assert unknown.returncode == 67 and "knows no mailbox with this id" in unknown.stderr
     daemon.config([A, B])                   # a first contact again
     assert daemon.ctl("reload").returncode == 0
     daemon.wait_state(A, "watching")
@@ -249,7 +249,7 @@ def test_log_level(simulator, daemon):
     daemon.wait_state(A, "watching")
     assert not daemon.has_line("level=debug")
     wrong = daemon.ctl("log-level", "loud")
-    assert wrong.returncode == 1 and "must be error, warning, info or debug" in wrong.stderr
+    assert wrong.returncode == 64 and "must be error, warning, info or debug" in wrong.stderr
     assert daemon.ctl("log-level", "debug").returncode == 0
     daemon.poll(A)
     daemon.wait_line("level=debug .*mailbox=%s" % A)
