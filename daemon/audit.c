@@ -7,6 +7,7 @@
 #include "audit.h"
 #include "clock.h"
 #include "log.h"
+#include "repeats.h"
 #include "util.h"
 #include "workers.h"
 
@@ -30,7 +31,8 @@ struct audit {
 	struct audit_job *job;
 	struct event *retry;
 	bool reopen;			/* before the next line */
-	bool complained;
+	bool failing;
+	struct repeats repeats;
 	uint64_t dropped;
 };
 
@@ -65,13 +67,18 @@ static void job_free(struct audit_job *j)
 
 static void note_outcome(struct audit *a, const struct audit_job *j)
 {
-	if (j->error != 0 && !a->complained)
-		log_error(NULL, "the audit cannot be written into %s: %s; its lines wait", j->path, strerror(j->error));
-	else if (j->error == 0 && a->complained)
-		log_warning(NULL, "the audit is written into %s again; %llu lines were dropped", j->path, (unsigned long long)a->dropped);
-	if (j->error == 0)
+	unsigned untold;
+
+	a->failing = j->error != 0;
+	if (a->failing && repeats_tell(&a->repeats, "audit", &untold)) {
+		log_write(LOG_LEVEL_ERROR, EVENT_AUDIT_FAILED, NULL, NULL, 0, "the audit cannot be written into %s: %s; its lines wait, %llu were dropped",
+		    j->path, strerror(j->error), (unsigned long long)a->dropped);
+	} else if (!a->failing) {
+		if (repeats_over(&a->repeats))
+			log_write(LOG_LEVEL_WARNING, EVENT_AUDIT_RECOVERED, NULL, NULL, 0, "the audit is written into %s again; %llu lines were dropped",
+			    j->path, (unsigned long long)a->dropped);
 		a->dropped = 0;
-	a->complained = j->error != 0;
+	}
 }
 
 /* What was not written goes before what came meanwhile. */
@@ -156,7 +163,7 @@ static void write_last(struct audit *a)
 {
 	struct audit_job last = { .path = a->path, .text = a->text, .len = a->len, .fd = a->fd };
 
-	if (a->path == NULL || a->len == 0 || a->complained)
+	if (a->path == NULL || a->len == 0 || a->failing)
 		return;
 	work_audit(&last.job);
 	a->fd = last.fd;

@@ -10,11 +10,8 @@
 #include "store.h"
 #include "util.h"
 
-#define LOG_AGAIN_MS (60 * 60 * 1000)
-
 struct delivery {
 	struct event_base *base;		/* lent, as all of these */
-	const struct log_context *log;
 	struct sink *sink;
 	struct spool *spool;
 	struct store *store;
@@ -28,9 +25,6 @@ struct delivery {
 	unsigned failures;			/* in a row */
 	int64_t retry_wall_s;
 	bool held, stopping;
-	const char *logged;			/* name of the failure that was; NULL: it was over */
-	msec_t logged_ms;
-	unsigned not_logged;			/* times since */
 };
 struct settling { struct delivery *delivery; struct message *message; bool delivered; };
 
@@ -49,13 +43,12 @@ static void on_retry_timer(evutil_socket_t fd, short what, void *arg)
 	delivery_retry(arg);
 }
 
-struct delivery *delivery_new(struct event_base *base, const struct log_context *log, struct sink *sink, struct spool *spool,
-    struct store *store, const struct delivery_ops *ops, void *arg)
+struct delivery *delivery_new(struct event_base *base, struct sink *sink, struct spool *spool, struct store *store,
+    const struct delivery_ops *ops, void *arg)
 {
 	struct delivery *d = xcalloc(1, sizeof(*d));
 
 	d->base = base;
-	d->log = log;
 	d->sink = sink;
 	d->spool = spool;
 	d->store = store;
@@ -78,36 +71,9 @@ void delivery_free(struct delivery **delivery)
 	*delivery = NULL;
 }
 
-/* On change, then hourly with a count. */
-static void log_hold(struct delivery *d, const struct failure *why, msec_t wait_ms)
-{
-	struct log_context ctx = *d->log;
-	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint } };
-	bool changed = !str_equal(d->logged, why->name);
-
-	ctx.sink = sink_conf(d->sink)->name;
-	if (!changed && clock_now_ms() - d->logged_ms < LOG_AGAIN_MS) {
-		d->not_logged++;
-		return;
-	}
-	log_write(LOG_LEVEL_WARNING, EVENT_HELD, &ctx, fields, why->hint[0] != '\0' ? 2 : 1, "%s (trying again in %lld s)%s%s", why->text,
-	    (long long)(wait_ms + 999) / 1000, why->hint[0] != '\0' ? "; " : "", why->hint);
-	if (!changed && d->not_logged > 0)
-		log_warning(&ctx, "the same failure %u times since it was last logged", d->not_logged);
-	d->logged = why->name;
-	d->logged_ms = clock_now_ms();
-	d->not_logged = 0;
-}
-
 /* The sink has had its say on a message. */
 static void note_success(struct delivery *d)
 {
-	struct log_context ctx = *d->log;
-
-	ctx.sink = sink_conf(d->sink)->name;
-	if (d->logged != NULL)
-		log_write(LOG_LEVEL_INFO, EVENT_MAILBOX_RECOVERED, &ctx, NULL, 0, "the sink takes messages again after %u failures", d->failures);
-	d->logged = NULL;
 	d->failures = 0;
 	d->failure.fail = FAIL_NONE;
 }
@@ -125,7 +91,7 @@ void delivery_hold(struct delivery *d, const struct failure *why)
 	d->retry_wall_s = clock_wall_s() + wait_ms / 1000;
 	tv = clock_interval(wait_ms);
 	event_add(d->timer, &tv);
-	log_hold(d, why, wait_ms);
+	d->ops->on_held(d->arg, why, wait_ms);
 	d->ops->on_change(d->arg);
 }
 

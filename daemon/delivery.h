@@ -7,17 +7,17 @@
 #include "clock.h"
 #include "failure.h"
 
-struct event_base; struct log_context; struct message; struct sink; struct spool; struct store;
+struct event_base; struct message; struct sink; struct spool; struct store;
 struct delivery;
 
 struct delivery_ops {			/* from the loop; messages are lent */
 	void (*on_settled)(void *arg, const struct message *, bool delivered);	/* on disk; false: quarantined */
 	void (*on_lost)(void *arg, const struct message *);	/* its file is gone: fetch it again when not held */
+	void (*on_held)(void *arg, const struct failure *why, msec_t wait_ms);	/* it begins, or goes on after another try */
 	void (*on_change)(void *arg);		/* held, not held any more, or empty */
 };
 
-struct delivery *delivery_new(struct event_base *, const struct log_context *, struct sink *, struct spool *, struct store *,
-    const struct delivery_ops *, void *arg);	/* the context is lent */
+struct delivery *delivery_new(struct event_base *, struct sink *, struct spool *, struct store *, const struct delivery_ops *, void *arg);
 void delivery_free(struct delivery **);	/* only when nothing is under way; waiting messages lose their files */
 void delivery_add(struct delivery *, struct message *);	/* takes it; messages come in UID order */
 /* A failure before a message could be added (its file could not be written) holds like one of the sink. */

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include "clock.h"
 #include "ranges.h"
+#include "repeats.h"
 #include "spool.h"
 #include "store.h"
 
@@ -46,6 +47,7 @@ struct folder {
 	msec_t looked_ms;		/* the last whole look; 0: never */
 	uint32_t idle_uidnext, idle_messages; unsigned idle_looks;	/* STATUS that looks found nothing behind */
 	msec_t after_retry_ms; unsigned after_failures;	/* `after` failed: not before */
+	struct repeats after_failing;	/* what has been logged of it */
 	bool after_warned;
 };
 

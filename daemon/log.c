@@ -43,6 +43,12 @@ static const struct { const char *name, *id; } events[] = {
 	[EVENT_UNRETRIEVABLE] = { "unretrievable", "724e396d66c245b99be16ca7a5d6aba1" },
 	[EVENT_STORE_FAILED] = { "store-failed", "39f479e922834087b692298d9892d612" },
 	[EVENT_STORE_RECOVERED] = { "store-recovered", "cd7dc909d99f41329d18769f039eb9cd" },
+	[EVENT_SINK_FAILING] = { "sink-failing", "d893a33d8a3d437a94b889e6bd859964" },
+	[EVENT_AFTER_REFUSED] = { "after-refused", "875118c6427a4e0c9ed962635af635d4" },
+	[EVENT_OWED] = { "owed", "da5ed6b4a0014e6e8b5ac9fa5e5741b0" },
+	[EVENT_AUDIT_FAILED] = { "audit-failed", "2b6da4911dc94d6f8a1248352bd4a80a" },
+	[EVENT_AUDIT_RECOVERED] = { "audit-recovered", "71875c1f995d42debd7d5520896520a3" },
+	[EVENT_METRICS_FAILED] = { "metrics-failed", "7d8caee4764749c988392314cd25d37e" },
 	[EVENT_VERB] = { "verb", "ff1cb9ab4e904d4b8c6b266d2a77dfd6" },
 };
 static const char *const level_names[] = {

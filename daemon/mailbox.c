@@ -95,8 +95,12 @@ static void on_place(void *arg, const struct spool_place *place, const struct fa
 	m->answers_due--;
 	f->preparing = false;
 	if (place == NULL) {
+		m->place_failed = true;
 		delivery_hold(m->delivery, why);
 	} else {
+		if (m->place_failed)
+			mailbox_released(m);
+		m->place_failed = false;
 		free(f->place_dir);
 		f->place_dir = xstrdup(place->dir);
 		f->volume = place->volume;
@@ -247,6 +251,7 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 		f->waiting_since_wall_s = 0;
 	m->progress_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
+	mailbox_released(m);
 	if (!delivered)
 		return;
 	f->at.delivered++;
@@ -269,6 +274,13 @@ static void on_lost(void *arg, const struct message *message)
 	ranges_done(&one);
 }
 
+static void on_delivery_held(void *arg, const struct failure *why, msec_t wait_ms)
+{
+	const struct mailbox *m = arg;
+
+	mailbox_held(arg, why, wait_ms, sink_conf(m->sink)->name);
+}
+
 static void on_delivery_change(void *arg)
 {
 	struct mailbox *m = arg;
@@ -281,7 +293,7 @@ static void on_delivery_change(void *arg)
 	mailbox_wake(m);
 }
 
-static const struct delivery_ops delivery_ops = { .on_settled = on_settled, .on_lost = on_lost, .on_change = on_delivery_change };
+static const struct delivery_ops delivery_ops = { .on_settled = on_settled, .on_lost = on_lost, .on_held = on_delivery_held, .on_change = on_delivery_change };
 
 /* --- making, stopping, freeing --- */
 
@@ -302,7 +314,7 @@ struct mailbox *mailbox_new(const struct mailbox_env *env, const struct mailbox_
 		m->folders[i].owner = m;
 	}
 	m->sink = sink_get(env->sinks, m->conf->deliver);
-	m->delivery = delivery_new(env->base, &m->log, m->sink, env->spool, env->store, &delivery_ops, m);
+	m->delivery = delivery_new(env->base, m->sink, env->spool, env->store, &delivery_ops, m);
 	m->kick = event_new(env->base, -1, 0, on_kick, m);
 	m->timer = evtimer_new(env->base, on_kick, m);
 	m->arrivals_end = &m->arrivals;
@@ -335,6 +347,7 @@ void mailbox_free(struct mailbox **mailbox)
 	session_drop_failure(&m->end_why);
 	session_drop_failure(&m->failure);
 	session_drop_failure(&m->no_room);
+	free(m->errors);
 	session_replace_text(&m->subject.object_id, NULL);
 	session_replace_text(&m->subject.token_finding, NULL);
 	sink_release(m->sink);
@@ -415,6 +428,7 @@ void mailbox_resume(struct mailbox *m)
 {
 	m->paused = false;
 	m->failures = m->attempt = 0;
+	repeats_over(&m->failing);
 	session_drop_failure(&m->failure);
 	mailbox_wake(m);
 }

@@ -95,6 +95,8 @@ struct mailbox_snapshot {	/* lent until the mailbox changes */
 };
 void mailbox_snapshot(const struct mailbox *, struct mailbox_snapshot *ret);
 void mailbox_folder_snapshot(const struct mailbox *, size_t i, struct folder_snapshot *ret);
+struct mailbox_error { const char *name; int64_t first_wall_s, last_wall_s; unsigned times; char text[200]; };	/* times in a row */
+const struct mailbox_error *mailbox_errors(const struct mailbox *, size_t *ret_n);	/* the last few, the newest first; lent until it changes */
 /* Since when the oldest message that is not delivered yet has waited, as far as is known; 0: none. Given up ones do not count. */
 int64_t mailbox_undelivered_since_wall_s(const struct mailbox *);
 /* The n-th message of folder i that was given up after its last try; it stays owed. False: there are no more. */

@@ -90,13 +90,14 @@ static uint64_t estimate(const struct folder *f, const struct ranges *uids)
 
 static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t bytes)
 {
-	if (m->no_room == NULL) {
+	bool first = m->no_room == NULL;
+
+	if (first)
 		m->no_room = xcalloc(1, sizeof(*m->no_room));
-		log_write(LOG_LEVEL_WARNING, EVENT_HELD, &m->log, NULL, 0, "nothing is fetched: no room for %llu bytes in the spool or on the disk of %s",
-		    (unsigned long long)bytes, f->place_dir);
-	}
 	failure_set(m->no_room, FAIL_WAIT, SCHEDULE_SINK, "no-room", "Free space on that file system, or raise spool_limit or lower min_free.",
 	    "no room for %llu bytes in the spool or on the disk of %s", (unsigned long long)bytes, f->place_dir);
+	if (first)
+		mailbox_held(m, m->no_room, ROOM_WAIT_MS, NULL);
 	m->no_room_until_ms = clock_now_ms() + ROOM_WAIT_MS;
 	mailbox_wake_at(m, m->no_room_until_ms);
 }
@@ -418,7 +419,7 @@ void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *wh
 	if (entry.next_wall_s == 0)
 		log_unretrievable(m, f, &ctx, &entry);
 	else
-		log_write(LOG_LEVEL_WARNING, EVENT_NONE, &ctx, fields, 1, "message UID %u could not be had (%s), trying again in %lld s", uid, why,
+		log_write(LOG_LEVEL_WARNING, EVENT_OWED, &ctx, fields, 1, "message UID %u could not be had (%s), trying again in %lld s", uid, why,
 		    (long long)(entry.next_wall_s - now_wall_s));
 }
 

@@ -1,5 +1,5 @@
 /* mailbox_private.h - what the files of a mailbox share: mailbox.c (its life: starting, deciding, stopping, telling),
- * mailbox_session.c (its sessions and its patience when they fail), mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
+ * mailbox_session.c (its sessions and its patience when they fail), mailbox_errors.c (what went wrong, for the log and who asks), mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
  * (a folder whose UIDs have changed, a resync). Nobody else includes it. */
 #pragma once
 #include "config.h"
@@ -8,6 +8,7 @@
 #include "imap_session.h"
 #include "log.h"
 #include "mailbox.h"
+#include "repeats.h"
 #include "sink.h"
 #include "spool.h"
 
@@ -59,8 +60,11 @@ struct mailbox {
 	struct failure *end_why;		/* why we ended the session ourselves; NULL: no reason to complain */
 	struct failure *failure;		/* of the last try; NULL: it was good */
 	unsigned failures, attempt;		/* in a row; of the same schedule */
-	msec_t failing_since_ms, failure_logged_ms;
-	unsigned failures_not_logged;
+	msec_t failing_since_ms;
+	struct repeats failing, holding;	/* what has been logged of it; mailbox_errors.c, as the next ones */
+	struct mailbox_error *errors; size_t n_errors;	/* NULL: none yet */
+	unsigned holds;				/* in a row */
+	bool place_failed;			/* that is why it is held */
 	msec_t deadline_ms;			/* the watchdog's; 0: nothing is expected */
 	bool torn_down;				/* for that, and nothing has moved since */
 
@@ -107,6 +111,11 @@ void mailbox_proved(struct mailbox *);			/* a full look at all folders has been 
 bool mailbox_is_held(const struct mailbox *);
 bool mailbox_may_relogin(const struct mailbox *);		/* it is due, and admitted */
 void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for the folder's place */
+
+/* mailbox_errors.c: each is logged on change, then hourly with a count */
+void mailbox_failed(struct mailbox *, const struct failure *, msec_t wait_ms, bool is_tokens);
+void mailbox_held(struct mailbox *, const struct failure *, msec_t wait_ms, const char *sink);	/* NULL: not because of it */
+void mailbox_released(struct mailbox *);		/* something was handed over, or has room again */
 
 /* mailbox_session.c */
 void session_want(struct mailbox *);			/* asks the gate; mailbox_admit() follows */

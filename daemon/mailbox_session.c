@@ -14,7 +14,6 @@
 #define SHORT_SESSION_MS 5000		/* an expected end that comes sooner is a failure */
 #define TOKEN_ASK_MS 15000		/* at most between two questions to the token cache, which cost nothing */
 #define RELOGIN_ASK_MS 5000		/* the newer token was not there yet */
-#define LOG_AGAIN_MS (60 * 60 * 1000)
 #define SIGN_IN_LIMIT_MS (5 * 60 * 1000)	/* all phases together */
 
 /* --- failures and patience --- */
@@ -30,34 +29,6 @@ void session_drop_failure(struct failure **failure)
 {
 	free(*failure);
 	*failure = NULL;
-}
-
-static enum log_event event_of(const struct mailbox *m, const struct failure *why)
-{
-	if (why->schedule == SCHEDULE_THROTTLED)
-		return EVENT_THROTTLED;
-	return m->opened ? EVENT_MAILBOX_STALLED : EVENT_SIGN_IN_FAILED;
-}
-
-/* On change, then hourly with a count. What a credential's token fails for is logged once, by its owner. */
-static void log_failure(struct mailbox *m, const struct failure *why, bool changed, msec_t wait_ms)
-{
-	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint } };
-	enum log_level level = why->fail == FAIL_ADMIN || why->fail == FAIL_TOKEN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING;
-
-	if (!changed && clock_now_ms() - m->failure_logged_ms < LOG_AGAIN_MS) {
-		m->failures_not_logged++;
-		return;
-	}
-	if (changed)
-		m->failures_not_logged = 0;
-	m->sign_in_failed = event_of(m, why) == EVENT_SIGN_IN_FAILED;
-	log_write(level, event_of(m, why), &m->log, fields, why->hint[0] != '\0' ? 2 : 1, "%s (trying again in %lld s)%s%s", why->text,
-	    (long long)(wait_ms + 999) / 1000, why->hint[0] != '\0' ? "; " : "", why->hint);
-	if (m->failures_not_logged > 0)
-		log_warning(&m->log, "the same failure %u times since it was last logged", m->failures_not_logged);
-	m->failure_logged_ms = clock_now_ms();
-	m->failures_not_logged = 0;
 }
 
 static msec_t patience_ms(struct mailbox *m, const struct failure *why)
@@ -77,15 +48,13 @@ static void wait_until(struct mailbox *m, msec_t at_ms, enum mailbox_state state
 
 void session_back_off(struct mailbox *m, const struct failure *why, bool is_tokens)
 {
-	bool changed = m->failure == NULL || strcmp(m->failure->name, why->name) != 0;
 	msec_t wait_ms = patience_ms(m, why);
 
 	if (is_tokens && wait_ms > TOKEN_ASK_MS)
 		wait_ms = TOKEN_ASK_MS - (msec_t)clock_random(TOKEN_ASK_MS / 4);
 	if (m->failures++ == 0)
 		m->failing_since_ms = clock_now_ms();
-	if (!is_tokens)
-		log_failure(m, why, changed, wait_ms);
+	mailbox_failed(m, why, wait_ms, is_tokens);
 	keep_failure(&m->failure, why);
 	if (why->schedule == SCHEDULE_THROTTLED) {		/* exchange-online 5.6 */
 		m->batch_limit = (m->batch_limit + 1) / 2;
@@ -102,6 +71,7 @@ void mailbox_proved(struct mailbox *m)
 		log_write(LOG_LEVEL_INFO, m->sign_in_failed ? EVENT_SIGN_IN_RECOVERED : EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "recovered after %u failures and %lld s", m->failures,
 		    (long long)(clock_now_ms() - m->failing_since_ms) / 1000);
 	m->failures = m->attempt = 0;
+	repeats_over(&m->failing);
 	session_drop_failure(&m->failure);
 }
 

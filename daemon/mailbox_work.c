@@ -337,18 +337,23 @@ static void after_done(struct mailbox *m, struct folder *f)
 	ranges_remove_all(&f->at.after_owed, &m->after_uids);
 	f->after_failures = 0;
 	f->after_retry_ms = 0;
+	repeats_over(&f->after_failing);
 }
 
 static void after_refused(struct mailbox *m, struct folder *f, const struct failure *why)
 {
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL } };
+	unsigned untold;
 
 	if (mailbox_is_refused(why)) {
 		mailbox_end_session(m, why);
 		return;
 	}
-	if (f->after_failures++ == 0)
-		log_warning(&ctx, "`after` of delivered messages was refused, tried again later: %s", why->text);
+	f->after_failures++;
+	if (repeats_tell(&f->after_failing, why->name, &untold))
+		log_write(LOG_LEVEL_WARNING, EVENT_AFTER_REFUSED, &ctx, fields, ARRAY_LEN(fields), "`after` of delivered messages was refused, tried again "
+		    "later: %s%s%s", why->text, why->hint[0] != '\0' ? "; " : "", why->hint);
 	f->after_retry_ms = clock_now_ms() + AFTER_RETRY_MS * (msec_t)(f->after_failures < 30 ? f->after_failures : 30);
 }
 

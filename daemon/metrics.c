@@ -95,7 +95,7 @@ void metrics_follow(struct metrics *m)
 	bool failed = !same && listen_there(m, config, error, sizeof(error)) < 0;
 
 	if (failed && !m->complained)
-		log_error(NULL, "%s; tried again until it works", error);
+		log_write(LOG_LEVEL_ERROR, EVENT_METRICS_FAILED, NULL, NULL, 0, "%s; tried again until it works", error);
 	m->complained = failed;
 }
 

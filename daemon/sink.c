@@ -161,7 +161,7 @@ static void on_quarantined(void *arg, int error)
 	counts->refused++;
 	if (++counts->refused_in_a_row >= REFUSALS_IN_A_ROW_MAX && !counts->failing) {
 		counts->failing = true;
-		log_error(&ctx, "sink refused %d messages in a row: nothing more is quarantined until it takes one",
+		log_write(LOG_LEVEL_ERROR, EVENT_SINK_FAILING, &ctx, NULL, 0, "sink refused %d messages in a row: nothing more is quarantined until it takes one",
 		    REFUSALS_IN_A_ROW_MAX);
 	}
 	log_write(LOG_LEVEL_WARNING, EVENT_QUARANTINED, &ctx, fields, ARRAY_LEN(fields), "message UID %u refused and quarantined: %s",

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "backoff.h"
 #include "log.h"
+#include "repeats.h"
 #include "store_private.h"
 #include "util.h"
 #include "workers.h"
@@ -22,6 +23,7 @@ struct store {
 	bool retry_waits;
 	unsigned attempts;
 	struct failure failure;		/* FAIL_NONE: commits succeed */
+	struct repeats failing;		/* what has been logged of it */
 	int64_t last_commit_wall_s;
 	uint64_t commits;
 	char **paused; size_t n_paused;	/* ids */
@@ -105,11 +107,11 @@ static void on_refused(struct store *s, struct commit_job *c)
 {
 	msec_t wait_ms = backoff_wait_ms(SCHEDULE_SINK, ++s->attempts, 0, (uint32_t)clock_random(UINT32_MAX));
 	struct timeval tv = clock_interval(wait_ms < 30000 ? wait_ms : 30000);
-	bool first = s->failure.fail == FAIL_NONE;
+	unsigned untold;
 
 	failure_set(&s->failure, FAIL_WAIT, SCHEDULE_SINK, "store", "Make room on the file system of state_dir, or mend it; mailpolld goes on "
 	    "by itself.", "cannot write the state in %s: %s", s->state_dir, c->error);
-	if (first)
+	if (repeats_tell(&s->failing, s->failure.name, &untold))
 		log_write(LOG_LEVEL_ERROR, EVENT_STORE_FAILED, NULL, NULL, 0, "%s; %s", s->failure.text, s->failure.hint);
 	ops_append(&c->ops, &s->waiting);	/* the order stays */
 	ops_append(&s->waiting, &c->ops);
@@ -121,7 +123,7 @@ static void on_committed(struct store *s, struct ops *done)
 {
 	struct op *op;
 
-	if (s->failure.fail != FAIL_NONE)
+	if (repeats_over(&s->failing))
 		log_write(LOG_LEVEL_WARNING, EVENT_STORE_RECOVERED, NULL, NULL, 0, "the state in %s can be written again", s->state_dir);
 	s->failure = (struct failure){ .fail = FAIL_NONE };
 	s->attempts = 0;

@@ -21,7 +21,6 @@
 #define REPLICATION_MS (10 * 60 * 1000)	/* after a rotation Entra may refuse the new secret for a while */
 #define REPLICATION_WAIT_MS 60000
 #define LOOK_AT_SECRET_MS 30000
-#define LOG_AGAIN_MS (60 * 60 * 1000)
 
 struct secret_job {
 	struct job job;
@@ -90,28 +89,26 @@ static void grant_arm(struct grant *g)
 
 /* --- failure --- */
 
-static void log_failed(struct grant *g, bool changed, msec_t wait_ms)
+static void log_failed(struct grant *g, msec_t wait_ms)
 {
 	const struct failure *why = &g->failure;
 	struct log_context ctx = { .credential = g->credential->conf.name };
-	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint } };
 	msec_t left_s = grant_is_usable(g) ? (g->expires_ms - clock_now_ms()) / 1000 : 0;
-	char more[160];
+	char more[160], repeated[24];
+	unsigned untold;
 	int n;
 
-	if (!changed && clock_now_ms() - g->logged_ms < LOG_AGAIN_MS) {
-		g->not_logged++;
+	if (!repeats_tell(&g->failing, why->name, &untold))
 		return;
-	}
+	snprintf(repeated, sizeof(repeated), "%u", untold);
 	n = snprintf(more, sizeof(more), "; trying again in %lld s", (long long)(wait_ms + 999) / 1000);
 	if (left_s > 0)
 		n += snprintf(more + n, sizeof(more) - (size_t)n, "; the present token is good for %lld s", (long long)left_s);
-	if (!changed && g->not_logged > 0)
-		snprintf(more + n, sizeof(more) - (size_t)n, "; the same %u times since this was last logged", g->not_logged);
-	log_write(why->fail == FAIL_ADMIN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, EVENT_TOKEN_FAILED, &ctx, fields,
-	    why->hint[0] != '\0' ? 2 : 1, "no new token: %s%s%s%s", why->text, more, why->hint[0] != '\0' ? ". " : "", why->hint);
-	g->logged_ms = clock_now_ms();
-	g->not_logged = 0;
+	if (untold > 0)
+		snprintf(more + n, sizeof(more) - (size_t)n, "; the same %u times since this was last logged", untold);
+	log_write(why->fail == FAIL_ADMIN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, EVENT_TOKEN_FAILED, &ctx,
+	    (struct log_field[]){ { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL }, { "REPEATED", untold > 0 ? repeated : NULL } },
+	    3, "no new token: %s%s%s%s", why->text, more, why->hint[0] != '\0' ? ". " : "", why->hint);
 }
 
 /* A new secret is not known everywhere at once (exchange-online 3.2). */
@@ -122,7 +119,6 @@ static bool is_replicating(const struct grant *g, const struct failure *why)
 
 static void grant_failed(struct grant *g, const struct failure *why)
 {
-	bool changed = !grant_has_failed(g) || !str_equal(g->failure.name, why->name);
 	bool same_schedule = grant_has_failed(g) && g->failure.schedule == why->schedule;
 	uint32_t random = (uint32_t)clock_random((uint64_t)UINT32_MAX + 1);
 	msec_t wait_ms;
@@ -134,7 +130,7 @@ static void grant_failed(struct grant *g, const struct failure *why)
 	if (is_replicating(g, why) && wait_ms > REPLICATION_WAIT_MS)
 		wait_ms = REPLICATION_WAIT_MS;
 	g->retry_ms = clock_now_ms() + wait_ms;
-	log_failed(g, changed, wait_ms);
+	log_failed(g, wait_ms);
 	grant_arm(g);
 	grant_answer(g);
 }
@@ -203,6 +199,7 @@ static void grant_renewed(struct grant *g, struct token_answer *a)
 	plan_renewal(g, a, same_end);
 	token_payload_read(g->text, &g->payload);
 	log_refreshed(g);
+	repeats_over(&g->failing);
 	g->failure = (struct failure){ 0 };
 	g->attempts = 0;
 	grant_arm(g);
@@ -435,6 +432,7 @@ void grant_reset(struct grant *g)
 {
 	grant_stop(g);
 	forget_token(g);
+	repeats_over(&g->failing);
 	g->failure = (struct failure){ 0 };
 	g->attempts = 0;
 	g->has_digest = false;

@@ -8,6 +8,7 @@
 #pragma once
 #include <sys/queue.h>
 #include "config.h"
+#include "repeats.h"
 #include "token_cache.h"
 #include "token_payload.h"
 
@@ -36,8 +37,7 @@ struct grant {
 	struct failure failure;		/* of the last attempt; FAIL_NONE: it went well */
 	unsigned attempts;		/* failed in a row on the same schedule */
 	msec_t retry_ms;		/* no request before, after a failure */
-	msec_t logged_ms;		/* the failure was */
-	unsigned not_logged;
+	struct repeats failing;		/* what has been logged of it */
 	const char *finding_logged;	/* static */
 	uint64_t n_requests, n_failures;
 	bool has_clock_ahead; int64_t clock_ahead_s;	/* by the last answer's Date */

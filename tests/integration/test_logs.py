@@ -1,0 +1,137 @@
+"""What an operator reads in the log: each event with its name and the fields that mailpolld(8) promises, once, and hourly when it lasts."""
+import datetime
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from lib.dovecot import free_port
+
+A, B = "a@contoso.example", "b@contoso.example"
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+
+
+def fields(line):
+    """Of a key=value line."""
+    return {k: re.sub(r"\\(.)", r"\1", v[1:-1]) if v.startswith('"') else v
+            for k, v in re.findall(r'(?:^| )([a-z_]+)=("(?:[^"\\]|\\.)*"|[^ ]*)', line)}
+
+
+def events(daemon, name):
+    return [fields(line) for line in daemon.lines if " event=%s " % name in line]
+
+
+def promised():
+    """Event: its fields, as the manual has them."""
+    with open(os.path.join(ROOT, "man", "mailpolld.8")) as f:
+        text = f.read()
+    log = text[text.index(".Sh LOG"):text.index(".Sh FAILURES")]
+    return {name: set(names.lower().split(" , ")) if names else set()
+            for name, names in re.findall(r"^\.It Li ([a-z-]+)\n(?:.*\n)+?\.Li [0-9a-f]{32}\n(?:\.br\n\.Li ([A-Z_ ,]+)\n)?", log, re.M)}
+
+
+def script(daemon, text):
+    path = os.path.join(daemon.directory, "take")
+    with open(path, "w") as f:
+        f.write("#!/bin/sh\n" + text)
+    os.chmod(path, 0o755)
+    return path
+
+
+def test_each_event_has_its_fields(simulator, daemon):
+    simulator.mailbox(A)
+    simulator.mailbox(B)
+    open(os.path.join(daemon.directory, "broken"), "w").close()
+    take = script(daemon, 'cat >/dev/null; [ "$MAILPOLLD_UID" = 2 ] && exit 65; [ ! -e %s/broken ] || exit 75\n' % daemon.directory)
+    daemon.config([A, {"address": B, "deliver": {"command": [take]}}])
+    simulator.fault("no-permission", A, count=1)
+    simulator.add(B, [{"seed": i, "size": 1500} for i in range(2)])
+    daemon.start()
+    daemon.wait_line("event=sign-in-failed mailbox=%s" % A)
+    daemon.poll(A)
+    daemon.wait_line("event=sign-in-recovered mailbox=%s" % A)
+    daemon.wait_line("event=held mailbox=%s" % B)
+    os.unlink(os.path.join(daemon.directory, "broken"))
+    daemon.poll(B)
+    daemon.wait_line("event=mailbox-recovered mailbox=%s .*sink=command .*the sink takes messages again after" % B)
+    daemon.wait_line("event=quarantined mailbox=%s" % B)
+    simulator.add(A, [{"seed": 5, "size": 1500}])
+    daemon.wait_line("event=delivered mailbox=%s" % A)
+    simulator.post("/drop", address=A)
+    daemon.wait_line("event=mailbox-stalled mailbox=%s" % A)
+    daemon.poll(A)
+    daemon.wait_line("event=mailbox-recovered mailbox=%s" % A)
+    simulator.fault("throttle", A, ms=1000, command="UID SEARCH", count=1)
+    daemon.poll(A)
+    daemon.wait_line("event=throttled mailbox=%s" % A)
+    simulator.fault("fetch-empty", A, uids=[2])
+    simulator.add(A, [{"seed": 6, "size": 1500}])
+    daemon.wait_line("event=owed mailbox=%s" % A)
+    assert daemon.ctl("reload").returncode == 0
+    with open(daemon.file, "a") as f:
+        f.write("nonsense")
+    assert daemon.ctl("reload").returncode == 1
+    daemon.config([A, B])
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_changed(lambda: len(events(daemon, "reloaded")) == 2, 20, "a second reload")
+    daemon.write_secret("wrong")
+    daemon.stop()
+    told, known = [fields(line) for line in daemon.lines if " event=" in line], promised()
+    seen = {t["event"] for t in told}
+    assert seen >= {"started", "stopped", "sign-in-failed", "sign-in-recovered", "held", "quarantined", "delivered", "mailbox-stalled",
+                    "mailbox-recovered", "throttled", "owed", "reloaded", "reload-failed", "token-refreshed", "verb"}, seen
+    for t in told:
+        assert set(t) - {"level", "event", "msg"} <= known[t["event"]], t
+    for event in seen:
+        optional = {"repeated", "hint", "about", "mailbox", "folder", "sink"}
+        for t in (t for t in told if t["event"] == event):
+            assert known[event] - optional <= set(t), t
+    verbs = events(daemon, "verb")
+    assert [v["verb"] for v in verbs if v["verb"] == "reload"] == ["reload"] * 2 and {v["peer_uid"] for v in verbs} == {str(os.getuid())}
+    audit = next(t for t in events(daemon, "delivered") if t["mailbox"] == A)
+    assert audit["uid"] == "1" and audit["folder"] == "INBOX" and audit["sink"] == "maildir" and audit["size"] == "1500"
+    assert audit["key"] == "a@contoso.example%2FINBOX%2F14%2F1" and re.fullmatch("[0-9a-f]{24}", audit["digest"]) and int(audit["duration_ms"]) >= 0
+    assert len(events(daemon, "held")) == 1 and len(events(daemon, "sign-in-failed")) == 1
+
+
+def test_what_lasts_is_told_hourly(simulator, make_daemon):
+    """A server that is gone, a command that fails: at once, then each hour with how often it came. 900 times too fast."""
+    daemon = make_daemon("daemon", "mailpolld-scaled")
+    simulator.mailbox(A)
+    daemon.config([{"address": A, "port": free_port()}], top={"log_level": "info"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "900"})
+    daemon.wait_changed(lambda: len([t for t in events(daemon, "sign-in-failed") if int(t.get("repeated", 0)) > 0]) >= 2, 60, "second hour")
+    lines = [line for line in daemon.lines if "event=sign-in-failed" in line]
+    at = [datetime.datetime.fromisoformat(line.split()[0].rstrip("Z")).timestamp() for line in lines]
+    told = events(daemon, "sign-in-failed")
+    assert {t["failure"] for t in told} == {"connect"} and "repeated" not in told[0]
+    assert all(b - a >= 3599 for a, b in zip(at, at[1:]))
+    assert all(int(t["repeated"]) >= 10 and "the same %s times" % t["repeated"] in t["msg"] for t in told[1:])
+    assert not any("same failure" in line for line in daemon.lines)
+
+
+@pytest.mark.skipif(not shutil.which("logrotate") or os.getuid() != 0, reason="logrotate is not installed, or not root")
+def test_logrotate(simulator, daemon, tmp_path):
+    """The example, with other paths and a plain kill: what came before and after it is in two files, whole"""
+    logs = tmp_path / "log"
+    logs.mkdir(mode=0o750)
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(5)])
+    daemon.config([A], top={"audit": str(logs / "audit.log")})
+    daemon.start()
+    daemon.wait_delivered(A, 5)
+    with open(os.path.join(ROOT, "conf", "mailpolld.logrotate")) as f:
+        conf = f.read().replace("/var/log/mailpolld", str(logs)).replace("su mailpolld mailpolld", "su root root")
+    conf, n = re.subn("(?m)^.*systemctl.*$", "kill -HUP %d" % daemon.process.pid, conf)
+    assert n == 1
+    (tmp_path / "conf").write_text(conf)
+    done = subprocess.run(["logrotate", "-f", "-s", str(tmp_path / "state"), str(tmp_path / "conf")], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    daemon.wait_line("event=reloaded")
+    simulator.add(A, [{"seed": 9, "size": 1500}])
+    daemon.wait_delivered(A, 6)
+    daemon.stop()
+    assert [len((logs / name).read_text().splitlines()) for name in ("audit.log.1", "audit.log")] == [5, 1]
