@@ -121,7 +121,7 @@ static void send_small(struct control *c, struct evhttp_request *req, const stru
 {
 	char *opening = status_json_opening(c->fleet, MAILPOLLD_VERSION, c->started_wall_s);
 	char *closing = status_json_closing(c->fleet, health_lag_max_ms(c->health), log_dropped());
-	char *one = mailbox != NULL ? status_json_mailbox(mailbox) : NULL;
+	char *one = mailbox != NULL ? status_json_mailbox_whole(mailbox) : NULL;
 
 	control_reply(req, HTTP_OK, one != NULL ? xasprintf("%s,\"mailboxes\":[%s],%s", opening, one, closing) : xasprintf("%s,%s", opening, closing));
 	free(opening);

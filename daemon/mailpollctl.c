@@ -25,26 +25,41 @@ struct command {
 
 /* --- commands --- */
 
+/* Stands for several? No address has these. */
+static bool is_pattern(const char *address)
+{
+	return address != NULL && strpbrk(address, "*?") != NULL;
+}
+
 static int show_reply(FILE *to, const struct options *o, const struct reply *r, const char *address)
 {
+	const json_t *mailboxes = json_object_get(r->json, "mailboxes");
+
 	if (r->status != 200)
-		return complain_refused(r);
+		return complain_refused(o, r);
+	if (is_pattern(address) && !o->failing && json_array_size(mailboxes) == 0) {
+		fprintf(o->complaints, "mailpollctl: no mailbox is like %s\n", address);
+		return EX_NOUSER;
+	}
 	if (o->json) {
 		json_dumpf(r->json, to, JSON_INDENT(2) | JSON_ENSURE_ASCII);
 		fputc('\n', to);
-	} else if (address != NULL) {
-		show_mailbox(to, json_array_get(json_object_get(r->json, "mailboxes"), 0));
+	} else if (address != NULL && !is_pattern(address)) {
+		show_mailbox(to, json_array_get(mailboxes, 0));
 	} else {
 		show_status(to, r->json);
+		if (o->failing && json_array_size(mailboxes) == 0)
+			fputs("\nno mailbox fails\n", to);
 	}
 	return EX_OK;
 }
 
 static int status_once(FILE *to, const struct options *o, const char *address)
 {
+	const char *failing = o->failing ? "&failing=1" : "";
 	struct reply r;
-	int status = address != NULL ? ask(o, false, "/mailboxes/", address, "", &r) :
-	    ask(o, false, o->failing ? "/status?failing=1" : "/status", NULL, "", &r);
+	int status = address != NULL && !is_pattern(address) ? ask(o, false, "/mailboxes/", address, "", &r) :
+	    ask(o, false, "/status?match=", address != NULL ? address : "*", failing, &r);
 
 	if (status != EX_OK)
 		return status;
@@ -61,27 +76,28 @@ static void on_interrupt(int signal)
 	interrupted = 1;
 }
 
-/* As much as the terminal holds; what fails stands first. */
+/* Over the page before, as much as the terminal holds; what fails stands first. Lines longer than the terminal is wide are cut by it. */
 static void put_page(const char *text)
 {
 	struct winsize window;
 	size_t rows = ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_row > 2 ? window.ws_row - 2U : SIZE_MAX;
-	const char *end = text;
 
-	for (size_t i = 0; i < rows && *end != '\0'; i++)
-		end += strcspn(end, "\n") + (end[strcspn(end, "\n")] == '\n');
-	fputs("\033[H\033[2J", stdout);
-	fwrite(text, 1, (size_t)(end - text), stdout);
-	if (*end != '\0')
-		fputs("... (`mailpollctl status` shows all of it)\n", stdout);
-	fflush(stdout);
+	fputs("\033[?7l\033[H", stdout);
+	for (size_t i = 0; i < rows && *text != '\0'; i++) {
+		size_t len = strcspn(text, "\n");
+
+		printf("%.*s\033[K\n", (int)len, text);
+		text += len + (text[len] == '\n');
+	}
+	printf("%s\033[J\033[?7h", *text != '\0' ? "... (`mailpollctl status` shows all of it)" : "");
 }
 
 /* A daemon that is restarted meanwhile is waited for. */
-static int status_watch(const struct options *o, const char *address)
+static int status_watch(const struct options *given, const char *address)
 {
 	struct sigaction action = { .sa_handler = on_interrupt };	/* without SA_RESTART: sleep ends at once */
-	int status = EX_OK;
+	struct options o = *given;
+	bool is_terminal = isatty(STDOUT_FILENO) == 1;
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
@@ -89,19 +105,29 @@ static int status_watch(const struct options *o, const char *address)
 		char *text = NULL;
 		size_t len = 0;
 		FILE *page = open_memstream(&text, &len);
+		int status;
 
 		if (page == NULL)
 			return EX_OSERR;
-		status = status_once(page, o, address);
+		o.complaints = first ? stderr : page;
+		status = status_once(page, &o, address);
 		fclose(page);
-		if (status == EX_OK)
-			put_page(text);
-		free(text);
-		if (status != EX_OK && first)
+		if (status != EX_OK && first) {
+			free(text);
 			return status;
+		}
+		if (is_terminal)
+			put_page(text);
+		else
+			printf("%s\n", text);
+		free(text);
+		if (fflush(stdout) != 0)
+			return EX_IOERR;
 		if (!interrupted)
 			sleep(WATCH_EVERY_S);
 	}
+	if (is_terminal)
+		fputc('\n', stdout);
 	return EX_OK;
 }
 
@@ -120,7 +146,7 @@ static int run_verb(const struct options *o, const char *verb, const char *addre
 	if (status != EX_OK)
 		return status;
 	if (r.status != 200) {
-		status = complain_refused(&r);
+		status = complain_refused(o, &r);
 	} else if (strcmp(verb, "poll") == 0 && str_equal(string_of(r.json, "state"), "paused")) {
 		put_clean(stderr, string_of(r.json, "address"));
 		fputs(" is paused; `mailpollctl resume` comes first\n", stderr);
@@ -167,7 +193,7 @@ static int run_other_verb(const struct options *o, const char *before, const cha
 	if (status != EX_OK)
 		return status;
 	if (r.status != 200) {
-		status = complain_refused(&r);
+		status = complain_refused(o, &r);
 	} else {
 		put_clean(stdout, word);
 		printf("%s\n", said);
@@ -196,13 +222,13 @@ static int run_log_level(const struct options *o, const char *level)
 	return run_other_verb(o, "/log-level?level=", level, ": logged from now on, until the next start or reload");
 }
 
-static int complain_not_reloaded(const struct reply *r)
+static int complain_not_reloaded(const struct options *o, const struct reply *r)
 {
 	const json_t *errors = json_object_get(r->json, "errors"), *error;
 	size_t i;
 
 	if (errors == NULL)
-		return complain_refused(r);
+		return complain_refused(o, r);
 	json_array_foreach(errors, i, error) {
 		put_clean(stderr, json_string_value(error));
 		fputc('\n', stderr);
@@ -223,7 +249,7 @@ static int run_reload(const struct options *o, const char *none)
 		printf("reloaded: %lld mailboxes added, %lld removed, %lld changed, %lld unchanged\n", number_of(r.json, "added"),
 		    number_of(r.json, "removed"), number_of(r.json, "changed"), number_of(r.json, "kept"));
 	else
-		status = complain_not_reloaded(&r);
+		status = complain_not_reloaded(o, &r);
 	reply_done(&r);
 	return status;
 }
@@ -245,12 +271,12 @@ static const struct command commands[] = {
 
 static int usage(FILE *to, int status)
 {
-	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS] [--failing] [--json] [--watch]\n"
+	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS | PATTERN] [--failing] [--json] [--watch]\n"
 	    "       mailpollctl [-s SOCKET] poll | pause | resume | trace ADDRESS\n"
 	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"
 	    "       mailpollctl [-s SOCKET] forget ID | backup FILE | log-level LEVEL\n"
-	    "       mailpollctl [-s SOCKET] quarantine list | show KEY | retry KEY... | drop KEY... | drop --older-than DURATION\n"
+	    "       mailpollctl [-s SOCKET] quarantine list [--json] | show KEY | retry KEY... | drop KEY... | drop --older-than DURATION\n"
 	    "       mailpollctl --version | --help\n"
 	    "SOCKET is %s unless given; see mailpollctl(8).\n", DEFAULT_SOCKET);
 	return status;
@@ -272,14 +298,14 @@ static int run(const struct options *o, char **arguments, int n)
 	bool flags = o->failing || o->json || o->watch;
 	int status;
 
-	if (n > 1 && strcmp(arguments[0], "quarantine") == 0 && !flags && o->since == NULL) {
+	if (n > 1 && strcmp(arguments[0], "quarantine") == 0 && !o->failing && !o->watch && o->since == NULL) {
 		curl_global_init(CURL_GLOBAL_DEFAULT);
 		status = run_quarantine(o, arguments + 1, n - 1);
 		curl_global_cleanup();
 		return status == EX_USAGE ? usage(stderr, EX_USAGE) : status;
 	}
 	if (command == NULL || n > 2 || o->older_than != NULL || (address != NULL && !command->takes_address) || (address == NULL && command->needs_address) ||
-	    (flags && !command->takes_flags) || (o->failing && address != NULL) || (o->json && o->watch) ||
+	    (flags && !command->takes_flags) || (o->failing && address != NULL && !is_pattern(address)) || (o->json && o->watch) ||
 	    (address != NULL && *address == '\0') || command->needs_since != (o->since != NULL))
 		return usage(stderr, EX_USAGE);
 	curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -298,7 +324,7 @@ int main(int argc, char **argv)
 		{ "older-than", required_argument, NULL, 'o' }, { "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct options o = { .socket = DEFAULT_SOCKET };
+	struct options o = { .socket = DEFAULT_SOCKET, .complaints = stderr };
 	int option;
 
 	while ((option = getopt_long(argc, argv, "s:hV", long_options, NULL)) != -1) {

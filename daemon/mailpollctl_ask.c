@@ -33,35 +33,36 @@ static int probe(const char *path)
 	return error;
 }
 
-static int complain_unreachable(const char *path, CURLcode code)
+static int complain_unreachable(const struct options *o, CURLcode code)
 {
-	int error = code == CURLE_COULDNT_CONNECT ? probe(path) : 0;
+	const char *path = o->socket;
+	int error = code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ? probe(path) : 0;	/* the latter for a path too long */
 
 	if (error == EACCES || error == EPERM) {
-		fprintf(stderr, "mailpollctl: %s: permission denied: use sudo, or join the daemon's group (usermod -aG mailpolld USER, then log in anew)\n",
+		fprintf(o->complaints, "mailpollctl: %s: permission denied: use sudo, or join the daemon's group (usermod -aG mailpolld USER, then log in anew)\n",
 		    path);
 		return EX_NOPERM;
 	}
 	if (error != 0)
-		fprintf(stderr, "mailpollctl: mailpolld is not running, or has another control_socket: %s: %s. See `systemctl status mailpolld`; start it "
+		fprintf(o->complaints, "mailpollctl: mailpolld is not running, or has another control_socket: %s: %s. See `systemctl status mailpolld`; start it "
 		    "with `systemctl start mailpolld`, or name its socket with -s\n", path, strerror(error));
 	else if (code == CURLE_OPERATION_TIMEDOUT)
-		fprintf(stderr, "mailpollctl: mailpolld does not answer at %s in time. See `systemctl status mailpolld` and `journalctl -u mailpolld`\n",
+		fprintf(o->complaints, "mailpollctl: mailpolld does not answer at %s in time. See `systemctl status mailpolld` and `journalctl -u mailpolld`\n",
 		    path);
 	else if (code == CURLE_RECV_ERROR || code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING)
-		fprintf(stderr, "mailpollctl: mailpolld has closed the connection: it has been stopped, or has ended. See `systemctl status mailpolld`\n");
+		fprintf(o->complaints, "mailpollctl: mailpolld has closed the connection: it has been stopped, or has ended. See `systemctl status mailpolld`\n");
 	else
-		fprintf(stderr, "mailpollctl: %s: %s\n", path, curl_easy_strerror(code));
+		fprintf(o->complaints, "mailpollctl: %s: %s\n", path, curl_easy_strerror(code));
 	return EX_UNAVAILABLE;
 }
 
-int complain_refused(const struct reply *r)
+int complain_refused(const struct options *o, const struct reply *r)
 {
 	const char *error = string_of(r->json, "error");
 
-	fputs("mailpollctl: ", stderr);
-	put_clean(stderr, error != NULL ? error : "refused without a reason");
-	fputc('\n', stderr);
+	fputs("mailpollctl: ", o->complaints);
+	put_clean(o->complaints, error != NULL ? error : "refused without a reason");
+	fputc('\n', o->complaints);
 	switch (r->status) {
 	case 400:
 		return EX_USAGE;
@@ -125,7 +126,7 @@ static int read_json(const struct options *o, struct reply *r)
 		r->json = json_loadb(r->body, r->len, JSON_REJECT_DUPLICATES, NULL);
 	if (r->json != NULL)
 		return EX_OK;
-	fprintf(stderr, "mailpollctl: what answers at %s is not mailpolld (HTTP status %ld)\n", o->socket, r->status);
+	fprintf(o->complaints, "mailpollctl: what answers at %s is not mailpolld (HTTP status %ld)\n", o->socket, r->status);
 	return EX_UNAVAILABLE;
 }
 
@@ -144,7 +145,7 @@ int ask(const struct options *o, bool is_verb, const char *before, const char *w
 	code = curl_easy_perform(easy);
 	curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &ret_reply->status);
 	curl_easy_cleanup(easy);
-	status = code == CURLE_OK ? read_json(o, ret_reply) : complain_unreachable(o->socket, code);
+	status = code == CURLE_OK ? read_json(o, ret_reply) : complain_unreachable(o, code);
 	if (status != EX_OK)
 		reply_done(ret_reply);
 	return status;
@@ -204,11 +205,11 @@ int run_trace(const struct options *o, const char *address)
 	if (code == CURLE_WRITE_ERROR)
 		status = EX_IOERR;
 	else if (code != CURLE_OK)
-		status = complain_unreachable(o->socket, code);
+		status = complain_unreachable(o, code);
 	else if (l->refusal.status == 200)
 		status = EX_UNAVAILABLE;	/* its last line says why */
 	else if ((status = read_json(o, &l->refusal)) == EX_OK)
-		status = complain_refused(&l->refusal);
+		status = complain_refused(o, &l->refusal);
 	reply_done(&l->refusal);
 	free(l);
 	return status;

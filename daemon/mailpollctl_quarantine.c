@@ -11,7 +11,7 @@ static int ask_list(const struct options *o, struct reply *ret_reply)
 	int status = ask(o, false, "/quarantine", NULL, "", ret_reply);
 
 	if (status == EX_OK && ret_reply->status != 200) {
-		status = complain_refused(ret_reply);
+		status = complain_refused(o, ret_reply);
 		reply_done(ret_reply);
 	}
 	return status;
@@ -26,6 +26,12 @@ static int list(const struct options *o)
 
 	if (status != EX_OK)
 		return status;
+	if (o->json) {
+		json_dumpf(r.json, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+		fputc('\n', stdout);
+		reply_done(&r);
+		return EX_OK;
+	}
 	messages = json_object_get(r.json, "messages");
 	json_array_foreach(messages, i, message) {
 		put_clean(stdout, string_of(message, "key"));
@@ -52,7 +58,7 @@ static int show(const struct options *o, const char *key)
 
 	if (status != EX_OK)
 		return status;
-	status = EXIT_FAILURE;
+	status = EX_NOUSER;
 	json_array_foreach(json_object_get(r.json, "messages"), i, message) {
 		if (!str_equal(string_of(message, "key"), key))
 			continue;
@@ -81,7 +87,7 @@ static int act(const struct options *o, const char *verb, const char *key, const
 	} else {
 		put_clean(stderr, key);
 		fputs(": ", stderr);
-		status = complain_refused(&r);
+		status = complain_refused(o, &r);
 	}
 	reply_done(&r);
 	return status;
@@ -149,6 +155,8 @@ int run_quarantine(const struct options *o, char **arguments, int n)
 {
 	const char *verb = arguments[0];
 
+	if (o->json && strcmp(verb, "list") != 0)
+		return EX_USAGE;
 	if (o->older_than != NULL)
 		return strcmp(verb, "drop") == 0 && n == 1 ? drop_old(o) : EX_USAGE;
 	if (strcmp(verb, "list") == 0 && n == 1)

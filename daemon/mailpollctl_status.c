@@ -8,7 +8,9 @@
 #include "util.h"
 
 #define COLUMNS 100
-#define ADDRESS_COLUMNS 36
+#define ADDRESS_COLUMNS 37
+#define PROBLEM_COLUMNS 18
+#define KINDS_SHOWN 12			/* of failures, each with what to do */
 #define SINKS_SHOWN 8			/* more of them: only those that fail */
 #define AGE_SIZE 32
 
@@ -113,6 +115,13 @@ static const char *say_age(long long seconds, char ret_text[static AGE_SIZE])
 const char *string_of(const json_t *object, const char *key)	/* NULL: null or absent */
 {
 	return json_string_value(json_object_get(object, key));
+}
+
+static const char *text_of(const json_t *object, const char *key)	/* "": null or absent */
+{
+	const char *text = string_of(object, key);
+
+	return text != NULL ? text : "";
 }
 
 long long number_of(const json_t *object, const char *key)
@@ -299,6 +308,8 @@ static void show_store(FILE *to, const json_t *store)
 		put_text(to, 4, "", hint);
 }
 
+/* --- status: the table --- */
+
 /* How many bytes the first n columns take. */
 static size_t bytes_of_columns(const char *s, size_t n)
 {
@@ -309,42 +320,54 @@ static size_t bytes_of_columns(const char *s, size_t n)
 	return len;
 }
 
-/* One that is too long for its column has a line of its own. */
-static void show_address(FILE *to, const char *address)
+/* Just so many columns: what is longer loses its middle, so that mailbox and domain are still known by their ends. */
+static void put_column(FILE *to, const char *value, size_t width)
 {
-	char *text = clean(address);
-	size_t len = bytes_of_columns(text, COLUMNS), width = columns(text, len);
+	char *text = clean(value);
+	size_t len = strlen(text), wide = columns(text, len), front, back;
 
-	fprintf(to, "%.*s", (int)len, text);
-	if (width > ADDRESS_COLUMNS)
-		fputc('\n', to);
-	put_spaces(to, width > ADDRESS_COLUMNS ? ADDRESS_COLUMNS : ADDRESS_COLUMNS - width);
+	if (wide <= width) {
+		fprintf(to, "%s", text);
+		put_spaces(to, width - wide);
+	} else {
+		front = bytes_of_columns(text, (width - 1) / 2);
+		back = bytes_of_columns(text, wide - (width - 1 - (width - 1) / 2));
+		fprintf(to, "%.*s~%s", (int)front, text, text + back);
+	}
+	free(text);
+}
+
+/* The end of its line: why it fails, what it owes, what was refused, in a word each, as far as they fit. */
+static void put_problem(FILE *to, const json_t *mailbox)
+{
+	static const struct { const char *key, *word; } counts[] = { { "owed", "owed" }, { "quarantined", "refused" }, { "after_owed", "after" } };
+	const char *failure = string_of(mailbox, "failure");
+	char *text = failure != NULL ? clean(failure) : xstrdup("");
+
+	for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+		long long n = sum_of(mailbox, counts[i].key);
+		char *longer;
+
+		if (n == 0)
+			continue;
+		longer = xasprintf("%s%s%lld %s", text, text[0] != '\0' ? ", " : "", n, counts[i].word);
+		free(text);
+		text = longer;
+	}
+	fprintf(to, "%s%.*s\n", text[0] != '\0' ? " " : "", (int)bytes_of_columns(text, PROBLEM_COLUMNS), text);
 	free(text);
 }
 
 static void show_row(FILE *to, const json_t *mailbox)
 {
-	const char *hint = string_of(mailbox, "hint");
 	time_t last = latest_of(mailbox, "last_delivery");
 	char age[AGE_SIZE], last_age[AGE_SIZE], *state = clean(string_of(mailbox, "state"));
 
-	show_address(to, string_of(mailbox, "address"));
-	fprintf(to, " %-14.14s %6s %9lld %7lld %5lld %5lld %8s\n", state, age_of(mailbox, "since", age), sum_of(mailbox, "delivered"),
-	    sum_of(mailbox, "backlog"), sum_of(mailbox, "owed"), sum_of(mailbox, "quarantined"),
+	put_column(to, string_of(mailbox, "address"), ADDRESS_COLUMNS);
+	fprintf(to, " %-14.14s %5s %9lld %7lld %4s", state, age_of(mailbox, "since", age), sum_of(mailbox, "delivered"), sum_of(mailbox, "backlog"),
 	    last != 0 ? say_age((long long)(time(NULL) - last), last_age) : "-");
+	put_problem(to, mailbox);
 	free(state);
-	if (!is_failing(mailbox))
-		return;
-	if (time_of(mailbox, "retry_at") != 0) {
-		char *text = xasprintf("%s (next try in %s)", string_of(mailbox, "error"), until(mailbox, "retry_at", age));
-
-		put_text(to, 4, "", text);
-		free(text);
-	} else {
-		put_text(to, 4, "", string_of(mailbox, "error"));
-	}
-	if (hint != NULL)
-		put_text(to, 4, "", hint);
 }
 
 static void show_table(FILE *to, const json_t *mailboxes)
@@ -354,12 +377,59 @@ static void show_table(FILE *to, const json_t *mailboxes)
 
 	if (json_array_size(mailboxes) == 0)
 		return;
-	fprintf(to, "\n%-*s %-14s %6s %9s %7s %5s %5s %8s\n", ADDRESS_COLUMNS, "MAILBOX", "STATE", "FOR", "DELIVERED", "BACKLOG", "OWED", "QUAR",
-	    "LAST");
+	fprintf(to, "\n%-*s %-14s %5s %9s %7s %4s %s\n", ADDRESS_COLUMNS, "MAILBOX", "STATE", "FOR", "DELIVERED", "BACKLOG", "LAST", "PROBLEM");
 	for (int failing = 1; failing >= 0; failing--)
 		json_array_foreach(mailboxes, i, mailbox)
 			if (is_failing(mailbox) == failing)
 				show_row(to, mailbox);
+}
+
+/* --- status: what fails, each kind once, with one mailbox as its example --- */
+
+struct kind { const char *failure; const json_t *example; size_t n; };
+
+static size_t gather_kinds(const json_t *mailboxes, struct kind kinds[static KINDS_SHOWN])
+{
+	const json_t *mailbox;
+	size_t i, n = 0, k;
+
+	json_array_foreach(mailboxes, i, mailbox) {
+		const char *failure = string_of(mailbox, "failure");
+
+		for (k = 0; failure != NULL && k < n && strcmp(kinds[k].failure, failure) != 0; k++)
+			;
+		if (failure == NULL || k == KINDS_SHOWN)
+			continue;
+		if (k == n)
+			kinds[n++] = (struct kind){ .failure = failure, .example = mailbox };
+		kinds[k].n++;
+	}
+	return n;
+}
+
+static void show_kind(FILE *to, const struct kind *kind)
+{
+	const char *error = text_of(kind->example, "error"), *hint = string_of(kind->example, "hint"), *address = text_of(kind->example, "address");
+	char age[AGE_SIZE], *label, *when;
+
+	label = kind->n == 1 ? xasprintf("%s: %s: ", kind->failure, address) : xasprintf("%s: %zu mailboxes, such as %s: ", kind->failure, kind->n, address);
+	when = time_of(kind->example, "retry_at") != 0 ? xasprintf("%s (next try in %s)", error, until(kind->example, "retry_at", age)) : xstrdup(error);
+	put_text(to, 0, label, when);
+	if (hint != NULL)
+		put_text(to, 4, "", hint);
+	free(label);
+	free(when);
+}
+
+static void show_kinds(FILE *to, const json_t *mailboxes)
+{
+	struct kind kinds[KINDS_SHOWN];
+	size_t n = gather_kinds(mailboxes, kinds);
+
+	if (n > 0)
+		fputc('\n', to);
+	for (size_t i = 0; i < n; i++)
+		show_kind(to, &kinds[i]);
 }
 
 void show_status(FILE *to, const json_t *status)
@@ -369,6 +439,7 @@ void show_status(FILE *to, const json_t *status)
 	show_credentials(to, json_object_get(status, "credentials"));
 	show_sinks(to, json_object_get(status, "sinks"));
 	show_store(to, json_object_get(status, "store"));
+	show_kinds(to, json_object_get(status, "mailboxes"));
 	show_table(to, json_object_get(status, "mailboxes"));
 }
 
@@ -411,10 +482,47 @@ static void show_folder(FILE *to, const json_t *folder)
 		put_text(to, 4, "unretrievable  ", string_of(message, "hint"));
 }
 
+static void show_settings(FILE *to, const json_t *settings)
+{
+	const json_t *deliver = json_object_get(settings, "deliver");
+	const char *maildir = string_of(deliver, "maildir"), *folder = string_of(settings, "after_folder");
+	char *lines[] = {
+		xasprintf("credential %s, %s port %lld", text_of(settings, "credential"), text_of(settings, "host"), number_of(settings, "port")),
+		xasprintf("%s, a look every %lld s%s", text_of(settings, "watch"), number_of(settings, "interval_s"),
+		    str_equal(string_of(settings, "watch"), "idle") ? " at the latest" : ""),
+		xasprintf("%s %s", maildir != NULL ? "maildir" : "command", maildir != NULL ? maildir : text_of(deliver, "command")),
+		xasprintf("%s%s%s", text_of(settings, "after"), folder != NULL ? " to " : "", folder != NULL ? folder : ""),
+	};
+	static const char *const labels[] = { "signs in   ", "watch      ", "deliver    ", "after      " };
+
+	for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+		put_text(to, 2, labels[i], lines[i]);
+		free(lines[i]);
+	}
+}
+
+static void show_errors(FILE *to, const json_t *errors)
+{
+	const json_t *error;
+	size_t i;
+
+	if (json_array_size(errors) > 0)
+		fputs("  last errors\n", to);
+	json_array_foreach(errors, i, error) {
+		char age[AGE_SIZE], times[48] = "", *label;
+
+		if (number_of(error, "times") > 1)
+			snprintf(times, sizeof(times), ", %lld times", number_of(error, "times"));
+		label = xasprintf("%s (%s ago)  %s%s: ", text_of(error, "last_at"), age_of(error, "last_at", age), text_of(error, "failure"), times);
+		put_text(to, 4, label, text_of(error, "error"));
+		free(label);
+	}
+}
+
 void show_mailbox(FILE *to, const json_t *mailbox)
 {
 	const json_t *folders = json_object_get(mailbox, "folders"), *folder;
-	const char *error = string_of(mailbox, "error"), *hint = string_of(mailbox, "hint");
+	const char *failure = string_of(mailbox, "failure"), *hint = string_of(mailbox, "hint");
 	size_t i;
 
 	put_clean(to, string_of(mailbox, "address"));
@@ -424,13 +532,19 @@ void show_mailbox(FILE *to, const json_t *mailbox)
 	put_clean(to, string_of(mailbox, "state"));
 	fputc('\n', to);
 	show_time(to, "  since      ", mailbox, "since");
-	if (error != NULL)
+	if (failure != NULL) {
+		char *error = xasprintf("%s: %s", failure, text_of(mailbox, "error"));
+
 		put_text(to, 2, "error      ", error);
+		free(error);
+	}
 	if (hint != NULL)
 		put_text(to, 2, "hint       ", hint);
 	if (number_of(mailbox, "failures") > 0)
 		fprintf(to, "  failures   %lld in a row\n", number_of(mailbox, "failures"));
-	show_time(to, error != NULL ? "  next try   " : "  next look  ", mailbox, "retry_at");
+	show_time(to, failure != NULL ? "  next try   " : "  next look  ", mailbox, "retry_at");
+	show_settings(to, json_object_get(mailbox, "settings"));
+	show_errors(to, json_object_get(mailbox, "errors"));
 	json_array_foreach(folders, i, folder)
 		show_folder(to, folder);
 }

@@ -57,6 +57,7 @@ static void put_failure(json_t *object, const struct failure *failure)
 {
 	bool failed = failure != NULL && failure->fail != FAIL_NONE;
 
+	put(object, "failure", text_or_null(failed ? failure->name : NULL));
 	put(object, "error", text_or_null(!failed ? NULL : failure->text[0] != '\0' ? failure->text : failure->name));
 	put(object, "hint", text_or_null(failed ? failure->hint : NULL));
 }
@@ -309,7 +310,54 @@ static json_t *folders_array(const struct mailbox *mailbox, size_t n)
 	return list;
 }
 
-char *status_json_mailbox(const struct mailbox *mailbox)
+static json_t *deliver_object(const struct sink_conf *sink)
+{
+	json_t *object = json_object();
+
+	if (sink->kind == SINK_MAILDIR)
+		put(object, "maildir", text_or_null(sink->maildir));
+	else
+		put(object, "command", text_or_null(sink->command[0]));
+	return object;
+}
+
+/* What the configuration says, as far as it helps to understand what is told beside it. */
+static json_t *settings_object(const struct mailbox_conf *conf)
+{
+	static const char *const afters[] = { [AFTER_KEEP] = "keep", [AFTER_SEEN] = "seen", [AFTER_DELETE] = "delete", [AFTER_MOVE] = "move" };
+	json_t *object = json_object();
+
+	put(object, "credential", text_or_null(conf->credential->name));
+	put(object, "host", text_or_null(conf->host));
+	put(object, "port", json_integer(conf->port));
+	put(object, "watch", json_string(conf->watch == WATCH_IDLE ? "idle" : "poll"));
+	put(object, "interval_s", json_integer(conf->interval_ms / 1000));
+	put(object, "deliver", deliver_object(conf->deliver));
+	put(object, "after", json_string(afters[conf->after]));
+	put(object, "after_folder", text_or_null(conf->after_folder));
+	return object;
+}
+
+static json_t *errors_array(const struct mailbox *mailbox)
+{
+	size_t n;
+	const struct mailbox_error *errors = mailbox_errors(mailbox, &n);
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < n; i++) {
+		json_t *object = json_object();
+
+		put(object, "failure", text_or_null(errors[i].name));
+		put(object, "error", text_or_null(errors[i].text));
+		put(object, "times", json_integer(errors[i].times));
+		put(object, "first_at", time_or_null(errors[i].first_wall_s));
+		put(object, "last_at", time_or_null(errors[i].last_wall_s));
+		json_array_append_new(list, object);
+	}
+	return list;
+}
+
+static json_t *mailbox_object(const struct mailbox *mailbox)
 {
 	struct mailbox_snapshot now;
 	json_t *object = json_object();
@@ -323,6 +371,20 @@ char *status_json_mailbox(const struct mailbox *mailbox)
 	put(object, "retry_at", time_or_null(now.retry_at_wall_s));
 	put(object, "failures", number(now.failures));
 	put(object, "folders", folders_array(mailbox, now.n_folders));
+	return object;
+}
+
+char *status_json_mailbox(const struct mailbox *mailbox)
+{
+	return to_text(mailbox_object(mailbox), false);
+}
+
+char *status_json_mailbox_whole(const struct mailbox *mailbox)
+{
+	json_t *object = mailbox_object(mailbox);
+
+	put(object, "settings", settings_object(mailbox_conf(mailbox)));
+	put(object, "errors", errors_array(mailbox));
 	return to_text(object, false);
 }
 

@@ -15,6 +15,7 @@ struct fleet; struct mailbox;
 char *status_json_opening(struct fleet *, const char *version, int64_t started_wall_s);
 char *status_json_health(struct fleet *);				/* {"health":"ok","reasons":[...]} */
 char *status_json_mailbox(const struct mailbox *);			/* one whole object */
+char *status_json_mailbox_whole(const struct mailbox *);		/* with its settings and last errors */
 /* Members and `}`. lag_max_ms: the loop's; log_dropped: lines. */
 char *status_json_closing(struct fleet *, msec_t lag_max_ms, uint64_t log_dropped);
 

@@ -48,32 +48,6 @@ def test_status_has_what_was_promised(simulator, daemon):
     assert os.stat(daemon.socket).st_mode & 0o777 == 0o660
 
 
-def test_mailpollctl(simulator, daemon):
-    simulator.fault("select-no")
-    start(simulator, daemon)
-    daemon.wait_state(A, "backing-off")
-    daemon.wait_state(B, "backing-off")
-    text = daemon.ctl("status")
-    assert text.returncode == 0 and A in text.stdout and "backing-off" in text.stdout and "Folder INBOX" in text.stdout
-    assert max(map(len, text.stdout.split("\n"))) <= 100
-    assert json.loads(daemon.ctl("status", "--json").stdout)["schema"] == 1
-    simulator.clear()
-    assert daemon.ctl("poll", A).returncode == 0
-    daemon.wait_state(A, "watching")
-    text = daemon.ctl("status").stdout
-    assert text.index(B) < text.index(A)			# those that fail come first
-    assert daemon.ctl("poll", "nobody@contoso.example").returncode != 0
-    assert daemon.ctl("pause", A).returncode == 0
-    daemon.wait_state(A, "paused")
-    assert daemon.ctl("resume", A).returncode == 0
-    daemon.wait_state(A, "watching")
-    assert daemon.ctl("dance").returncode == 64
-    assert "INBOX" in daemon.ctl("status", A).stdout
-    assert daemon.stop() == 0
-    gone = daemon.ctl("status")
-    assert gone.returncode == 69 and "running" in gone.stderr
-
-
 def test_reload_keeps_what_did_not_change(simulator, daemon):
     start(simulator, daemon)
     simulator.mailbox("c@contoso.example")
@@ -285,19 +259,3 @@ def test_audit_file(simulator, daemon, tmp_path):
     daemon.wait_delivered(A, 21)
     daemon.stop()
     assert len(audited(rotated)) == 20 and len(audited(log)) == 1
-
-
-def test_bash_completion(simulator, daemon):
-    """Sourced by a real bash: verbs, addresses, words of a verb"""
-    simulator.mailbox(A)
-    daemon.config([A])
-    daemon.start()
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "conf", "mailpollctl.bash-completion")
-
-    def complete(*words):
-        text = 'mailpollctl() { "%s" -s "%s" "$@"; }; . "%s"; COMP_WORDS=(mailpollctl "$@"); COMP_CWORD=$#; _mailpollctl; echo "${COMPREPLY[@]}"' % (
-            os.path.join(BUILD, "mailpollctl"), daemon.socket, script)
-        return subprocess.run(["bash", "-c", text, "bash", *words], capture_output=True, text=True, timeout=30).stdout.split()
-
-    assert complete("re") == ["resume", "resync", "reload"]
-    assert complete("poll", "a@") == [A] and complete("log-level", "w") == ["warning"] and complete("status", "--f") == ["--failing"]

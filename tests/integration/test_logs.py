@@ -113,6 +113,31 @@ def test_what_lasts_is_told_hourly(simulator, make_daemon):
     assert not any("same failure" in line for line in daemon.lines)
 
 
+def test_last_errors(simulator, daemon):
+    """status ADDRESS has the last ones, also when they are over"""
+    simulator.mailbox(A)
+    simulator.fault("no-permission", A, count=2)
+    daemon.config([A])
+    daemon.start()
+    daemon.wait_state(A, "backing-off")
+    daemon.poll(A)
+    daemon.wait(lambda s: s["mailboxes"][0]["failures"] == 2)
+    daemon.poll(A)
+    daemon.wait_state(A, "watching")
+    simulator.fault("throttle", A, ms=1000, command="UID SEARCH", count=1)
+    daemon.poll(A)
+    daemon.wait_state(A, "backing-off")
+    daemon.wait_state(A, "watching")
+    code, whole = daemon.request("GET", "/mailboxes/" + A)
+    mailbox = whole["mailboxes"][0]
+    assert code == 200 and mailbox["error"] is None and mailbox["failure"] is None
+    assert [(e["failure"], e["times"]) for e in mailbox["errors"]] == [("throttled", 1), ("no-access", 2)]
+    assert "not connected" in mailbox["errors"][1]["error"] and mailbox["errors"][1]["first_at"] <= mailbox["errors"][1]["last_at"]
+    text = daemon.ctl("status", A).stdout
+    assert "no-access, 2 times" in text and "throttled" in text and "last errors" in text
+    assert "errors" not in daemon.status()["mailboxes"][0]
+
+
 @pytest.mark.skipif(not shutil.which("logrotate") or os.getuid() != 0, reason="logrotate is not installed, or not root")
 def test_logrotate(simulator, daemon, tmp_path):
     """The example, with other paths and a plain kill: what came before and after it is in two files, whole"""

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "admission.h"
+#include "config.h"
 #include "fleet.h"
 #include "status_json.h"
 #include "token_cache.h"
@@ -147,6 +148,28 @@ void mailbox_folder_snapshot(const struct mailbox *m, size_t i, struct folder_sn
 	*ret = m->folders[i];
 }
 
+const struct mailbox_conf *mailbox_conf(const struct mailbox *m)
+{
+	static char name[] = "contoso", host[] = "imap.example", take[] = "/bin/take", key[] = "--key=x", done[] = "Done";
+	static char *command[] = { take, key, NULL };
+	static const struct credential_conf credential = { .name = name };
+	static const struct sink_conf sink = { .kind = SINK_COMMAND, .command = command };
+	static const struct mailbox_conf conf = { .credential = &credential, .host = host, .port = 993, .watch = WATCH_POLL,
+		.interval_ms = 300000, .deliver = &sink, .after = AFTER_MOVE, .after_folder = done };
+
+	(void)m;
+	return &conf;
+}
+
+const struct mailbox_error *mailbox_errors(const struct mailbox *m, size_t *ret_n)
+{
+	static const struct mailbox_error errors[] = { { "throttled", T0 + 5, T0 + 5, 1, "slow \"down\"" }, { "no-access", T0, T0 + 3, 4, "no" } };
+
+	(void)m;
+	*ret_n = 2;
+	return errors;
+}
+
 /* --- the tests --- */
 
 static json_t *parse(char *text)	/* takes text */
@@ -284,6 +307,7 @@ static void test_mailbox(void **state)
 	assert_text(mailbox, "id", "a");
 	assert_text(mailbox, "state", "backing-off");
 	assert_text(mailbox, "since", "2026-01-31T10:00:00Z");
+	assert_text(mailbox, "failure", "no-access");
 	assert_text(mailbox, "error", no_access.text);
 	assert_text(mailbox, "hint", no_access.hint);
 	assert_text(mailbox, "retry_at", "2026-01-31T10:01:00Z");
@@ -305,6 +329,30 @@ static void test_mailbox(void **state)
 	assert_number(mailbox, "folders/0/unretrievable/0/uid", 7);
 	assert_text(mailbox, "folders/0/unretrievable/0/hint", no_access.hint);
 	assert_int_equal(json_array_size(at(mailbox, "folders/1/unretrievable")), 0);
+	json_decref(mailbox);
+}
+
+static void test_whole_mailbox(void **state)
+{
+	struct mailbox m = { { .address = "a@b", .id = "a@b", .state = MAILBOX_WATCHING, .since_wall_s = T0 }, NULL };
+	json_t *mailbox = parse(status_json_mailbox_whole(&m));
+
+	(void)state;
+	assert_text(mailbox, "address", "a@b");
+	assert_text(mailbox, "settings/credential", "contoso");
+	assert_text(mailbox, "settings/host", "imap.example");
+	assert_number(mailbox, "settings/port", 993);
+	assert_text(mailbox, "settings/watch", "poll");
+	assert_number(mailbox, "settings/interval_s", 300);
+	assert_text(mailbox, "settings/deliver/command", "/bin/take");	/* without arguments: one may be a secret */
+	assert_text(mailbox, "settings/after", "move");
+	assert_text(mailbox, "settings/after_folder", "Done");
+	assert_int_equal(json_array_size(at(mailbox, "errors")), 2);
+	assert_text(mailbox, "errors/0/failure", "throttled");
+	assert_text(mailbox, "errors/0/error", "slow \"down\"");
+	assert_text(mailbox, "errors/1/first_at", "2026-01-31T10:00:00Z");
+	assert_text(mailbox, "errors/1/last_at", "2026-01-31T10:00:03Z");
+	assert_number(mailbox, "errors/1/times", 4);
 	json_decref(mailbox);
 }
 
@@ -364,6 +412,7 @@ int main(void)
 		cmocka_unit_test(test_what_json_cannot_hold),
 		cmocka_unit_test(test_more_reasons_than_room),
 		cmocka_unit_test(test_mailbox),
+		cmocka_unit_test(test_whole_mailbox),
 		cmocka_unit_test(test_mailbox_without_failure),
 		cmocka_unit_test(test_a_failure_without_text_still_shows),
 		cmocka_unit_test(test_answers_of_verbs),
