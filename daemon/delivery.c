@@ -3,7 +3,6 @@
 #include "backoff.h"
 #include "config.h"
 #include "delivery.h"
-#include "log.h"
 #include "message.h"
 #include "sink.h"
 #include "spool.h"
