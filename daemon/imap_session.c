@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "dial.h"
-#include "imap_session.h"
+#include "imap_session_private.h"
 #include "imap_trace.h"
 #include "log.h"
 #include "tls.h"
@@ -223,8 +223,7 @@ static void begin_command(struct imap_session *s, enum imap_command command, enu
 	s->done = (struct imap_done){ .command = command };
 }
 
-static void command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...) PRINTF_LIKE(4, 5);
-static void command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...)
+void imap_session_command(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *fmt, ...)
 {
 	va_list args;
 
@@ -800,101 +799,7 @@ void imap_session_resume(struct imap_session *s)
 	event_active(s->resume_ev, 0, 0);	/* what was read before the pause waits in the buffer */
 }
 
-/* --- the commands --- */
-
-static void command_on_folder(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *before,
-    const char *folder, const char *after)
-{
-	char *quoted = imap_quote_mailbox(folder);	/* valid: the configuration checked it */
-
-	command(s, kind, phase, "%s %s%s", before, quoted != NULL ? quoted : "\"\"", after);
-	free(quoted);
-}
-
-static void command_on_uids(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *before,
-    const struct ranges *uids, const char *after)
-{
-	char set[IMAP_SET_MAX + 1];
-
-	ranges_format(uids, set, sizeof(set));
-	command(s, kind, phase, "%s %s%s", before, set, after);
-}
-
-void imap_session_select(struct imap_session *s, const char *folder)
-{
-	command_on_folder(s, COMMAND_SELECT, PHASE_OPEN, "SELECT", folder, "");
-}
-
-void imap_session_status(struct imap_session *s, const char *folder)
-{
-	command_on_folder(s, COMMAND_STATUS, PHASE_OPEN, "STATUS", folder, " (MESSAGES UIDNEXT UIDVALIDITY)");
-}
-
-void imap_session_search_from(struct imap_session *s, uint32_t uid)
-{
-	command(s, COMMAND_SEARCH, PHASE_OTHER, "UID SEARCH UID %u:*", uid);
-}
-
-void imap_session_search_since(struct imap_session *s, int year, int month, int day)
-{
-	static const char *const months[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
-
-	command(s, COMMAND_SEARCH, PHASE_OTHER, "UID SEARCH SINCE %d-%s-%d", day, months[(month - 1) % 12], year);
-}
-
-void imap_session_fetch_sizes(struct imap_session *s, const struct ranges *uids)
-{
-	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID RFC822.SIZE)");
-}
-
-void imap_session_fetch_identity(struct imap_session *s, const struct ranges *uids)
-{
-	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID INTERNALDATE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])");
-}
-
-void imap_session_fetch(struct imap_session *s, const struct ranges *uids)
-{
-	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])");
-}
-
-void imap_session_fetch_split(struct imap_session *s, const struct ranges *uids)
-{
-	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID INTERNALDATE BODY.PEEK[HEADER] BODY.PEEK[TEXT])");
-}
-
-void imap_session_add_flag(struct imap_session *s, const struct ranges *uids, const char *flag)
-{
-	char after[48];
-
-	/* not +FLAGS.SILENT, which Exchange has refused (exchange-online 4.7) */
-	snprintf(after, sizeof(after), " +FLAGS (%s)", flag);
-	command_on_uids(s, COMMAND_STORE, PHASE_OTHER, "UID STORE", uids, after);
-}
-
-static void command_to_folder(struct imap_session *s, enum imap_command kind, const char *verb, const struct ranges *uids,
-    const char *folder)
-{
-	char *quoted = imap_quote_mailbox(folder), *after = xasprintf(" %s", quoted != NULL ? quoted : "\"\"");
-
-	command_on_uids(s, kind, PHASE_OTHER, verb, uids, after);
-	free(after);
-	free(quoted);
-}
-
-void imap_session_copy(struct imap_session *s, const struct ranges *uids, const char *folder)
-{
-	command_to_folder(s, COMMAND_COPY, "UID COPY", uids, folder);
-}
-
-void imap_session_move(struct imap_session *s, const struct ranges *uids, const char *folder)
-{
-	command_to_folder(s, COMMAND_MOVE, "UID MOVE", uids, folder);
-}
-
-void imap_session_expunge(struct imap_session *s, const struct ranges *uids)
-{
-	command_on_uids(s, COMMAND_EXPUNGE, PHASE_OTHER, "UID EXPUNGE", uids, "");
-}
+/* --- IDLE, LOGOUT; the other commands: imap_session_commands.c --- */
 
 void imap_session_idle(struct imap_session *s, msec_t at_most_ms)
 {
@@ -911,11 +816,6 @@ void imap_session_leave_idle(struct imap_session *s)
 		session_enter(s, P_IDLE_END);
 	else if (s->phase == P_IDLE_ASKED)
 		s->idle_end_asked = true;	/* DONE before the `+` would be BAD (exchange-online 4.8) */
-}
-
-void imap_session_unselect(struct imap_session *s)
-{
-	command(s, COMMAND_UNSELECT, PHASE_OTHER, "UNSELECT");
 }
 
 void imap_session_logout(struct imap_session *s)
