@@ -13,6 +13,7 @@ struct histogram {			/* of seconds */
 struct counters {
 	uint64_t sessions_opened;	/* signed in */
 	struct { const char *reason; uint64_t n; } ended[REASONS_COUNTED]; size_t n_ended;	/* sessions, by failure name or "planned" */
+	uint64_t delivered, refused, temporary;	/* attempts of all sinks, by outcome */
 	uint64_t delivered_bytes;
 	uint64_t throttled_ms;		/* asked for by servers */
 	uint64_t stalls;		/* sessions torn down for being past their deadline */

@@ -564,6 +564,7 @@ size_t fleet_tokens(struct fleet *f, struct token_snapshot *ret_v, size_t room)
 void fleet_store(const struct fleet *f, struct store_snapshot *ret)
 {
 	*ret = (struct store_snapshot){ .last_commit_wall_s = store_last_commit_wall_s(f->store), .spool_bytes = spool_bytes(f->spool),
+	    .spool_files = spool_files(f->spool),
 	    .commits = store_commits(f->store),
 	    .failure = store_failure(f->store) };
 }

@@ -78,5 +78,5 @@ void fleet_admission(const struct fleet *, const char *credential, struct gate_s
 size_t fleet_tokens(struct fleet *, struct token_snapshot *ret_v, size_t room);
 /* More mailboxes share the token than admission lets sign in anew in its window? Then hint says so. */
 bool fleet_relogin_is_tight(const struct fleet *, const struct token_snapshot *, char *ret_hint, size_t size);
-struct store_snapshot { int64_t last_commit_wall_s; uint64_t spool_bytes, commits; const struct failure *failure; };
+struct store_snapshot { int64_t last_commit_wall_s; uint64_t spool_bytes, commits; size_t spool_files; const struct failure *failure; };
 void fleet_store(const struct fleet *, struct store_snapshot *ret);

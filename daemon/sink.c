@@ -159,6 +159,7 @@ static void on_quarantined(void *arg, int error)
 		return;
 	}
 	counts->refused++;
+	p->sink->sinks->env.counters->refused++;
 	if (++counts->refused_in_a_row >= REFUSALS_IN_A_ROW_MAX && !counts->failing) {
 		counts->failing = true;
 		log_write(LOG_LEVEL_ERROR, EVENT_SINK_FAILING, &ctx, NULL, 0, "sink refused %d messages in a row: nothing more is quarantined until it takes one",
@@ -173,12 +174,14 @@ static void on_outcome(void *arg, struct message *m, enum sink_outcome outcome, 
 {
 	struct passage *p = arg;
 	struct sink_counts *counts = &p->sink->counts;
+	struct counters *counters = p->sink->sinks->env.counters;
 
 	if (why != NULL)
 		p->why = *why;
 	switch (outcome) {
 	case SINK_DELIVERED:
 		counts->delivered++;
+		counters->delivered++;
 		counts->refused_in_a_row = 0;
 		counts->failing = false;
 		counts->failure.fail = FAIL_NONE;
@@ -192,10 +195,12 @@ static void on_outcome(void *arg, struct message *m, enum sink_outcome outcome, 
 		FALLTHROUGH;		/* who refuses everything is broken, not the messages */
 	case SINK_TEMPORARY:
 		counts->temporary++;
+		counters->temporary++;
 		answer(p, SINK_AGAIN);
 		return;
 	case SINK_LOST:
 		counts->temporary++;
+		counters->temporary++;
 		answer(p, SINK_FETCH_AGAIN);
 		return;
 	}

@@ -22,6 +22,7 @@
 
 struct spool {
 	uint64_t bytes, limit_bytes, min_free_bytes;
+	size_t files;
 };
 struct spool_file {
 	struct spool *spool;		/* lent */
@@ -207,6 +208,7 @@ struct spool_file *spool_file_new(struct spool *spool, const struct spool_place 
 	struct spool_file *f = xcalloc(1, sizeof(*f));
 
 	f->spool = spool;
+	spool->files++;
 	f->volume = place->volume;
 	f->ops = ops;
 	f->arg = arg;
@@ -315,7 +317,13 @@ uint64_t spool_bytes(const struct spool *s)
 	return s->bytes;
 }
 
+size_t spool_files(const struct spool *s)
+{
+	return s->files;
+}
+
 void spool_release(struct spool *s, uint64_t bytes)
 {
 	s->bytes -= bytes;
+	s->files--;
 }

@@ -18,6 +18,7 @@ void spool_set_limits(struct spool *, uint64_t limit_bytes, uint64_t min_free_by
 /* Is there room for about that many bytes more on this volume? An empty spool always takes one message. */
 bool spool_has_room(const struct spool *, const struct volume *, uint64_t bytes);
 uint64_t spool_bytes(const struct spool *);
+size_t spool_files(const struct spool *);
 void spool_release(struct spool *, uint64_t bytes);	/* a finished file has left the spool */
 
 struct spool_place { const char *dir; struct volume *volume; mode_t mode; gid_t gid; };	/* lent for the call; gid -1: as is */
