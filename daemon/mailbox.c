@@ -510,7 +510,7 @@ bool mailbox_is_failing(const struct mailbox *m, msec_t *ret_since_ms)
 {
 	int64_t retry;
 
-	*ret_since_ms = m->failures > 0 ? m->failing_since_ms : clock_now_ms() - (clock_wall_s() - m->since_wall_s) * 1000;
+	*ret_since_ms = m->failures > 0 ? m->failing_since_ms : m->held_since_ms;
 	return present_failure(m, &retry) != NULL;
 }
 

@@ -76,7 +76,7 @@ bool mailbox_restart_session(struct mailbox *);
 const struct mailbox_conf *mailbox_conf(const struct mailbox *);
 enum mailbox_state mailbox_state(const struct mailbox *);
 msec_t mailbox_last_look_ms(const struct mailbox *);	/* 0: never */
-bool mailbox_is_failing(const struct mailbox *, msec_t *ret_since_ms);	/* its last session or delivery failed */
+bool mailbox_is_failing(const struct mailbox *, msec_t *ret_since_ms);	/* its last session or delivery failed; since the first in a row */
 
 struct folder_snapshot {	/* lent until the mailbox changes */
 	const char *name;

@@ -7,6 +7,7 @@
 #include "util.h"
 
 #define ERRORS_KEPT 5
+#define NEW_HOLD_MS (10 * 60 * 1000)	/* longer than any wait between two tries: something worked in between */
 
 /* The newest first. Most mailboxes never fail, so room is made by the first failure. */
 static void keep(struct mailbox *m, const struct failure *why)
@@ -72,6 +73,9 @@ void mailbox_held(struct mailbox *m, const struct failure *why, msec_t wait_ms, 
 	unsigned untold;
 
 	keep(m, why);
+	if (m->holds == 0 || clock_now_ms() - m->held_last_ms > NEW_HOLD_MS)
+		m->held_since_ms = clock_now_ms();
+	m->held_last_ms = clock_now_ms();
 	m->holds++;
 	if (m->trace != NULL)
 		imap_trace_told(m->trace, "held: %s", why->text);

@@ -64,6 +64,7 @@ struct mailbox {
 	struct repeats failing, holding;	/* what has been logged of it; mailbox_errors.c, as the next ones */
 	struct mailbox_error *errors; size_t n_errors;	/* NULL: none yet */
 	unsigned holds;				/* in a row */
+	msec_t held_since_ms, held_last_ms;	/* its first and its last of these */
 	bool place_failed;			/* that is why it is held */
 	msec_t deadline_ms;			/* the watchdog's; 0: nothing is expected */
 	bool torn_down;				/* for that, and nothing has moved since */
