@@ -52,6 +52,19 @@ static void read_admission(struct loading *l, struct node *n, const char *where,
 	read_number(l, node_get(n, "fetching_at_once"), where, 1, 100000, &a->fetching_at_once);
 }
 
+static void read_date(struct loading *l, struct node *n, const char *where, int64_t *ret_s)
+{
+	char *text = NULL;
+	int year, month, day;
+
+	read_text(l, n, where, &text);
+	if (text != NULL && date_parse(text, &year, &month, &day) == 0)
+		*ret_s = date_start_s(year, month, day);
+	else if (text != NULL)
+		bad(l, n, where, "client_secret_expires must be a date such as 2027-01-31");
+	free(text);
+}
+
 static void look_at_secret(struct loading *l, const struct node *n, const char *where, const struct credential_conf *c)
 {
 	char why[256];
@@ -128,7 +141,7 @@ static void read_token_url(struct loading *l, struct node *map, const char *wher
 
 static struct credential_conf *read_credential(struct loading *l, struct node *name, struct node *map)
 {
-	static const char *const keys[] = { "cloud", "tenant", "client_id", "client_secret_file", "token_url", "scope", "ca_file", "admission",
+	static const char *const keys[] = { "cloud", "tenant", "client_id", "client_secret_file", "client_secret_expires", "token_url", "scope", "ca_file", "admission",
 		NULL };
 	static const char *const later[] = { "certificate_file", "private_key_file", "key_file", "federated_token_file", "token_file",
 		"managed_identity", "service_account_file", "kind", NULL };
@@ -161,6 +174,7 @@ static struct credential_conf *read_credential(struct loading *l, struct node *n
 		read_secret_file(l, secret_file, where, c);
 	else if (inline_secret == NULL)
 		missing(l, map, where, "client_secret_file is missing");
+	read_date(l, node_get(map, "client_secret_expires"), where, &c->secret_expires_s);
 	read_ca_file(l, node_get(map, "ca_file"), where, &c->ca_file);
 	read_admission(l, node_get(map, "admission"), where, &c->admission);
 	return c;
@@ -634,13 +648,14 @@ static void check_admission(struct loading *l, struct node *root)
 
 static void read_all(struct loading *l, struct node *root)
 {
-	static const char *const keys[] = { "state_dir", "control_socket", "metrics_listen", "log_level", "audit", "spool_limit", "min_free",
+	static const char *const keys[] = { "state_dir", "control_socket", "metrics_listen", "metrics_per_mailbox", "log_level", "audit", "spool_limit", "min_free",
 		"credentials", "defaults", "mailboxes", "mailbox_files", NULL };
+	static const char *const off_on[] = { "off", "on", NULL };
 	static const char *const levels[] = { "error", "warning", "info", "debug", NULL };	/* in the order of enum log_level */
 	struct config *c = l->config;
 	struct node *defaults;
 	struct list list = { 0 };
-	int level = LOG_LEVEL_INFO;
+	int level = LOG_LEVEL_INFO, per_mailbox = 0;
 
 	if (!is_kind(l, root, "", NODE_MAP))
 		return;
@@ -649,6 +664,8 @@ static void read_all(struct loading *l, struct node *root)
 	c->log_level = (enum log_level)level;
 	read_audit(l, node_get(root, "audit"), c);
 	read_listen(l, node_get(root, "metrics_listen"), c);
+	read_word(l, node_get(root, "metrics_per_mailbox"), "metrics_per_mailbox", off_on, &per_mailbox);
+	c->metrics_per_mailbox = per_mailbox == 1;
 	read_size(l, node_get(root, "spool_limit"), "spool_limit", &c->spool_limit_bytes);
 	read_size(l, node_get(root, "min_free"), "min_free", &c->min_free_bytes);
 	read_credentials(l, root);

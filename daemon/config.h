@@ -32,6 +32,7 @@ struct credential_conf {
 	char *ca_file;			/* for the token endpoint; NULL: the system's */
 	char *tenant;			/* NULL for `token_url` credentials; for hints */
 	char *imap_host;		/* the cloud's; NULL for `token_url` credentials */
+	int64_t secret_expires_s;	/* since 1970, as far as somebody has told; 0: nobody has */
 	struct admission_conf admission;
 };
 
@@ -72,6 +73,7 @@ struct config {
 	char *path;
 	char *state_dir, *control_socket;
 	char *metrics_address; uint16_t metrics_port;	/* NULL: off */
+	bool metrics_per_mailbox;
 	enum log_level log_level;
 	enum audit_kind audit; char *audit_file;	/* AUDIT_FILE */
 	uint64_t spool_limit_bytes, min_free_bytes;

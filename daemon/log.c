@@ -49,6 +49,7 @@ static const struct { const char *name, *id; } events[] = {
 	[EVENT_AUDIT_FAILED] = { "audit-failed", "2b6da4911dc94d6f8a1248352bd4a80a" },
 	[EVENT_AUDIT_RECOVERED] = { "audit-recovered", "71875c1f995d42debd7d5520896520a3" },
 	[EVENT_METRICS_FAILED] = { "metrics-failed", "7d8caee4764749c988392314cd25d37e" },
+	[EVENT_WATCHDOG] = { "watchdog", "a9629c0447d847339bce864ba02185de" },
 	[EVENT_VERB] = { "verb", "ff1cb9ab4e904d4b8c6b266d2a77dfd6" },
 };
 static const char *const level_names[] = {

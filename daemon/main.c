@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sysexits.h>
+#include <unistd.h>
 #include "config.h"
 #include "control.h"
 #include "doctor.h"
@@ -135,6 +136,19 @@ static void limit_process(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+/* The unit leaves a mark when its watchdog has ended the daemon (ExecStopPost=). */
+static bool was_ended_by_watchdog(void)
+{
+	const char *dir = getenv("STATE_DIRECTORY");
+	char *mark = dir != NULL ? xasprintf("%s/ended-by-watchdog", dir) : NULL;
+	bool was = mark != NULL && unlink(mark) == 0;
+
+	free(mark);
+	if (was)
+		log_write(LOG_LEVEL_WARNING, EVENT_WATCHDOG, NULL, NULL, 0, "the watchdog has ended the run before this one: it stood still, or a disk did");
+	return was;
+}
+
 static int daemon_init(struct daemon *d, struct config *config)
 {
 	char error[512];
@@ -150,7 +164,7 @@ static int daemon_init(struct daemon *d, struct config *config)
 	}
 	free(socket_path);
 	if (d->control != NULL)
-		d->metrics = metrics_new(d->base, d->fleet, error, sizeof(error));
+		d->metrics = metrics_new(d->base, d->fleet, was_ended_by_watchdog(), error, sizeof(error));
 	if (d->metrics == NULL) {
 		log_error(NULL, "cannot start: %s", error);
 		return -1;

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <event2/buffer.h>
 #include <event2/http.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -10,21 +11,77 @@
 #include "fleet.h"
 #include "http_server.h"
 #include "log.h"
-#include "metrics.h"
+#include "metrics_private.h"
 #include "status_json.h"
 #include "util.h"
 
 #define BACKLOG 256
+#define TEXT_FORMAT "text/plain; version=0.0.4; charset=utf-8"
 
 struct metrics {
 	struct event_base *base;	/* lent */
 	struct fleet *fleet;		/* lent */
 	int64_t started_wall_s;
+	bool by_watchdog;
 	struct http_server *http;	/* NULL: nothing listens */
 	char *address;			/* where it does */
 	uint16_t port;
 	bool complained;		/* the new address could not be listened on, and that was logged */
 };
+
+struct scrape {				/* with series of single mailboxes */
+	struct fleet *fleet;
+	struct http_stream *stream;
+	struct metrics_place at;
+};
+
+static void send_more(void *arg)
+{
+	struct scrape *scrape = arg;
+	struct evbuffer *piece = evbuffer_new();
+	char *text = NULL;
+	size_t len;
+	FILE *to = open_memstream(&text, &len);
+	bool more;
+
+	if (to == NULL)
+		abort();
+	more = metrics_mailboxes(scrape->fleet, &scrape->at, to);
+	fclose(to);
+	evbuffer_add(piece, text, len);
+	free(text);
+	http_stream_send(scrape->stream, piece);
+	evbuffer_free(piece);
+	if (more)
+		return;
+	http_stream_end(scrape->stream);
+	free(scrape);
+}
+
+static const struct http_stream_ops scrape_ops = { .drained = send_more, .closed = free };
+
+static void send_all(struct metrics *m, struct evhttp_request *req, char *text)	/* takes text */
+{
+	struct scrape *scrape = xcalloc(1, sizeof(*scrape));
+	struct evbuffer *piece = evbuffer_new();
+
+	scrape->fleet = m->fleet;
+	scrape->stream = http_stream_begin(m->http, req, TEXT_FORMAT, &scrape_ops, scrape);
+	evbuffer_add(piece, text, strlen(text));
+	free(text);
+	http_stream_send(scrape->stream, piece);
+	evbuffer_free(piece);
+}
+
+static void get_metrics(struct metrics *m, struct evhttp_request *req)
+{
+	char *text = metrics_text(m->fleet, m->started_wall_s, m->by_watchdog);
+
+	if (fleet_config(m->fleet)->metrics_per_mailbox && evhttp_request_get_command(req) == EVHTTP_REQ_GET)
+		send_all(m, req, text);
+	else
+		http_reply(req, HTTP_OK, TEXT_FORMAT, text);
+}
 
 static void on_request(void *arg, struct evhttp_request *req)
 {
@@ -37,7 +94,7 @@ static void on_request(void *arg, struct evhttp_request *req)
 	if (method != EVHTTP_REQ_GET && method != EVHTTP_REQ_HEAD)
 		http_reply(req, HTTP_BADMETHOD, "application/json", status_json_error("This is asked for with GET."));
 	else if (str_equal(path, "/metrics"))
-		http_reply(req, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", metrics_text(m->fleet, m->started_wall_s));
+		get_metrics(m, req);
 	else if (str_equal(path, "/healthz"))
 		http_reply(req, fleet_health(m->fleet, &reason, 1, &n) == HEALTH_DOWN ? HTTP_SERVUNAVAIL : HTTP_OK, "application/json",
 		    status_json_health(m->fleet));
@@ -99,13 +156,14 @@ void metrics_follow(struct metrics *m)
 	m->complained = failed;
 }
 
-struct metrics *metrics_new(struct event_base *base, struct fleet *fleet, char *ret_error, size_t size)
+struct metrics *metrics_new(struct event_base *base, struct fleet *fleet, bool by_watchdog, char *ret_error, size_t size)
 {
 	struct metrics *m = xcalloc(1, sizeof(*m));
 
 	m->base = base;
 	m->fleet = fleet;
 	m->started_wall_s = clock_wall_s();
+	m->by_watchdog = by_watchdog;
 	if (listen_there(m, fleet_config(fleet), ret_error, size) < 0)
 		metrics_free(&m);
 	return m;

@@ -1,16 +1,15 @@
 /* metrics.h - numbers for Prometheus over HTTP, on the address that metrics_listen names: GET /metrics and GET /healthz (200 while
- * mail moves, 503 when health is down), nothing else. The port has no authentication, so there is no name of a mailbox in it. */
+ * mail moves, 503 when health is down), nothing else. The port has no authentication, so there is no name of a mailbox in it unless
+ * metrics_per_mailbox is on. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct event_base; struct fleet;
 struct metrics;
 
-/* NULL: ret_error says why the configured address cannot be listened on. Without an address nothing listens. */
-struct metrics *metrics_new(struct event_base *, struct fleet *, char *ret_error, size_t size);
+/* by_watchdog: that ended the last run. NULL: ret_error says why the configured address cannot be listened on. Without an address nothing listens. */
+struct metrics *metrics_new(struct event_base *, struct fleet *, bool by_watchdog, char *ret_error, size_t size);
 void metrics_free(struct metrics **);
 void metrics_follow(struct metrics *);		/* now and then: listens where the configuration says since a reload; errors are logged once */
-
-/* Text exposition format 0.0.4. Caller frees. */
-char *metrics_text(struct fleet *, int64_t started_wall_s);

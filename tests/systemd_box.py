@@ -303,6 +303,7 @@ def test_watchdog(simulator, taken):
     wait("the watchdog restarts what stands still", lambda: int(show("NRestarts")) == restarts + 1, 40)
     wait("nothing is lost or doubled", lambda: delivered_all(simulator, taken), 40)
     assert any("Watchdog timeout" in e["MESSAGE"] for e in journal())
+    wait("the next run tells it", lambda: len(journal("MESSAGE_ID=" + event_ids()["watchdog"])) == 1)
 
 
 def test_no_start_limit(simulator, taken):

@@ -55,6 +55,8 @@ def test_numbers(simulator, served):
     assert n["mailpolld_delivery_lag_seconds_count"] == 5 == n['mailpolld_delivery_lag_seconds_bucket{le="+Inf"}']
     assert n["mailpolld_sink_duration_seconds_count"] == 5 and n["mailpolld_sink_duration_seconds_sum"] >= 0
     assert n["mailpolld_store_commits_total"] >= 1 and n["mailpolld_oldest_undelivered_age_seconds"] == 0
+    assert n["mailpolld_spool_bytes"] == n["mailpolld_spool_files"] == n["mailpolld_longest_failing_seconds"] == n["mailpolld_started_by_watchdog"] == 0
+    assert n['mailpolld_build_info{version="%s"}' % served.status("?summary=1")["version"]] == 1 and "mailpolld_loop_lag_seconds_count" in n
     assert sum(v for k, v in n.items() if k.startswith("mailpolld_mailboxes{")) == 1
     assert "contoso.example" not in text                        # the port has no authentication
     # each family has its HELP and TYPE, and counters end in _total
@@ -78,6 +80,92 @@ def test_what_goes_wrong_is_counted(simulator, served):
     n = numbers(get(served.port, "/metrics")[2])
     assert n['mailpolld_sessions_ended_total{reason="throttled"}'] == 1 and n["mailpolld_throttled_seconds_total"] >= 30
     assert n["mailpolld_mailboxes_failing"] == 1
+
+
+def test_series_of_each_mailbox(simulator, daemon):
+    """Only where somebody wants them; each once, all of a family together; never histograms"""
+    port, addresses = free_port(), ["m%04d@contoso.example" % i for i in range(1200)]
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 2000} for i in range(5)])
+    closed = {"port": free_port()}
+    daemon.config([M, *({"address": a, **closed} for a in addresses)], top={"metrics_listen": "127.0.0.1:%d" % port, "metrics_per_mailbox": "on"},
+                  admission={"sessions_per_second": 50})
+    daemon.start()
+    daemon.wait_delivered(M, 5)
+    text = get(port, "/metrics")[2]
+    n = numbers(text)
+    assert n['mailpolld_mailbox_delivered_total{mailbox="%s"}' % M] == 5 and n['mailpolld_mailbox_failing{mailbox="%s"}' % M] == 0
+    series = [line.split("{")[0] for line in text.splitlines() if line.startswith("mailpolld_mailbox_") and "{mailbox=" in line]
+    families = list(dict.fromkeys(series))
+    assert len(families) == 6 and all(series.count(f) == 1201 for f in families) and series == sorted(series, key=families.index)
+    assert len(set(n)) == len([line for line in text.splitlines() if line and not line.startswith("#")])
+    assert not re.search(r"_bucket\{[^}]*mailbox=", text) and not re.search(r"mailpolld_(?!mailbox_)[a-z_]+\{mailbox=", text)
+    assert daemon.status("?summary=1")["loop"]["lag_max_ms"] <= 100
+    if shutil.which("promtool"):
+        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    daemon.config([M, *addresses[:3]], top={"metrics_listen": "127.0.0.1:%d" % port})
+    assert daemon.ctl("reload").returncode == 0
+    assert "contoso.example" not in get(port, "/metrics")[2]
+
+
+def test_secret_expiry(simulator, daemon):
+    port = free_port()
+    simulator.mailbox(M)
+    daemon.config([M], top={"metrics_listen": "127.0.0.1:%d" % port})
+    with open(daemon.file) as f:
+        conf = json.load(f)
+    conf["credentials"]["contoso"]["client_secret_expires"] = "2027-01-31"
+    with open(daemon.file, "w") as f:
+        json.dump(conf, f)
+    daemon.start()
+    assert numbers(get(port, "/metrics")[2])['mailpolld_secret_expiry_time_seconds{credential="contoso"}'] == 1801353600
+    conf["credentials"]["contoso"]["client_secret_expires"] = "soon"
+    with open(daemon.file, "w") as f:
+        json.dump(conf, f)
+    refused = daemon.ctl("reload")
+    assert refused.returncode == 1 and "client_secret_expires must be a date such as 2027-01-31" in refused.stderr
+
+
+def test_counters_outlive_a_reload(simulator, served):
+    """A sink that is not configured any more takes none of what was counted with it"""
+    served.config([{"address": M, "deliver": {"maildir": os.path.join(served.directory, "mail", "elsewhere")}}],
+                  top={"metrics_listen": "127.0.0.1:%d" % served.port})
+    assert served.ctl("reload").returncode == 0
+    simulator.add(M, [{"seed": 9, "size": 2000}])
+    served.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] == 6)
+    assert numbers(get(served.port, "/metrics")[2])['mailpolld_deliveries_total{outcome="delivered"}'] == 6
+
+
+def test_the_watchdogs_mark(simulator, daemon):
+    """What the unit leaves behind after the watchdog is told once, by the next run"""
+    port = free_port()
+    simulator.mailbox(M)
+    daemon.config([M], top={"metrics_listen": "127.0.0.1:%d" % port})
+    mark = os.path.join(daemon.state_dir, "ended-by-watchdog")
+    with open(os.path.join(ROOT, "systemd", "mailpolld.service")) as f:
+        left = re.search("^ExecStopPost=/bin/sh -c '(.*)'$", f.read(), re.M).group(1).replace("$$", "$")
+    for result, expected in (("success", 0), ("watchdog", 1), ("signal", 0)):
+        subprocess.run(["sh", "-c", left], check=True, env={"SERVICE_RESULT": result, "STATE_DIRECTORY": daemon.state_dir})
+        assert os.path.exists(mark) == bool(expected)
+        daemon.start(env={"STATE_DIRECTORY": daemon.state_dir})
+        assert numbers(get(port, "/metrics")[2])["mailpolld_started_by_watchdog"] == expected
+        assert daemon.has_line("event=watchdog") == bool(expected) and not os.path.exists(mark)
+        daemon.stop()
+
+
+def test_longest_failing(simulator, make_daemon):
+    """Of a session and of a sink that is tried again and again: since the first time"""
+    daemon, port = make_daemon("daemon", "mailpolld-scaled"), free_port()
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": 1, "size": 2000}])
+    daemon.config([{"address": M, "deliver": {"command": ["/bin/false"]}}], top={"metrics_listen": "127.0.0.1:%d" % port})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
+    daemon.wait_state(M, "held")
+    until = time.monotonic() + 30
+    while numbers(get(port, "/metrics")[2])["mailpolld_longest_failing_seconds"] < 900:
+        assert time.monotonic() < until
+    assert int(daemon.status()["sinks"][0]["temporary"]) >= 4
 
 
 def test_healthz(simulator, served):
@@ -133,7 +221,7 @@ def test_dashboard_and_alerts_use_what_is_exported(served):
         assert len(used) > 5 and used <= names, used - names
     with open(os.path.join(ROOT, "conf", "grafana-dashboard.json")) as f:
         shown = set(re.findall(r"\bmailpolld_[a-z_]+", f.read()))
-    assert {n for n in names if not n.endswith(("_sum", "_count"))} <= shown, names - shown     # nothing is measured for nobody
+    assert shown <= names and {n for n in names if not n.endswith(("_sum", "_count"))} <= shown, names - shown     # nothing is measured for nobody
 
 
 @PROMTOOL
