@@ -17,6 +17,7 @@
 #include "tls.h"
 
 #define IDLE_END_MS 30000
+#define REFUSAL_WORD 200		/* longer than a refusal's JSON, shorter than an access token */
 /* As much is read from TLS at a time as makes one chain of libevent's with 16 KiB, about a record; by default it is two chains. */
 #define READ_BYTES (16 * 1024 - 48)
 
@@ -51,8 +52,8 @@ struct imap_session {
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure failure;			/* why it ended */
-	char refusal[80];			/* what the server said of a refused sign-in before its NO; "": nothing */
 	struct imap_trace *trace;		/* lent; NULL: nobody looks */
+	char *refusal;				/* what the mechanism says of a refused sign-in; NULL: nothing */
 	struct failure complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; FAIL_NONE: none */
 };
 
@@ -124,10 +125,13 @@ static void end_by_network(struct imap_session *s, bool is_certificate, const ch
 static void end_by_answer(struct imap_session *s, enum failure_answer answer, const struct imap_response *r)
 {
 	struct failure why;
+	size_t len;
 
 	failure_from_imap(&why, where(s), answer, r->code, r->text, s->conf.subject);
-	if (s->phase == P_AUTH_REFUSED && s->refusal[0] != '\0')
-		snprintf(why.text + strlen(why.text), sizeof(why.text) - strlen(why.text), " %s", s->refusal);
+	if (s->refusal != NULL) {
+		len = strlen(why.text);
+		snprintf(why.text + len, sizeof(why.text) - len, "; the server says of the refused sign-in: %s", s->refusal);
+	}
 	end_with(s, &why);
 }
 
@@ -337,8 +341,9 @@ static void on_auth_plus(struct imap_session *s, const struct imap_response *r)
 	}
 	if (len <= sizeof(reason) && (n = EVP_DecodeBlock((unsigned char *)reason, (const unsigned char *)r->text, (int)len)) > 0) {
 		printable(shown, sizeof(shown), reason, (size_t)n < sizeof(reason) ? (size_t)n : sizeof(reason) - 1);
-		log_info(s->conf.log, "the server says of the refused sign-in: %s", shown);
-		printable(s->refusal, sizeof(s->refusal), shown, strlen(shown));
+		shown[hide_long_words(shown, strlen(shown), REFUSAL_WORD)] = '\0';
+		free(s->refusal);
+		s->refusal = xstrdup(shown);
 	}
 	send_line(s, "%s", "");
 	session_enter(s, P_AUTH_REFUSED);
@@ -481,10 +486,24 @@ static void on_stray(struct imap_session *s, const struct imap_response *r)
 		end_by_protocol(s, "unexpected greeting", r->text);
 }
 
+/* Has the server been given a secret that it might repeat? */
+static bool is_told_a_secret(const struct imap_session *s)
+{
+	return s->phase == P_AUTH || s->phase == P_AUTH_REFUSED;
+}
+
 static void on_response(struct imap_session *s, const struct imap_response *r)
 {
 	const struct phase_def *phase = &phases[s->phase];
-	char expected[16];
+	struct imap_response safe = *r;
+	char expected[16], text[512];
+
+	if (is_told_a_secret(s) && r->kind != IMAP_CONTINUE) {
+		snprintf(text, sizeof(text), "%s", r->text);
+		text[hide_long_words(text, strlen(text), IMAP_TRACE_WORD)] = '\0';
+		safe.text = text;
+		r = &safe;
+	}
 
 	switch (r->kind) {
 	case IMAP_TAGGED:
@@ -540,7 +559,7 @@ static void on_body_bytes(struct imap_session *s, struct evbuffer *in, const str
 
 static void trace_received(struct imap_session *s, const struct imap_event *ev, const void *data, size_t len)
 {
-	imap_trace_distrust(s->trace, s->phase == P_AUTH || s->phase == P_AUTH_REFUSED);
+	imap_trace_distrust(s->trace, is_told_a_secret(s));
 	if (ev->what == IMAP_BODY && ev->body_in_place)
 		imap_trace_body(s->trace, len);
 	else
@@ -741,6 +760,7 @@ void imap_session_free(struct imap_session **session, struct ssl_session_st **re
 	event_free(s->resume_ev);
 	event_free(s->end_ev);
 	secret_free(&s->initial_response);
+	free(s->refusal);
 	free(s);
 	*session = NULL;
 }

@@ -4,7 +4,6 @@
 #include <string.h>
 #include "imap_trace.h"
 
-#define WORD_MAX 40			/* a SASL response with a token in it is longer */
 #define OUT_BYTES (2 * IMAP_TRACE_LINE)
 
 struct imap_trace {
@@ -88,25 +87,6 @@ static void tell_body(struct imap_trace *t)
 	t->body = 0;
 }
 
-/* In place: what takes the place of a word is shorter than it. */
-static void shorten_words(struct imap_trace *t)
-{
-	size_t out = 0, len;
-
-	for (size_t in = 0; in < t->len; in += len) {
-		for (len = 0; in + len < t->len && t->received[in + len] != ' '; len++)
-			;
-		if (len > WORD_MAX) {
-			out += (size_t)sprintf(t->received + out, "<%zu bytes>", len);
-		} else {
-			len += in + len < t->len;	/* with its space */
-			memmove(t->received + out, t->received + in, len);
-			out += len;
-		}
-	}
-	t->len = out;
-}
-
 static void tell_line(struct imap_trace *t)
 {
 	char after[48] = "";
@@ -114,7 +94,7 @@ static void tell_line(struct imap_trace *t)
 	if (t->total > t->len)
 		snprintf(after, sizeof(after), "... (%llu bytes)", (unsigned long long)t->total);
 	if (t->distrusts)
-		shorten_words(t);
+		t->len = hide_long_words(t->received, t->len, IMAP_TRACE_WORD);
 	tell(t, "S: ", t->received, t->len, after);
 	t->len = 0;
 	t->total = 0;

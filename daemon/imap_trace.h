@@ -7,6 +7,7 @@
 #include "util.h"
 
 #define IMAP_TRACE_LINE 1000		/* bytes of a line that are shown */
+#define IMAP_TRACE_WORD 40		/* a SASL response with a token in it is longer */
 
 struct imap_trace;
 struct imap_trace *imap_trace_new(void (*line)(void *arg, const char *text), void *arg);	/* line must not free the trace */

@@ -203,6 +203,28 @@ void printable(char *ret_text, size_t size, const char *s, size_t len)
 	ret_text[out] = '\0';
 }
 
+size_t hide_long_words(char *s, size_t len, size_t max)
+{
+	size_t out = 0, word;
+
+	for (size_t in = 0; in < len; in += word) {
+		for (word = 0; in + word < len && s[in + word] != ' '; word++)
+			;
+		if (word > max) {
+			char size[32];
+
+			snprintf(size, sizeof(size), "<%zu bytes>", word);
+			memcpy(s + out, size, strlen(size));
+			out += strlen(size);
+		} else {
+			word += in + word < len;	/* with its space */
+			memmove(s + out, s + in, word);
+			out += word;
+		}
+	}
+	return out;
+}
+
 int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day)
 {
 	struct tm tm = { 0 }, normal;

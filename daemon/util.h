@@ -46,6 +46,9 @@ size_t utf8_length(const unsigned char *s, size_t len);
 /* Copies what a peer said into a log or a status: printable UTF-8 stays, the rest becomes '?', bounded by size. */
 void printable(char *ret_text, size_t size, const char *s, size_t len);
 
+/* Shows words of more than max (at least 16) bytes as their sizes, in place: what may have a secret in it. The new length. */
+size_t hide_long_words(char *s, size_t len, size_t max);
+
 /* A day as 2026-01-31. -1: not one, since 1970. */
 int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day) MUST_CHECK;
 int64_t date_start_s(int year, int month, int day);	/* its midnight, UTC, in seconds since 1970 */

@@ -288,6 +288,10 @@ class Session(fetch.Fetching):
             if mailbox:
                 mailbox.refused += 1
             self.state.counts["refused"] += 1
+            if refused and refused.get("form") == "echo":       # a server that tells what it did not understand
+                self.say("* NO what is %s" % response)
+                await self.bad(tag, "unknown: AUTHENTICATE XOAUTH2 %s" % response)
+                return
             if refused and refused.get("form") == "json":       # as Gmail and Dovecot do (4.2)
                 self.say("+ " + base64.b64encode(b'{"status":"401","schemes":"bearer"}').decode())
                 await self.writer.drain()

@@ -1,4 +1,5 @@
 """mailpollctl trace: a mailbox's wire, live."""
+import json
 import os
 import re
 import signal
@@ -130,6 +131,22 @@ def test_without_a_session(simulator, daemon):
     daemon.poll(A)
     trace.wait("-- watching")
     assert trace.end(signal.SIGINT) == (0, "")
+
+
+def test_a_server_that_repeats_the_secret(simulator, daemon):
+    """Neither trace nor log nor status has it"""
+    simulator.mailbox(A)
+    simulator.fault("auth-refused", A, form="echo")
+    daemon.config([A])
+    daemon.start()
+    daemon.wait_state(A, "backing-off")
+    trace = Trace(daemon, A)
+    daemon.poll(A)
+    trace.wait("-- session ended: authenticating: BAD unknown: AUTHENTICATE XOAUTH2 <")
+    assert trace.end(signal.SIGINT) == (0, "")
+    told = "\n".join([*trace.lines, *daemon.lines, json.dumps(daemon.request("GET", "/mailboxes/" + A)[1])])
+    assert re.search(r"S: A\d+ BAD unknown: AUTHENTICATE XOAUTH2 <\d+ bytes>", told) and "S: * NO what is <" in told
+    assert not re.search(r"[A-Za-z0-9+/=_-]{80,}", told)
 
 
 def test_reload_and_stop(simulator, daemon):

@@ -65,9 +65,26 @@ static void test_glob_is_quick(void **state)
 	assert_false(glob_match(pattern, s));
 }
 
+static void test_hide_long_words(void **state)
+{
+	static const struct { const char *s, *hidden; } cases[] = {
+		{ "", "" }, { "a b  c", "a b  c" }, { "12345678901234567890", "12345678901234567890" }, { "123456789012345678901", "<21 bytes>" },
+		{ "a 123456789012345678901 b", "a <21 bytes> b" }, { " 123456789012345678901  123456789012345678901", " <21 bytes>  <21 bytes>" },
+	};
+	char text[64];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		strcpy(text, cases[i].s);
+		text[hide_long_words(text, strlen(text), 20)] = '\0';
+		assert_string_equal(text, cases[i].hidden);
+	}
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_url_host), cmocka_unit_test(test_glob), cmocka_unit_test(test_glob_is_quick) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_url_host), cmocka_unit_test(test_glob), cmocka_unit_test(test_glob_is_quick),
+		cmocka_unit_test(test_hide_long_words) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
