@@ -18,7 +18,7 @@ void fleet_start(struct fleet *, void (*on_ready)(void *arg), void *arg);
 void fleet_stop(struct fleet *, msec_t at_most_ms, void (*on_stopped)(void *arg), void *arg);
 void fleet_free(struct fleet **);
 
-struct reload_outcome { bool ok; size_t added, removed, changed, kept; const char *errors; /* NULL or lines; lent */ };
+struct reload_outcome { bool ok; size_t added, removed, changed, kept; const char *errors, *warnings; /* NULL or lines; lent */ };
 /* Reads the file again off the loop; all or nothing; unchanged mailboxes keep their sessions. done comes from the
  * loop once. A reload asked for while one runs waits for it, then reads the file once more. */
 void fleet_reload(struct fleet *, void (*done)(void *arg, const struct reload_outcome *), void *arg);

@@ -146,6 +146,7 @@ static void done_read(struct job *job)
 	struct reload_job *r = (struct reload_job *)job;
 	struct fleet *f = r->fleet;
 	struct reload_outcome outcome = { 0 };
+	char *warnings = join(&r->warnings);
 
 	if (r->config != NULL)
 		check_fixed(f, r->config, &r->errors);
@@ -160,6 +161,7 @@ static void done_read(struct job *job)
 		outcome.errors = f->config_error;
 	} else {
 		outcome.ok = true;
+		outcome.warnings = warnings;
 		for (size_t i = 0; i < r->warnings.n; i++)
 			log_warning(NULL, "%s", r->warnings.v[i]);
 		tls_forget(f->tls);
@@ -171,6 +173,7 @@ static void done_read(struct job *job)
 	free(r->path);
 	free(r);
 	answer(f, &outcome);
+	free(warnings);
 }
 
 static void start_reading(struct fleet *f)

@@ -222,17 +222,25 @@ static int run_log_level(const struct options *o, const char *level)
 	return run_other_verb(o, "/log-level?level=", level, ": logged from now on, until the next start or reload");
 }
 
+static void put_lines(FILE *to, const char *before, const json_t *lines)
+{
+	const json_t *line;
+	size_t i;
+
+	json_array_foreach(lines, i, line) {
+		fputs(before, to);
+		put_clean(to, json_string_value(line));
+		fputc('\n', to);
+	}
+}
+
 static int complain_not_reloaded(const struct options *o, const struct reply *r)
 {
-	const json_t *errors = json_object_get(r->json, "errors"), *error;
-	size_t i;
+	const json_t *errors = json_object_get(r->json, "errors");
 
 	if (errors == NULL)
 		return complain_refused(o, r);
-	json_array_foreach(errors, i, error) {
-		put_clean(stderr, json_string_value(error));
-		fputc('\n', stderr);
-	}
+	put_lines(stderr, "", errors);
 	fputs("mailpollctl: not reloaded; the running configuration stays\n", stderr);
 	return EXIT_FAILURE;
 }
@@ -245,11 +253,13 @@ static int run_reload(const struct options *o, const char *none)
 	(void)none;
 	if (status != EX_OK)
 		return status;
-	if (r.status == 200)
+	if (r.status == 200) {
+		put_lines(stderr, "warning: ", json_object_get(r.json, "warnings"));
 		printf("reloaded: %lld mailboxes added, %lld removed, %lld changed, %lld unchanged\n", number_of(r.json, "added"),
 		    number_of(r.json, "removed"), number_of(r.json, "changed"), number_of(r.json, "kept"));
-	else
+	} else {
 		status = complain_not_reloaded(o, &r);
+	}
 	reply_done(&r);
 	return status;
 }

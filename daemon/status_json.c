@@ -436,6 +436,7 @@ char *status_json_reload(const struct reload_outcome *outcome)
 		put(object, "removed", number(outcome->removed));
 		put(object, "changed", number(outcome->changed));
 		put(object, "kept", number(outcome->kept));
+		put(object, "warnings", lines_array(outcome->warnings));
 	} else {
 		put(object, "errors", lines_array(outcome->errors));
 	}

@@ -145,6 +145,9 @@ def test_what_it_does_and_exits_with(simulator, daemon):
     assert daemon.ctl("resume", A).returncode == 0
     daemon.wait_state(A, "watching")
     assert daemon.ctl("reload").stdout == "reloaded: 0 mailboxes added, 0 removed, 0 changed, 2 unchanged\n"
+    daemon.config([A, B], defaults={"ca_file": simulator.ca_file, "deliver": {"command": ["/no/such/program"]}})
+    warned = daemon.ctl("reload")
+    assert warned.returncode == 0 and "2 changed" in warned.stdout and re.search(r"warning: .*mailpolld\.yaml:\d+:\d+: .*/no/such/program", warned.stderr)
     with open(daemon.file, "a") as f:
         f.write("nonsense: [")
     refused = daemon.ctl("reload")

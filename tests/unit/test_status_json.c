@@ -382,7 +382,7 @@ static void test_a_failure_without_text_still_shows(void **state)
 
 static void test_answers_of_verbs(void **state)
 {
-	const struct reload_outcome good = { .ok = true, .added = 1, .removed = 2, .changed = 3, .kept = 4 };
+	const struct reload_outcome good = { .ok = true, .added = 1, .removed = 2, .changed = 3, .kept = 4, .warnings = "a.yaml:5:6: z" };
 	const struct reload_outcome bad = { .errors = "a.yaml:1:2: x\n\na.yaml:3:4: \"y\"\n" }, silent = { 0 };
 	struct mailbox m = { { .address = "a@b", .id = "a", .state = MAILBOX_PAUSED }, NULL };
 	json_t *answers[] = { parse(status_json_reload(&good)), parse(status_json_reload(&bad)), parse(status_json_reload(&silent)),
@@ -394,6 +394,7 @@ static void test_answers_of_verbs(void **state)
 	assert_number(answers[0], "removed", 2);
 	assert_number(answers[0], "changed", 3);
 	assert_number(answers[0], "kept", 4);
+	assert_text(answers[0], "warnings/0", "a.yaml:5:6: z");
 	assert_true(json_is_false(at(answers[1], "ok")));
 	assert_int_equal(json_array_size(at(answers[1], "errors")), 2);
 	assert_text(answers[1], "errors/1", "a.yaml:3:4: \"y\"");
