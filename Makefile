@@ -2,6 +2,7 @@
 # make test       every test (./run test installs what is missing first)
 # make asan       the same tests with the address and undefined-behaviour sanitizers
 # make day        a day of 500 mailboxes, in six minutes
+# make bench      speed and scale beside other programs: tests/bench/README.md
 # make man        man/mailpolld-errors.7 from the failure table
 # make fuzz       each fuzz target for FUZZ_SECONDS
 # make install    DESTDIR= PREFIX=
@@ -54,7 +55,7 @@ SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all day man test unit integration demo asan asan-test fuzz tidy format install deb clean check-tree
+.PHONY: all bench day man test unit integration demo asan asan-test fuzz tidy format install deb clean check-tree
 all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
 
 $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
@@ -101,6 +102,13 @@ man: $(BUILD)/errors_page
 day: all $(BUILD)/mailpolld-scaled
 	DAY_MAILBOXES=500 DAY_HOURS=24 DAY_RATE=240 BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -s -p no:cacheprovider \
 		tests/integration/test_day.py
+
+BENCH_TOOLS := $(addprefix $(BUILD)/bench/tools/,floor light measure take_message)
+bench: all $(BENCH_TOOLS)
+	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -B tests/bench/bench.py
+$(BUILD)/bench/tools/%: tests/bench/%.c tests/bench/client.c tests/bench/disk.c tests/bench/client.h tests/bench/disk.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.c,$^) $(shell pkg-config --libs libevent libevent_openssl openssl) -lpthread
 
 check-tree: $(BUILD)/errors_page
 	$(BUILD)/errors_page | diff -u man/mailpolld-errors.7 -

@@ -27,11 +27,7 @@ mail_max_userip_connections = 0
 default_internal_user = dovecot
 default_login_user = dovenull
 mail_fsync = never
-passdb {{
-  driver = oauth2
-  mechanisms = xoauth2 oauthbearer
-  args = {base}/oauth2.conf
-}}
+{tokens}
 passdb {{
   driver = static
   mechanisms = plain
@@ -63,6 +59,13 @@ namespace inbox {{
   }}
 }}
 """
+TOKENS = """
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {base}/oauth2.conf
+}}
+"""
 
 
 def free_port():
@@ -72,7 +75,9 @@ def free_port():
 
 
 class Dovecot:
-    def __init__(self, base, simulator):
+    """tokens: the passdb for them; more: settings that come last."""
+
+    def __init__(self, base, simulator, tokens=TOKENS, more=""):
         self.base, self.port, self.ca_file = str(base), free_port(), simulator.ca_file
         os.makedirs(os.path.join(self.base, "home"))
         for directory in (self.base, os.path.join(self.base, "home")):
@@ -90,8 +95,8 @@ class Dovecot:
                     % (simulator.token_port, simulator.ca_file))
         conf = os.path.join(self.base, "dovecot.conf")
         with open(conf, "w") as f:
-            f.write(CONF.format(base=self.base, cert=os.path.join(sim, "localhost.pem"), key=os.path.join(sim, "localhost.key"), port=self.port,
-                                uid=user.pw_uid, gid=user.pw_gid, password=PASSWORD))
+            f.write(CONF.format(base=self.base, tokens=tokens.format(base=self.base), cert=os.path.join(sim, "localhost.pem"), key=os.path.join(sim, "localhost.key"), port=self.port,
+                                uid=user.pw_uid, gid=user.pw_gid, password=PASSWORD) + more)
         self.process = subprocess.Popen(["dovecot", "-F", "-c", conf], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
         while True:
