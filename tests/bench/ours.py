@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 
-from place import HERE, AnonymousPeak, Sample, cpu_s, memory_kib, started, until
+from place import HERE, TOOLS, AnonymousPeak, Sample, cpu_s, memory_kib, started, until
 
 sys.path.insert(0, os.path.join(HERE, "..", "integration"))
 from lib.daemon import Daemon, UnixConnection  # noqa: E402
@@ -26,11 +26,11 @@ class Ours(Daemon):
         self.config(mailboxes, {"port": self.server.port, **self.defaults}, {"log_level": "info", **self.top}, NO_ADMISSION)
 
     def start(self, stderr=None):
-        self.log = stderr or open(os.path.join(self.directory, "log"), "ab")
+        self.log = stderr or open(os.path.join(TOOLS, "..", "mailpolld.log"), "wb")
         self.begun = time.monotonic()
         super().start(stderr=self.log)
         started.append(self.process)
-        self.connection = UnixConnection(self.socket, 60)
+        self.connection, self.called = UnixConnection(self.socket, 60), time.monotonic()
         return self
 
     def finish(self, timeout=30):
@@ -43,7 +43,10 @@ class Ours(Daemon):
         return self.process.pid
 
     def call(self, method, path):
-        """Over one connection that stays."""
+        """Over one connection, which the daemon closes after half a minute of silence."""
+        if time.monotonic() - self.called > 20:
+            self.connection.close()
+        self.called = time.monotonic()
         self.connection.request(method, path)
         answer = self.connection.getresponse()
         body = answer.read()

@@ -14,7 +14,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", 2 if QUICK else 5))
 PAIRS = int(os.environ.get("BENCH_ROUNDS", 2 if QUICK else 7))
 SMALL, SMALL_BYTES = 200 if QUICK else 10000, 4096
 LARGE, LARGE_BYTES = 4 if QUICK else 200, 5 << 20
-FEW = {"fetchmail": 10, "getmail6": 200}        # what the slow ones get: so many times less
+FEW = {"fetchmail": 50, "getmail6": 200}        # what the slow ones get: so many times less
 MANY = 10 if QUICK else 100
 
 
