@@ -274,6 +274,18 @@ struct dial *dial_start(struct dialer *dialer, const char *host, uint16_t port, 
 	return d;
 }
 
+/* A family may let the handshake's small packets through and lose the large ones of TLS. */
+void dialer_doubt(struct dialer *d, const char *host, int fd)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+	struct host_memory *memory = host_find(d, host);
+
+	if (memory == NULL || getpeername(fd, (struct sockaddr *)&peer, &len) < 0 || memory->family != peer.ss_family)
+		return;
+	memory->family = memory->family == AF_INET6 ? AF_INET : AF_INET6;
+}
+
 void dial_cancel(struct dial **dial)
 {
 	if (*dial != NULL)

@@ -15,3 +15,5 @@ struct dialer *dialer_new(struct event_base *, struct resolver *);	/* lent, outl
 void dialer_free(struct dialer **);
 struct dial *dial_start(struct dialer *, const char *host, uint16_t port, dial_cb *cb, void *arg);
 void dial_cancel(struct dial **);
+/* What was dialed connects and then is silent: the next one tries the other family first. fd is still the caller's. */
+void dialer_doubt(struct dialer *, const char *host, int fd);

@@ -691,6 +691,8 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		phases[s->phase].timeout(s);
 		return;
 	}
+	if (s->phase == P_TLS || s->phase == P_GREETING)
+		dialer_doubt(s->dialer, s->conf.host, bufferevent_getfd(s->bev));
 	snprintf(text, sizeof(text), "timed out while %s", phases[s->phase].name);
 	end_by_network(s, false, text);
 }

@@ -56,6 +56,7 @@ ANSWERS = [
     answer("invalid-state", "invalid-state", UNAVAILABLE, "", "{tag} BAD Command received in Invalid state."),                # 5.14
     answer("limit", "in-use", UNAVAILABLE, "stop other clients on it", "{tag} NO [LIMIT] Too many."),                           # 8
     answer("wrong-tag", "protocol", NETWORK, "what is not IMAP", "Z99 OK SEARCH completed."),
+    answer("uid-too-large", "protocol", NETWORK, "what is not IMAP", "* SEARCH 1 4294967296\n{tag} OK SEARCH completed."),
     Fault("two-tagged-replies", "protocol", NETWORK, "what is not IMAP", "two-tags"),
     Fault("garbage", "protocol", NETWORK, "what is not IMAP", "garbage"),
     Fault("line-of-a-gib", "protocol", NETWORK, "what is not IMAP", "long-line"),

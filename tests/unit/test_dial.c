@@ -185,15 +185,50 @@ static bool has_v6(void)
 /* The broken family costs its wait once: then the one that worked comes first, even when the other is well again. */
 static void test_one_family_hangs(void **state)
 {
+	msec_t began_ms = clock_now_ms(), waited_ms;
+
 	(void)state;
 	if (!has_v6())
 		skip();
 	plug_v6();
 	dial();
+	waited_ms = clock_now_ms() - began_ms;
 	expect_family(AF_INET);
+	assert_in_range(waited_ms, 2900, 9000);		/* 3 s, and what a busy machine adds */
+	began_ms = clock_now_ms();
+	dial();
+	waited_ms = clock_now_ms() - began_ms;
+	expect_family(AF_INET);
+	assert_in_range(waited_ms, 0, 2500);		/* not again */
 	unplug_v6();
 	dial();
 	expect_family(AF_INET);
+}
+
+/* Connected, and then nothing: the other family's turn comes first, as long as it is the one that was remembered. */
+static void test_one_family_is_silent(void **state)
+{
+	struct address a = v6_address();
+	int silent;
+
+	(void)state;
+	if (!has_v6())
+		skip();
+	w.v6 = listen_at(&a, 100);
+	dial();
+	silent = w.fd;
+	dialer_doubt(w.dialer, "imap.example", silent);
+	dialer_doubt(w.dialer, "another.example", silent);
+	dial();
+	expect_family(AF_INET);
+	dialer_doubt(w.dialer, "imap.example", silent);		/* another session that dialed when IPv6 was the one */
+	dial();
+	dialer_doubt(w.dialer, "imap.example", w.fd);
+	expect_family(AF_INET);
+	w.fd = silent;
+	expect_family(AF_INET6);
+	dial();
+	expect_family(AF_INET6);
 }
 
 static void test_one_family_is_refused(void **state)
@@ -238,7 +273,7 @@ static void test_nothing_works(void **state)
 
 static void test_options(void **state)
 {
-	int keepalive = 0, nodelay = 0;
+	int keepalive = 0, nodelay = 0, idle_s = 0, interval_s = 0, count = 0;
 	unsigned timeout_ms = 0;
 	socklen_t len = sizeof(int);
 
@@ -247,7 +282,11 @@ static void test_options(void **state)
 	assert_int_equal(getsockopt(w.fd, SOL_SOCKET, SO_KEEPALIVE, &keepalive, &len), 0);
 	assert_int_equal(getsockopt(w.fd, IPPROTO_TCP, TCP_NODELAY, &nodelay, &len), 0);
 	assert_int_equal(getsockopt(w.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, &len), 0);
+	assert_int_equal(getsockopt(w.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, &len), 0);
+	assert_int_equal(getsockopt(w.fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, &len), 0);
+	assert_int_equal(getsockopt(w.fd, IPPROTO_TCP, TCP_KEEPCNT, &count, &len), 0);
 	assert_true(keepalive && nodelay);
+	assert_in_range(idle_s + interval_s * count, 60, 240);		/* sooner than an IDLE's end finds a dead peer */
 	assert_in_range(timeout_ms, 30000, 180000);
 	expect_family(AF_INET);
 }
@@ -257,7 +296,7 @@ static void test_options(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_one_family_hangs), TEST(test_one_family_is_refused), TEST(test_the_remembered_one_fails), TEST(test_nothing_works),
+		TEST(test_one_family_hangs), TEST(test_one_family_is_silent), TEST(test_one_family_is_refused), TEST(test_the_remembered_one_fails), TEST(test_nothing_works),
 		TEST(test_options),
 	};
 
