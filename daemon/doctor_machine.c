@@ -161,6 +161,8 @@ static void report_directory_error(const struct machine *m, const struct place *
 
 	if (make)
 		hint = xasprintf("Make %s for user %s.", base, m->user);
+	else if (p->error == ENOTDIR)
+		hint = xstrdup("There is a file where a directory must be: use another place, or move it away.");
 	else if (p->error == EROFS)
 		hint = xasprintf("The file system of %s is read-only: use another place, or mount it for writing.", p->where);
 	else if (p->error == EACCES && strncmp(p->path, p->where, strlen(p->where)) == 0 && !p->missing && strcmp(p->path, p->where) != 0)

@@ -59,8 +59,9 @@ static void look_at_file(struct place *p, int mode)
 static void look_at_directory(struct place *p, const char *path)
 {
 	struct statvfs fs;
+	struct stat st;
 
-	p->error = access_error(path, R_OK | W_OK | X_OK);
+	p->error = stat(path, &st) == 0 && !S_ISDIR(st.st_mode) ? ENOTDIR : access_error(path, R_OK | W_OK | X_OK);
 	if (p->error != EACCES || !find_barrier(path, p->where))
 		snprintf(p->where, sizeof(p->where), "%s", path);
 	if (p->error == 0 && statvfs(path, &fs) == 0)

@@ -160,6 +160,13 @@ def test_each_maildir(simulator, daemon):
     assert code == 0 and [s["text"].split(":")[0] for s in steps if s["step"] == "sink"] == [daemon.directory + "/mail/" + f for f in ("INBOX", "Second")]
 
 
+def test_file_in_the_way(simulator, daemon):
+    simulator.mailbox(M)
+    for maildir in (daemon.file, daemon.file + "/x"):
+        daemon.config([{"address": M, "deliver": {"maildir": maildir}}])
+        expect(daemon, "sink", "%s: Not a directory" % maildir, "There is a file where a directory must be")
+
+
 HANG = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
