@@ -284,6 +284,7 @@ void fleet_free(struct fleet **fleet)
 
 	if (f == NULL)
 		return;
+	fleet_drop_reloads(f);
 	for (size_t i = 0; i < f->n_members; i++)
 		member_free(f->members[i]);
 	free(f->members);

@@ -59,4 +59,5 @@ struct volume *fleet_state_volume(struct fleet *);
 void member_start(struct member *);
 void member_retire(struct member *);		/* stops it; freed when it has stopped */
 void member_end_traces(struct member *, const char *why);
+void fleet_drop_reloads(struct fleet *);	/* those that will not be done any more are answered */
 void fleet_apply_globals(struct fleet *, struct config *);	/* takes config over; mailboxes are not touched */

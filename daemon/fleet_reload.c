@@ -126,19 +126,32 @@ static char *join(const struct config_messages *messages)
 
 static void start_reading(struct fleet *f);
 
-static void answer(struct fleet *f, const struct reload_outcome *outcome)
+static void answer_all(struct reload_wish **wishes, const struct reload_outcome *outcome)
 {
-	while (f->reloading != NULL) {
-		struct reload_wish *w = f->reloading;
+	while (*wishes != NULL) {
+		struct reload_wish *w = *wishes;
 
-		f->reloading = w->next;
+		*wishes = w->next;
 		w->done(w->arg, outcome);
 		free(w);
 	}
+}
+
+static void answer(struct fleet *f, const struct reload_outcome *outcome)
+{
+	answer_all(&f->reloading, outcome);
 	f->reloading = f->reload_next;
 	f->reload_next = NULL;
 	if (f->reloading != NULL)
 		start_reading(f);
+}
+
+void fleet_drop_reloads(struct fleet *f)
+{
+	const struct reload_outcome outcome = { .errors = "the daemon has stopped" };
+
+	answer_all(&f->reloading, &outcome);
+	answer_all(&f->reload_next, &outcome);
 }
 
 static void done_read(struct job *job)

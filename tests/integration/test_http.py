@@ -148,3 +148,26 @@ def test_a_reader_that_does_not_read(simulator, served):
         assert code(answer) == 200 and not answer.endswith(b"0\r\n\r\n")
     assert served.status("?summary=1")["loop"]["lag_max_ms"] < 2000           # 100 ms
     assert json.loads(served.ctl("status", "--json").stdout)["totals"]["mailboxes"] == 3001
+
+
+def test_clients_that_go_away(simulator, served, tmp_path):
+    """At any moment of a request, of an answer that comes later, of one in pieces, of a trace; the last ones while the daemon stops"""
+    addresses = ["b%04d@contoso.example" % i for i in range(500)]
+    served.config([A, *addresses], defaults={"host": "localhost", "port": free_port()}, admission={"sessions_per_second": 1})
+    paths = ["GET /status", "POST /reload", "GET /mailboxes/%s/trace" % A, "GET /quarantine", "POST /backup?file=%s/copy" % tmp_path, "GET /status?summary=1",
+             "POST /forget/nobody"]
+    held = []
+    for i in range(140):
+        request = ("%s HTTP/1.1\r\nHost: x\r\n\r\n" % paths[i % len(paths)]).encode()
+        s = connect(served, "control")
+        s.sendall(request if i % 3 else request[:i % len(request)])
+        if i % 5 == 0:
+            s.recv(10 if i % 3 else 0)
+        if i < 126:
+            s.close()
+        else:
+            held.append(s)
+    assert served.status("?summary=1")["schema"] == 1
+    assert served.stop() == 0, "\n".join(served.lines[-60:])
+    for s in held:
+        s.close()
