@@ -71,7 +71,7 @@ def test_expunge_in_the_middle_of_a_fetch(simulator, daemon):
 
 @pytest.mark.parametrize("kind,more", [
     ("search-lines", {"each": 1}), ("search-lines", {"each": 7}), ("esearch", {}), ("search-silent", {}), ("search-also", {"words": ["77", "4294967295"]}),
-    ("uidnext", {"is": None}), ("uidnext", {"is": "18446744073709551615"}), ("long-capability", {"words": 1000}), ("long-capability", {"words": 2, "lines": True}),
+    ("uidnext", {"is": None}), ("uidnext", {"is": 1}), ("uidnext", {"is": 0}), ("uidvalidity", {"is": 4294967295}), ("uidnext", {"is": "18446744073709551615"}), ("long-capability", {"words": 1000}), ("long-capability", {"words": 2, "lines": True}),
     ("size-off", {"is": 10 ** 15}), ("size-off", {"is": 2 ** 64 - 1}), ("size-off", {"is": 0}),
     ("permanent-flags", {"flags": "()"}), ("permanent-flags", {"flags": "(\\Seen \\* [odd] we]ird {3} \"x\" NIL"}), ("permanent-flags", {"flags": ""}),
     ("permanent-flags", {"flags": "(" + " ".join("$label%d" % i for i in range(3000)) + ")"}),
