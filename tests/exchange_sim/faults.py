@@ -1,7 +1,7 @@
 """What a server may do instead of answering a command. A fault is {"kind": ..., "command": "UID FETCH", ...}; without "command"
 it is for the next one after the sign-in, whichever that is. state.State.fault() says how often and for which messages.
 
-    throttle     ms, form: NO, BAD (and BYE), BYE, untagged (NO, then BYE)    exchange-online 5.6; ms counts down with each
+    throttle     ms, form: NO, BAD, BAD-BYE, BYE, untagged (NO, then BYE)     exchange-online 5.6; ms counts down with each
     unavailable  form: NO, BAD, bare                                        5.4
     answer       line: any lines, {tag} stands for the command's            5.5, 5.7, 5.14
     hang         nothing at all
@@ -16,7 +16,7 @@ in-idle has one of these as "play" and comes while the client idles, by itself.
 
 In imap.py and fetch.py, within an answer:
     messages     fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
-                 size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags
+                 size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags, fetch-descending
                  fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
     looking      search-hides (only), search-also (words), search-lines (each), search-silent, esearch, expunge-alone, uidvalidity (is),
                  uidnext (is), permanent-flags (flags), select-no, exists-before-plus, silent-idle, hang-done, unsolicited
@@ -40,15 +40,15 @@ async def play_throttle(session, fault, tag, answer):
     text = "Request is throttled. Suggested Backoff Time: %d milliseconds" % fault["ms"]
     fault["ms"] = max(1, fault["ms"] - fault.get("countdown", 0))
     form = fault.get("form", "NO")
-    if form in ("NO", "BAD"):
-        session.say("%s %s %s" % (tag, form, text))
+    if form in ("NO", "BAD", "BAD-BYE"):
+        session.say("%s %s %s" % (tag, form.partition("-")[0], text))
     elif form == "untagged":
         session.say("* NO " + text)
     if form == "BYE":
         session.say("* BYE " + text)
-    elif form != "NO":
+    elif form in ("BAD-BYE", "untagged"):
         session.say("* BYE Connection closed. 14")
-    if form != "NO":
+    if form not in ("NO", "BAD"):
         await session.close()
     await session.writer.drain()
 

@@ -47,7 +47,7 @@ class Fetching:
                 return
         self.state.in_flight += 1
         try:
-            for uid in uids:
+            for uid in reversed(uids) if self.fault("fetch-descending") else uids:
                 whole = any(item.endswith("[]") for item in items)
                 if self.fault("fetch-empty", uid) or uid not in self.folder.messages or (whole and self.fault("fetch-whole-empty", uid)):
                     continue

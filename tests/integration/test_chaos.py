@@ -19,7 +19,7 @@ AFTERS = ["keep", "seen", "delete", {"move": "Done"}]
 
 def play(rng):
     kind = rng.choice(["throttle", "unavailable", "answer", "answer", "close-raw", "two-tags", "garbage", "hang"])
-    more = {"throttle": {"form": rng.choice(["NO", "BAD", "BYE", "untagged"]), "ms": rng.randrange(1, 9000)},
+    more = {"throttle": {"form": rng.choice(["NO", "BAD", "BAD-BYE", "BYE", "untagged"]), "ms": rng.randrange(1, 9000)},
             "unavailable": {"form": rng.choice(["NO", "BAD", "bare"])}, "answer": {"line": rng.choice(LINES), "close": rng.random() < 0.5}}.get(kind, {})
     return kind, more
 

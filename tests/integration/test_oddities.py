@@ -31,7 +31,7 @@ def test_greetings_and_capabilities(simulator, daemon, greeting, before, after):
     assert not any("RETURN" in line for line in simulator.log_lines() if line.startswith("C "))
 
 
-@pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists"])
+@pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists", "fetch-descending"])
 def test_answers_nobody_asked_for(simulator, daemon, kind):
     """exchange-online 4.6, 4.10; RFC 3501 7"""
     simulator.mailbox(M)

@@ -310,6 +310,16 @@ def test_changes(simulator, signed_in):
     assert lines == ["* BYE Microsoft Exchange Server IMAP4 server signing off."] and end == "OK LOGOUT completed."
 
 
+def test_bads_that_end_the_connection(simulator):
+    """exchange-online 5.5: the second was seen, and the third"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("options", ADDRESS, bads=3)
+    wire = Wire(simulator)
+    wire.sign_in(token(simulator))
+    assert [wire.do("XYZZY")[1] for _ in range(3)] == ["BAD Command Error. 10"] * 3
+    assert wire.line() == "* BYE Connection closed. 14"
+
+
 def test_second_bad_ends_the_connection(signed_in):
     """exchange-online 5.5, 4.9"""
     assert signed_in.do("UID SEARCH UID " + ",".join(map(str, range(1, 9000, 2))))[1] == "BAD Command Error. 10"
@@ -393,7 +403,7 @@ def test_throttled_forms_and_countdown(simulator):
     """exchange-online 5.6: NO, BAD with BYE 14, and each time less"""
     simulator.mailbox(ADDRESS)
     simulator.fault("throttle", ADDRESS, ms=299609, countdown=422, count=2)
-    simulator.fault("throttle", ADDRESS, ms=89117, form="BAD", count=1)
+    simulator.fault("throttle", ADDRESS, ms=89117, form="BAD-BYE", count=1)
     wire = Wire(simulator)
     wire.sign_in(token(simulator))
     assert [wire.do("NOOP")[1] for _ in range(3)] == ["NO Request is throttled. Suggested Backoff Time: %d milliseconds" % ms for ms in (299609, 299187)] + \
