@@ -119,8 +119,10 @@ def test_many_connections(served, to):
     silent = [connect(served, to) for _ in range(CLIENTS)]
     later = [connect(served, to) for _ in range(40)]
     try:
-        most = max(descriptors(served) for _ in range(200))
-        assert CLIENTS / 2 < most - before <= CLIENTS + 1
+        most, until = 0, time.monotonic() + 9
+        while most <= CLIENTS / 2 and time.monotonic() < until:     # it takes them when it comes to it
+            most = max(most, descriptors(served) - before)
+        assert CLIENTS / 2 < most and descriptors(served) - before <= CLIENTS + 1
         assert is_alive(served)
         for s in silent:
             assert read_all(s) == b""
