@@ -12,7 +12,7 @@ it is for the next one after the sign-in, whichever that is. state.State.fault()
     long-search  numbers: as many of them in a SEARCH
     garbage      bytes that are no IMAP
 
-in-idle has one of these as "play" and comes while the client idles, by itself.
+in-idle has one of these as "play" and comes while the client idles, by itself; mid-fetch comes in place of a message (uids), after others.
 
 In imap.py and fetch.py, within an answer:
     messages     fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9

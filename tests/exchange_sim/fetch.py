@@ -5,6 +5,7 @@ import re
 import time
 
 import clock
+import faults
 import messages
 
 ODD_FLAGS = ["$MDNSent", "\\*", "we]ird", "{3", "\\X-a'b", "caf\xe9", "[x", "NIL"]
@@ -49,6 +50,11 @@ class Fetching:
         try:
             for uid in reversed(uids) if self.fault("fetch-descending") else uids:
                 whole = any(item.endswith("[]") for item in items)
+                fault = self.fault("mid-fetch", uid) if whole else None
+                if fault:                       # those before it have come
+                    await self.writer.drain()
+                    await faults.play(self, fault["play"], fault, tag, lambda: self.ok(tag, "FETCH completed."))
+                    return
                 if self.fault("fetch-empty", uid) or uid not in self.folder.messages or (whole and self.fault("fetch-whole-empty", uid)):
                     continue
                 await self.fetch_odd(numbers, uid, items)

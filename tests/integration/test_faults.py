@@ -207,9 +207,9 @@ def test_answer_in_idle(scene, fault):
 
 @pytest.mark.parametrize("fault", **ids(ANSWERS))
 def test_answer_in_a_batch(scene, fault):
-    """The sizes have been told, a hundred messages have come, the second FETCH of bodies is answered so."""
-    scene.add(BAD, 330)
-    scene.set(fault, command="UID FETCH", skip=2, count=1)
+    """Half of the messages of a FETCH have come."""
+    uids = scene.add(BAD, 12)
+    scene.simulator.fault("mid-fetch", BAD, play=fault.kind, uids=uids[6:7], count=1, **fault.more)
     scene.start()
     scene.expect(fault)
     scene.mended()
@@ -302,7 +302,7 @@ def test_body(scene, fault, moment):
         fault = dataclasses.replace(fault, failure="protocol")
     uid = (scene.simulator.folder(BAD)["uidnext"]) + (49 if moment == "batch" else 1)
     scene.set(fault, uids=[uid], count=1)
-    scene.add(BAD, 330 if moment == "batch" else 3)
+    scene.add(BAD, 130 if moment == "batch" else 3)
     if moment != "idle":
         scene.start()
     scene.expect(fault)
@@ -362,10 +362,10 @@ def test_one_byte_at_a_time(scene):
 @pytest.mark.parametrize("moment", ["idle", "batch"])
 def test_expired_token_is_ordinary(scene, moment):
     """exchange-online 5.3: signed in again at once, nothing counted"""
-    scene.add(BAD, 330 if moment == "batch" else 1)
+    uids = scene.add(BAD, 12 if moment == "batch" else 1)
     line = "* BYE Session invalidated - AccessTokenExpired"
     if moment == "batch":
-        scene.simulator.fault("answer", BAD, line=line, close=True, command="UID FETCH", skip=2, count=1)
+        scene.simulator.fault("mid-fetch", BAD, play="answer", uids=uids[6:7], line=line, close=True, count=1)
         scene.start()
     else:
         scene.watch()
