@@ -90,7 +90,9 @@ unit: $(UNIT_TESTS)
 
 integration: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
 	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -rs -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
-		$(PYTEST_ARGS) tests/integration
+		$(PYTEST_ARGS) --ignore=tests/integration/test_day.py tests/integration
+# With clocks that run fast a busy machine is a slow network; 5: PYTEST_ARGS leave it out.
+	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -rs -p no:cacheprovider $(PYTEST_ARGS) tests/integration/test_day.py || [ $$? -eq 5 ]
 
 $(BUILD)/errors_page: tests/errors_page.c $(BUILD)/libshared.a
 	$(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $< $(BUILD)/libshared.a $(LIBS)
