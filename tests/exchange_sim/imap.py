@@ -292,8 +292,9 @@ class Session(fetch.Fetching):
                 self.say("* NO what is %s" % response)
                 await self.bad(tag, "unknown: AUTHENTICATE XOAUTH2 %s" % response)
                 return
-            if refused and refused.get("form") == "json":       # as Gmail and Dovecot do (4.2)
-                self.say("+ " + base64.b64encode(b'{"status":"401","schemes":"bearer"}').decode())
+            if refused and refused.get("form") in ("json", "json-echo"):       # as Gmail and Dovecot do (4.2); or with what it was sent
+                sent = ',"sent":"%s"' % response[:400] if refused["form"] == "json-echo" else ""
+                self.say("+ " + base64.b64encode(b'{"status":"401","schemes":"bearer"%s}' % sent.encode()).decode())
                 await self.writer.drain()
                 await self.read_line()
             await self.no(tag, "AUTHENTICATE failed.")

@@ -81,7 +81,7 @@ def test_throttled(simulator, daemon):
     retry_at = time.mktime(time.strptime(mailbox["retry_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
     assert 80 < retry_at - time.time() < 110
     assert "throttling mailbox bad@contoso.example" in mailbox["hint"]
-    assert daemon.has_line("event=throttled mailbox=bad@contoso.example")
+    assert daemon.wait_line("event=throttled mailbox=bad@contoso.example")
     mended(simulator, daemon)
 
 
@@ -94,7 +94,7 @@ def test_server_unavailable(simulator, daemon, form):
     simulator.wait("logins", 2, OTHER)
     simulator.add(OTHER, [{"seed": 1, "size": 1500}])
     daemon.wait_delivered(OTHER, 1)
-    assert daemon.has_line("Server Unavailable. 15")
+    assert daemon.wait_line("Server Unavailable. 15")
 
 
 def test_refusal_told_with_json(simulator, daemon):
@@ -103,7 +103,7 @@ def test_refusal_told_with_json(simulator, daemon):
     simulator.fault("auth-refused", OTHER, form="json")
     two(simulator, daemon)
     daemon.wait_state(OTHER, "backing-off")
-    assert daemon.has_line('the server says of the refused sign-in: {\\\\"status\\\\":\\\\"401')
+    assert daemon.wait_line('the server says of the refused sign-in: {\\\\"status\\\\":\\\\"401')
 
 
 def test_sign_in_in_two_steps(simulator, daemon):

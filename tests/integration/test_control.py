@@ -58,7 +58,7 @@ def test_reload_keeps_what_did_not_change(simulator, daemon):
     daemon.wait_state("c@contoso.example", "watching")
     assert [m["address"] for m in daemon.status()["mailboxes"]] == [A, "c@contoso.example"]
     assert simulator.state(A)["logins"] == 1 and simulator.state(B)["sessions"] == 0
-    assert daemon.has_line("event=reloaded")
+    assert daemon.wait_line("event=reloaded")
     simulator.add(A, [{"seed": 1, "size": 1500}])
     daemon.wait_delivered(A, 1)
 

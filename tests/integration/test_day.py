@@ -72,9 +72,9 @@ def run(simulator, daemon, log):
             added += len(simulator.add(address, [{"seed": added + 1, "size": 1200}]))
         time.sleep(min(1.0, max(0.0, ends - time.monotonic())))
     status = daemon.wait(lambda s: s["totals"]["delivered"] == added and s["totals"]["failing"] == 0, timeout=60)
-    state = simulator.state()
     alone = {address: simulator.state(address)["alone_most_s"] for address in addresses}
     assert daemon.stop() == 0
+    state = simulator.state()                   # of the end: until then it goes on
     held = collections.Counter()
     for address in addresses:
         held.update(Maildir(daemon.maildir(address)).sums())
@@ -83,7 +83,8 @@ def run(simulator, daemon, log):
     with open(log, encoding="utf-8", errors="replace") as f:
         lines = f.read().splitlines()
     refreshed = sum("event=token-refreshed" in line for line in lines)
-    assert state["counts"]["token_requests"] == refreshed == status["credentials"][0]["requests"]
+    assert status["credentials"][0]["requests"] <= state["counts"]["token_requests"]
+    assert state["counts"]["token_requests"] - refreshed in (0, 1)     # the stop may have met one on its way
     assert HOURS * 3600 / LIFE_S <= refreshed <= HOURS * 3600 / (LIFE_S * 0.4) + 2
     admitted = collections.Counter(line.split(" ", 1)[0] for line in lines if "admitted to sign in" in line)
     assert max(admitted.values()) <= PER_SECOND, admitted.most_common(3)

@@ -244,7 +244,7 @@ def test_ordinary_ends_of_idle(scene, fault):
         scene.set(fault)
     scene.simulator.wait("logins", 2, BAD)
     scene.mended()
-    assert scene.daemon.has_line("session ended: .*signing in again") and not scene.daemon.has_line("failure=")
+    assert scene.daemon.wait_line("session ended: .*signing in again") and not scene.daemon.has_line("failure=")
 
 
 def test_peer_that_is_dead_while_it_idles(scene):
@@ -255,7 +255,7 @@ def test_peer_that_is_dead_while_it_idles(scene):
     scene.daemon.poll(BAD)
     scene.simulator.wait("logins", 2, BAD)
     scene.mended()
-    assert scene.daemon.has_line("session ended: .*timed out while leaving IDLE")
+    assert scene.daemon.wait_line("session ended: .*timed out while leaving IDLE")
 
 
 def test_search_without_end(scene):
@@ -372,7 +372,7 @@ def test_expired_token_is_ordinary(scene, moment):
         scene.simulator.fault("in-idle", BAD, play="answer", line=line, close=True, count=1)
     scene.simulator.wait("logins", 2, BAD)
     scene.mended()
-    assert scene.daemon.has_line("session ended: .*AccessTokenExpired.*signing in again") and not scene.daemon.has_line("failure=")
+    assert scene.daemon.wait_line("session ended: .*AccessTokenExpired.*signing in again") and not scene.daemon.has_line("failure=")
 
 
 def test_countdown_of_a_throttled_mailbox(scene):

@@ -124,7 +124,8 @@ def test_many_connections(served, to):
         most, until = 0, time.monotonic() + 9
         while most <= CLIENTS / 2 and time.monotonic() < until:     # it takes them when it comes to it
             most = max(most, descriptors(served) - before)
-        assert CLIENTS / 2 < most and descriptors(served) - before <= CLIENTS + 1
+        most = max(most, *(descriptors(served) - before for _ in range(200)))
+        assert CLIENTS / 2 < most <= CLIENTS + 1
         assert is_alive(served)
         for s in silent:
             assert read_all(s) == b""
@@ -149,7 +150,7 @@ def test_a_reader_that_does_not_read(simulator, served):
         assert hung_up.poll(20000)
         answer = read_all(s)
         assert code(answer) == 200 and not answer.endswith(b"0\r\n\r\n")
-    assert served.status("?summary=1")["loop"]["lag_max_ms"] < 2000           # 100 ms
+    assert served.status("?summary=1")["loop"]["lag_max_ms"] < 400            # 100 ms
     assert json.loads(served.ctl("status", "--json").stdout)["totals"]["mailboxes"] == 3001
 
 

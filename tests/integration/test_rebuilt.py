@@ -41,7 +41,7 @@ def test_new_uidvalidity(simulator, daemon):
     folder = daemon.of(M)["folders"][0]
     assert folder["rebuilt"]["known"] == 30 and folder["rebuilt"]["new"] == 3
     assert "30 known messages skipped, 3 fetched" in daemon.ctl("status", M).stdout
-    assert daemon.has_line("event=uidvalidity-changed mailbox=moved@contoso.example .*30 known messages are skipped, 3 are fetched")
+    assert daemon.wait_line("event=uidvalidity-changed mailbox=moved@contoso.example .*30 known messages are skipped, 3 are fetched")
     assert set(simulator.folder(M)["fetched"]) & set(map(str, new)) == set(map(str, new))
     assert set(Maildir(daemon.maildir(M)).sums().values()) == {1}
 
@@ -124,4 +124,4 @@ def test_resync(simulator, daemon):
     assert done.returncode == 0 and "delivers once more" in done.stdout
     delivered(daemon, 17)
     assert len(Maildir(daemon.maildir(M))) == 5
-    assert daemon.has_line("resync asked for by uid")
+    assert daemon.wait_line("resync asked for by uid")

@@ -67,7 +67,7 @@ def test_refused_message_goes_to_quarantine(simulator, daemon):
         why = json.load(f)
     assert why["sink"] == "command" and "65" in json.dumps(why) and "no invoice in it" in why["reason"]
     assert list(simulator.folder(ADDRESS)["messages"]) == ["3"]		# `after` is not done for it
-    assert daemon.has_line("event=quarantined")
+    assert daemon.wait_line("event=quarantined")
     simulator.add(ADDRESS, [{"seed": 9, "size": 2000}])
     status = daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 2)
     assert status["health"] == "ok" and status["sinks"][0]["refused"] == 2      # it is the messages' fault, not the sink's

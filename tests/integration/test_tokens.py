@@ -325,7 +325,7 @@ def test_token_ends_in_the_middle_of_a_message(simulator, daemon):
     daemon.config([ADDRESS])
     daemon.start()
     daemon.wait_delivered(ADDRESS, 1)
-    assert daemon.has_line("session ended: .*signing in again") and not daemon.has_line("failure=")
+    assert daemon.wait_line("session ended: .*signing in again") and not daemon.has_line("failure=")
     assert Maildir(daemon.maildir(ADDRESS)).sums() == {simulator.sums(ADDRESS)[str(uid)]: 1}
 
 

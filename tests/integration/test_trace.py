@@ -94,7 +94,7 @@ def test_secrets_and_bodies_are_left_out(simulator, daemon, without):
         assert re.search(r"C: A\d+ AUTHENTICATE XOAUTH2 <secret>\nS: A\d+ OK", all_of_it)
     assert 'BODY[] <19 bytes>)' in all_of_it
     assert "treasure" not in all_of_it and "confidential" not in all_of_it and not re.search(r"[A-Za-z0-9+/=_.-]{60,}", all_of_it)
-    assert daemon.has_line("event=verb mailbox=%s verb=trace peer_uid=%d " % (A, os.getuid()))
+    assert daemon.wait_line("event=verb mailbox=%s verb=trace peer_uid=%d " % (A, os.getuid()))
 
 
 def test_several_readers(simulator, daemon):
@@ -146,6 +146,22 @@ def test_a_server_that_repeats_the_secret(simulator, daemon):
     assert trace.end(signal.SIGINT) == (0, "")
     told = "\n".join([*trace.lines, *daemon.lines, json.dumps(daemon.request("GET", "/mailboxes/" + A)[1])]).replace(daemon.directory, "")
     assert re.search(r"S: A\d+ BAD unknown: AUTHENTICATE XOAUTH2 <\d+ bytes>", told) and "S: * NO what is <" in told
+    assert not re.search(r"[A-Za-z0-9+/=_-]{80,}", told)
+
+
+def test_a_refusal_that_repeats_the_secret(simulator, daemon):
+    """The same in the mechanism's own words (exchange-online 4.2), which are kept as far as they are short"""
+    simulator.mailbox(A)
+    simulator.fault("auth-refused", A, form="json-echo")
+    daemon.config([A])
+    daemon.start()
+    daemon.wait_state(A, "backing-off")
+    trace = Trace(daemon, A)
+    daemon.poll(A)
+    trace.wait("-- session ended: authenticating: ")
+    assert trace.end(signal.SIGINT) == (0, "")
+    told = "\n".join([*trace.lines, *daemon.lines, json.dumps(daemon.request("GET", "/mailboxes/" + A)[1])]).replace(daemon.directory, "")
+    assert re.search(r"the server says of the refused sign-in: <\d+ bytes>", told)
     assert not re.search(r"[A-Za-z0-9+/=_-]{80,}", told)
 
 

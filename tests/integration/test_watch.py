@@ -167,7 +167,7 @@ def test_after(simulator, daemon, after, without):
     if after in ("keep", "seen"):
         assert list(left.values()) == [["\\Seen"] if after == "seen" else []] * 30
     elif "UIDPLUS" in without:
-        assert list(left.values()) == [["\\Deleted"]] * 30 and daemon.has_line("UIDPLUS")
+        assert list(left.values()) == [["\\Deleted"]] * 30 and daemon.wait_line("UIDPLUS")
     else:
         assert left == {}
     moved = simulator.folder(ADDRESS, target)["messages"]

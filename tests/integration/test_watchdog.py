@@ -71,7 +71,7 @@ def test_mailbox_past_its_deadline(simulator, make_daemon):
     daemon.wait_delivered(A, 1)
     wait_pings(daemon, 2)
     assert simulator.state(A)["logins"] == 2 and simulator.state(B)["logins"] == 1
-    assert daemon.has_line("event=mailbox-recovered mailbox=%s" % A) and not daemon.has_line("withheld")
+    assert daemon.wait_line("event=mailbox-recovered mailbox=%s" % A) and not daemon.has_line("withheld")
 
 
 def test_waiting_for_others(simulator, make_daemon):
