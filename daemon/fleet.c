@@ -389,7 +389,7 @@ static void on_check(evutil_socket_t fd, short what, void *arg)
 			continue;
 		f->stuck = true;
 		if (!known)
-			log_error(&ctx, "its session was torn down and is still there a minute later");
+			log_write(LOG_LEVEL_ERROR, EVENT_MAILBOX_STALLED, &ctx, NULL, 0, "its session was torn down and is still there a minute later");
 	}
 }
 

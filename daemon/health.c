@@ -175,7 +175,7 @@ static void on_watchdog(evutil_socket_t fd, short what, void *arg)
 	if (alive)
 		notify(h, NOTICE_WATCHDOG, xstrdup("WATCHDOG=1"));
 	else if (!h->withheld)
-		log_error(NULL, "something is stuck: the watchdog's ping is withheld until it moves, or until systemd starts us anew");
+		log_write(LOG_LEVEL_ERROR, EVENT_WATCHDOG_WITHHELD, NULL, NULL, 0, "something is stuck: the watchdog's ping is withheld until it moves, or until systemd starts us anew");
 	else
 		log_debug(NULL, "the watchdog's ping is still withheld");
 	if (alive && h->withheld)

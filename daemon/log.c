@@ -50,6 +50,9 @@ static const struct { const char *name, *id; } events[] = {
 	[EVENT_AUDIT_RECOVERED] = { "audit-recovered", "71875c1f995d42debd7d5520896520a3" },
 	[EVENT_METRICS_FAILED] = { "metrics-failed", "7d8caee4764749c988392314cd25d37e" },
 	[EVENT_WATCHDOG] = { "watchdog", "a9629c0447d847339bce864ba02185de" },
+	[EVENT_START_FAILED] = { "start-failed", "a5b6dc77303b4de8a1629cb261e99840" },
+	[EVENT_WATCHDOG_WITHHELD] = { "watchdog-withheld", "2c4a2522e1504f7b849f4047c1e9eb2c" },
+	[EVENT_TOKEN_DOUBTFUL] = { "token-doubtful", "ba27498b5c4d41d796f53c4d24c13038" },
 	[EVENT_VERB] = { "verb", "ff1cb9ab4e904d4b8c6b266d2a77dfd6" },
 };
 static const char *const level_names[] = {
@@ -302,12 +305,17 @@ static void submit(struct entry *e)
 		queue.dropped++;
 	pthread_mutex_unlock(&queue.mutex);
 	if (at_once)
-		write_entry(LOG_TO_STDERR, e);
+		write_entry(queue.target, e);
 	if (!taken)
 		free(e);
 }
 
-void log_start(enum log_target target)
+void log_set_target(enum log_target target)
+{
+	queue.target = target;
+}
+
+void log_start(void)
 {
 	pthread_condattr_t monotonic;
 	sigset_t all, before;
@@ -317,7 +325,6 @@ void log_start(enum log_target target)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&queue.empty, &monotonic);
 	pthread_condattr_destroy(&monotonic);
-	queue.target = target;
 	queue.stopping = false;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -403,6 +410,6 @@ void log_write(enum log_level level, enum log_event event, const struct log_cont
 	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
-	submit(make_entry(queue.running ? queue.target : LOG_TO_STDERR, level, event, lines,
+	submit(make_entry(queue.target, level, event, lines,
 	    gather(lines, about, fields, n_fields), text));
 }

@@ -15,16 +15,16 @@ enum log_level { LOG_LEVEL_NONE = -1 /* nothing is logged */, LOG_LEVEL_ERROR, L
 /* Each kind of event an operator acts on has one fixed MESSAGE_ID= (the table is in log.c and mailpolld(8)). */
 enum log_event {
 	EVENT_NONE,
-	EVENT_STARTED, EVENT_STOPPED,
+	EVENT_STARTED, EVENT_START_FAILED, EVENT_STOPPED,
 	EVENT_SIGN_IN_FAILED, EVENT_SIGN_IN_RECOVERED,
 	EVENT_MAILBOX_STALLED, EVENT_MAILBOX_RECOVERED,
 	EVENT_THROTTLED,
 	EVENT_DELIVERED, EVENT_QUARANTINED, EVENT_HELD, EVENT_SINK_FAILING,
-	EVENT_TOKEN_REFRESHED, EVENT_TOKEN_FAILED,
+	EVENT_TOKEN_REFRESHED, EVENT_TOKEN_FAILED, EVENT_TOKEN_DOUBTFUL,
 	EVENT_RELOADED, EVENT_RELOAD_FAILED,
 	EVENT_UIDVALIDITY_CHANGED, EVENT_OWED, EVENT_UNRETRIEVABLE, EVENT_AFTER_REFUSED,
 	EVENT_STORE_FAILED, EVENT_STORE_RECOVERED,
-	EVENT_AUDIT_FAILED, EVENT_AUDIT_RECOVERED, EVENT_METRICS_FAILED, EVENT_WATCHDOG,
+	EVENT_AUDIT_FAILED, EVENT_AUDIT_RECOVERED, EVENT_METRICS_FAILED, EVENT_WATCHDOG, EVENT_WATCHDOG_WITHHELD,
 	EVENT_VERB,
 };
 
@@ -37,9 +37,10 @@ struct log_field { const char *name; const char *value; };	/* journal style: upp
 
 enum log_target { LOG_TO_STDERR, LOG_TO_JOURNAL };
 
-/* Before log_start(), and after log_stop(), lines are written to standard error at once. */
+/* Before log_start(), and after log_stop(), lines are written at once. */
 enum log_target log_detect_target(void);	/* the journal when standard error is connected to it */
-void log_start(enum log_target);
+void log_set_target(enum log_target);		/* standard error until then; not while the thread runs */
+void log_start(void);
 void log_stop(void);				/* writes what is queued, for at most one second */
 void log_set_level(enum log_level);
 bool log_level_parse(const char *word, enum log_level *ret_level);

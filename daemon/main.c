@@ -166,7 +166,7 @@ static int daemon_init(struct daemon *d, struct config *config)
 	if (d->control != NULL)
 		d->metrics = metrics_new(d->base, d->fleet, was_ended_by_watchdog(), error, sizeof(error));
 	if (d->metrics == NULL) {
-		log_error(NULL, "cannot start: %s", error);
+		log_write(LOG_LEVEL_ERROR, EVENT_START_FAILED, NULL, NULL, 0, "cannot start: %s", error);
 		return -1;
 	}
 	add_signal(d, 0, SIGTERM, on_stop_signal);
@@ -198,7 +198,7 @@ static int run(struct config *config)
 
 	limit_process();
 	log_set_level(config->log_level);
-	log_start(log_detect_target());
+	log_start();
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	if (daemon_init(&d, config) == 0) {
 		fleet_start(d.fleet, on_ready, &d);
@@ -255,8 +255,9 @@ static int load_and_run(const char *path)
 	struct config_messages errors = { 0 }, warnings = { 0 };
 	struct config *config = config_load(path, &errors, &warnings);
 
+	log_set_target(log_detect_target());
 	for (size_t i = 0; i < errors.n; i++)
-		log_error(NULL, "%s", errors.v[i]);
+		log_write(LOG_LEVEL_ERROR, EVENT_START_FAILED, NULL, NULL, 0, "%s", errors.v[i]);
 	for (size_t i = 0; i < warnings.n; i++)
 		log_warning(NULL, "%s", warnings.v[i]);
 	config_messages_done(&errors);

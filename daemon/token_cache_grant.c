@@ -150,13 +150,13 @@ static void log_refreshed(struct grant *g)
 	struct log_context ctx = { .credential = g->credential->conf.name };
 	msec_t life_s = (g->expires_ms - g->fetched_ms) / 1000, renew_s = (g->renew_ms - g->fetched_ms) / 1000;
 	char life[24];
-	struct log_field field = { "LIFETIME", life };
+	struct log_field field = { "LIFETIME", life }, hint = { "HINT", g->payload.finding };
 
 	snprintf(life, sizeof(life), "%lld", (long long)life_s);
 	log_write(LOG_LEVEL_INFO, EVENT_TOKEN_REFRESHED, &ctx, &field, 1, "new token, good for %lld s, to be renewed in %lld s%s",
 	    (long long)life_s, (long long)renew_s, grant_has_failed(g) ? "; the failure is over" : "");
 	if (g->payload.finding != NULL && g->payload.finding != g->finding_logged)
-		log_warning(&ctx, "what the token shows will not open a mailbox. %s", g->payload.finding);
+		log_write(LOG_LEVEL_WARNING, EVENT_TOKEN_DOUBTFUL, &ctx, &hint, 1, "what the token shows will not open a mailbox. %s", g->payload.finding);
 	g->finding_logged = g->payload.finding;
 }
 

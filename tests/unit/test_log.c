@@ -55,7 +55,7 @@ static void test_lines(void **state)
 	(void)state;
 	log_info(NULL, "before the start %d", 1);
 	expect_line("level=info msg=\"before the start 1\"");
-	log_start(LOG_TO_STDERR);
+	log_start();
 	log_write(LOG_LEVEL_WARNING, EVENT_DELIVERED, &about, fields, 2, "two\nlines\x01 and =");
 	expect_line("level=warning event=delivered mailbox=a@b folder=\"Sent Items\" uid=5 hint=\"say \\\"x\\\\y\\\"\" msg=\"two?lines? and =\"");
 	log_debug(NULL, "not at this level");
@@ -91,7 +91,7 @@ static void test_nobody_reads(void **state)
 	(void)state;
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = '\0';
-	log_start(LOG_TO_STDERR);
+	log_start();
 	for (int i = 0; i < 20000; i++)
 		log_info(NULL, "%s", text);
 	assert_true(log_dropped() > 10000);
