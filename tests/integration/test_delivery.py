@@ -2,7 +2,6 @@
 import collections
 import random
 
-import pytest
 
 from lib.maildir import Maildir, key_digest
 
@@ -44,20 +43,20 @@ def test_new_mail_while_idling(simulator, daemon):
     assert simulator.state(address)["logins"] == 1
 
 
-@pytest.mark.parametrize("folders", [["INBOX"], ["INBOX", "Entw\u00fcrfe & mehr"]])
-def test_fifty_mailboxes(simulator, daemon, folders):
-    rng = random.Random(len(folders))
-    addresses = ["box%02d@contoso.example" % i for i in range(50)]
-    per_folder = 100 // len(folders)
-    for address in addresses:
-        simulator.mailbox(address, folders)
-        for folder in folders:
-            simulator.add(address, specs(rng, per_folder), folder)
-    daemon.config(addresses, {"folders": folders, "deliver": {"maildir": daemon.directory + "/mail/%{address}/%{folder}"}}, {"log_level": "info"})
+def test_fifty_mailboxes(simulator, daemon):
+    """A hundred messages in each, half of them in two folders"""
+    rng, each = random.Random(1), 100
+    folders = {"box%02d@contoso.example" % i: ["INBOX", "Entw\u00fcrfe & mehr"][:1 + i % 2] for i in range(50)}
+    for address, names in folders.items():
+        simulator.mailbox(address, names)
+        for folder in names:
+            simulator.add(address, specs(rng, each // len(names)), folder)
+    daemon.config([{"address": address, "folders": names} for address, names in folders.items()],
+                  {"deliver": {"maildir": daemon.directory + "/mail/%{address}/%{folder}"}}, {"log_level": "info"})
     daemon.start()
-    daemon.wait_total(len(addresses) * len(folders) * per_folder)
-    for address in addresses:
-        for folder in folders:
+    daemon.wait_total(len(folders) * each)
+    for address, names in folders.items():
+        for folder in names:
             expect_all(simulator, daemon, address, folder, daemon.maildir(address, folder))
             assert set(map(tuple, simulator.folder(address, folder)["messages"].values())) == {()}
     assert simulator.counts("token_requests") == 1

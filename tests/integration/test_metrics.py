@@ -164,8 +164,13 @@ def test_longest_failing(simulator, make_daemon):
     daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
     daemon.wait_state(M, "held")
     until = time.monotonic() + 30
-    while numbers(get(port, "/metrics")[2])["mailpolld_longest_failing_seconds"] < 900:
+    longest = 0
+    while longest < 900:
         assert time.monotonic() < until
+        try:
+            longest = numbers(get(port, "/metrics")[2])["mailpolld_longest_failing_seconds"]
+        except ConnectionError:             # 10 s for a request are 50 ms here
+            pass
     assert int(daemon.status()["sinks"][0]["temporary"]) >= 4
 
 
