@@ -20,7 +20,7 @@ struct delivery {
 	size_t n_waiting, n_at_sink, n_settling;
 	uint64_t bytes;
 	struct event *timer;			/* pending while held */
-	struct failure failure;			/* of the last attempt; FAIL_NONE after a success */
+	struct failure *failure;		/* of the last attempt; NULL after a success */
 	unsigned failures;			/* in a row */
 	int64_t retry_wall_s;
 	bool held, stopping;
@@ -66,6 +66,7 @@ void delivery_free(struct delivery **delivery)
 		return;
 	delivery_stop(d);
 	event_free(d->timer);
+	failure_drop(&d->failure);
 	free(d);
 	*delivery = NULL;
 }
@@ -74,7 +75,7 @@ void delivery_free(struct delivery **delivery)
 static void note_success(struct delivery *d)
 {
 	d->failures = 0;
-	d->failure.fail = FAIL_NONE;
+	failure_drop(&d->failure);
 }
 
 void delivery_hold(struct delivery *d, const struct failure *why)
@@ -82,9 +83,9 @@ void delivery_hold(struct delivery *d, const struct failure *why)
 	struct timeval tv;
 	msec_t wait_ms;
 
-	if (d->stopping || (d->held && d->failure.fail != FAIL_NONE))
+	if (d->stopping || (d->held && d->failure != NULL))
 		return;				/* one wait for all that failed together */
-	d->failure = *why;
+	failure_keep(&d->failure, why);
 	wait_ms = backoff_wait_ms(why->schedule, ++d->failures, why->asked_wait_ms, (uint32_t)clock_random(UINT32_MAX));
 	d->held = true;
 	d->retry_wall_s = clock_wall_s() + wait_ms / 1000;
@@ -235,7 +236,7 @@ const struct failure *delivery_held(const struct delivery *d, int64_t *ret_retry
 	if (!d->held)
 		return NULL;
 	*ret_retry_wall_s = d->retry_wall_s;
-	return &d->failure;
+	return d->failure;
 }
 
 bool delivery_is_doubtful(const struct delivery *d)

@@ -104,7 +104,7 @@ void visit_explain_refusal(struct report *report, const struct mailbox_conf *con
 static void visit_free(struct visit *v)
 {
 	token_cancel(&v->token_request);
-	imap_session_free(&v->session, NULL);
+	imap_session_free(&v->session);
 	event_free(v->end);
 	token_payload_done(&v->token);
 	free(v);

@@ -214,7 +214,7 @@ struct probe *probe_start(const struct doctor_env *env, const struct report_at *
 	p->at.subject = p->subject;
 	p->who = (struct failure_subject){ .host = p->host, .token_host = p->host, .mailbox = "its mailboxes" };
 	p->timer = evtimer_new(env->base, on_timer, p);
-	p->ssl = tls_client(env->tls, host, ca_file, NULL, error, sizeof(error));
+	p->ssl = tls_client(env->tls, host, ca_file, error, sizeof(error));
 	if (p->ssl == NULL) {
 		report_failed(&p->at, "CA certificates", ca_file != NULL ? "Correct ca_file in the configuration." :
 		    "Install the system's certificates (apt-get install ca-certificates).", NULL, "%s", error);

@@ -479,6 +479,19 @@ void failure_set(struct failure *ret, enum fail fail, enum schedule schedule, co
 	va_end(args);
 }
 
+void failure_keep(struct failure **to, const struct failure *why)
+{
+	if (*to == NULL)
+		*to = xmalloc(sizeof(**to));
+	**to = *why;
+}
+
+void failure_drop(struct failure **failure)
+{
+	free(*failure);
+	*failure = NULL;
+}
+
 const char *failure_phase_name(enum failure_phase phase)
 {
 	static const char *const names[] = {

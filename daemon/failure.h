@@ -78,6 +78,9 @@ void failure_own(struct failure *ret, const char *name, const struct failure_sub
 /* What no table can foresee (a sink's, a disk's): fmt fills text; hint may be NULL. */
 void failure_set(struct failure *ret, enum fail, enum schedule, const char *name, const char *hint, const char *fmt, ...)
     PRINTF_LIKE(6, 7);
+/* Kept only where there is one: a copy that *to owns, NULL for none. */
+void failure_keep(struct failure **to, const struct failure *);
+void failure_drop(struct failure **);
 const char *failure_phase_name(enum failure_phase);	/* "connecting" */
 
 /* The table for the manual page: row i; false after the last. */

@@ -29,7 +29,7 @@ enum phase {
 struct imap_session {
 	struct event_base *base;		/* lent */
 	struct dialer *dialer;			/* lent */
-	struct imap_session_conf conf;		/* token and resume are NULL */
+	struct imap_session_conf conf;		/* token is NULL */
 	const struct imap_session_ops *ops;
 	void *arg;
 	enum phase phase;
@@ -51,10 +51,10 @@ struct imap_session {
 	uint32_t exists;			/* in the selected folder */
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
-	struct failure failure;			/* why it ended */
+	struct failure *failure;		/* why it ended; NULL: it has not, or as wished */
 	struct imap_trace *trace;		/* lent; NULL: nobody looks */
 	char *refusal;				/* what the mechanism says of a refused sign-in; NULL: nothing */
-	struct failure complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; FAIL_NONE: none */
+	struct failure *complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; NULL: none */
 };
 
 struct phase_def {
@@ -101,12 +101,13 @@ static enum failure_phase where(const struct imap_session *s)
 	return s->phase == P_COMMAND ? s->where : phases[s->phase].where;
 }
 
-/* Safe anywhere, once: the owner hears of it from the loop. */
+/* Safe anywhere, once: the owner hears of it from the loop. why NULL: as wished. */
 static void end_with(struct imap_session *s, const struct failure *why)
 {
 	if (s->phase == P_ENDED)
 		return;
-	s->failure = *why;
+	if (why != NULL)
+		failure_keep(&s->failure, why);
 	if (s->bev != NULL)
 		bufferevent_disable(s->bev, EV_READ | EV_WRITE);
 	dial_cancel(&s->dial);
@@ -146,18 +147,22 @@ static void end_by_bye(struct imap_session *s, const struct imap_response *r)
 	struct failure why;
 
 	failure_from_imap(&why, where(s), ANSWER_BYE, r->code, r->text, s->conf.subject);
-	if (s->complaint.fail != FAIL_NONE && gives_no_reason(&why)) {
-		if (s->complaint.asked_wait_ms < why.asked_wait_ms)
-			s->complaint.asked_wait_ms = why.asked_wait_ms;
-		why = s->complaint;
+	if (s->complaint != NULL && gives_no_reason(&why)) {
+		if (s->complaint->asked_wait_ms < why.asked_wait_ms)
+			s->complaint->asked_wait_ms = why.asked_wait_ms;
+		why = *s->complaint;
 	}
 	end_with(s, &why);
 }
 
 static void keep_complaint(struct imap_session *s, const struct imap_response *r)
 {
-	if (r->status == IMAP_NO || r->status == IMAP_BAD)
-		failure_from_imap(&s->complaint, where(s), r->status == IMAP_NO ? ANSWER_NO : ANSWER_BAD, r->code, r->text, s->conf.subject);
+	struct failure why;
+
+	if (r->status == IMAP_NO || r->status == IMAP_BAD) {
+		failure_from_imap(&why, where(s), r->status == IMAP_NO ? ANSWER_NO : ANSWER_BAD, r->code, r->text, s->conf.subject);
+		failure_keep(&s->complaint, &why);
+	}
 }
 
 static void end_by_protocol(struct imap_session *s, const char *what, const char *text)
@@ -508,7 +513,7 @@ static void on_response(struct imap_session *s, const struct imap_response *r)
 	switch (r->kind) {
 	case IMAP_TAGGED:
 		if (r->status == IMAP_OK)
-			s->complaint.fail = FAIL_NONE;
+			failure_drop(&s->complaint);
 		snprintf(expected, sizeof(expected), "A%u", s->tag);
 		if (phase->tagged == NULL || strcmp(r->tag, expected) != 0)
 			end_by_protocol(s, "a tagged reply that nothing asked for", r->tag);
@@ -699,10 +704,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 static void on_end_event(evutil_socket_t fd, short what, void *arg)
 {
+	static const struct failure none;
 	struct imap_session *s = arg;
 
 	(void)fd, (void)what;
-	s->ops->on_end(s->arg, &s->failure);
+	s->ops->on_end(s->arg, s->failure != NULL ? s->failure : &none);
 }
 
 /* --- life --- */
@@ -718,7 +724,6 @@ struct imap_session *imap_session_new(struct event_base *base, struct dialer *di
 	s->dialer = dialer;
 	s->conf = *conf;
 	s->conf.token = NULL;
-	s->conf.resume = NULL;
 	s->trace = conf->trace;
 	s->ops = ops;
 	s->arg = arg;
@@ -727,7 +732,7 @@ struct imap_session *imap_session_new(struct event_base *base, struct dialer *di
 	s->timer = evtimer_new(base, on_timer, s);
 	s->resume_ev = event_new(base, -1, 0, on_resume, s);
 	s->end_ev = event_new(base, -1, 0, on_end_event, s);
-	s->ssl = tls_client(tls, conf->host, conf->ca_file, conf->resume, error, sizeof(error));
+	s->ssl = tls_client(tls, conf->host, conf->ca_file, error, sizeof(error));
 	session_enter(s, P_DIAL);
 	if (s->ssl != NULL) {
 		s->dial = dial_start(dialer, conf->host, conf->port, on_dialed, s);
@@ -738,21 +743,16 @@ struct imap_session *imap_session_new(struct event_base *base, struct dialer *di
 	return s;
 }
 
-void imap_session_free(struct imap_session **session, struct ssl_session_st **ret_resume)
+void imap_session_free(struct imap_session **session)
 {
 	struct imap_session *s = *session;
 
-	if (ret_resume != NULL)
-		*ret_resume = NULL;
 	if (s == NULL)
 		return;
 	dial_cancel(&s->dial);
 	if (s->bev != NULL) {
-		if (SSL_is_init_finished(s->ssl)) {
+		if (SSL_is_init_finished(s->ssl))
 			SSL_shutdown(s->ssl);	/* close_notify: without it the session could not be resumed */
-			if (ret_resume != NULL)
-				*ret_resume = tls_take_session(s->ssl);
-		}
 		bufferevent_free(s->bev);	/* frees ssl */
 	} else {
 		SSL_free(s->ssl);
@@ -762,6 +762,8 @@ void imap_session_free(struct imap_session **session, struct ssl_session_st **re
 	event_free(s->resume_ev);
 	event_free(s->end_ev);
 	secret_free(&s->initial_response);
+	failure_drop(&s->failure);
+	failure_drop(&s->complaint);
 	free(s->refusal);
 	free(s);
 	*session = NULL;
@@ -769,9 +771,7 @@ void imap_session_free(struct imap_session **session, struct ssl_session_st **re
 
 void imap_session_abandon(struct imap_session *s)
 {
-	static const struct failure none;
-
-	end_with(s, &none);
+	end_with(s, NULL);
 }
 
 void imap_session_set_trace(struct imap_session *s, struct imap_trace *trace)

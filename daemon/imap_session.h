@@ -14,7 +14,7 @@
 #include "imap_parser.h"
 #include "ranges.h"
 
-struct event_base; struct evbuffer; struct dialer; struct tls; struct ssl_session_st; struct log_context; struct imap_trace;
+struct event_base; struct evbuffer; struct dialer; struct tls; struct log_context; struct imap_trace;
 struct imap_session;
 
 enum imap_command {
@@ -50,14 +50,12 @@ struct imap_session_conf {		/* everything is copied or lent for the session's li
 	const char *token;		/* copied, wiped once sent */
 	const struct failure_subject *subject;	/* lent */
 	const struct log_context *log;	/* lent */
-	struct ssl_session_st *resume;	/* a TLS session to resume, or NULL; lent for the call */
 	struct imap_trace *trace;	/* what passes goes there, too; NULL: nowhere; lent */
 };
 
 struct imap_session *imap_session_new(struct event_base *, struct dialer *, struct tls *, const struct imap_session_conf *,
     const struct imap_session_ops *, void *arg);
-/* Closes with close_notify. ret_resume may be NULL; else gets the ticket for the next connection, or NULL. */
-void imap_session_free(struct imap_session **, struct ssl_session_st **ret_resume);
+void imap_session_free(struct imap_session **);		/* closes with close_notify */
 /* Ends it now, without LOGOUT; on_end follows with FAIL_NONE. */
 void imap_session_abandon(struct imap_session *);
 

@@ -192,7 +192,7 @@ static void begin_next(struct mailbox *m)
 static void mailbox_next(struct mailbox *m)
 {
 	if (m->no_room != NULL && clock_now_ms() >= m->no_room_until_ms) {
-		session_drop_failure(&m->no_room);
+		failure_drop(&m->no_room);
 		places_stale(m);	/* to look at the disk again */
 	}
 	if (m->stopping) {
@@ -331,7 +331,7 @@ void mailbox_free(struct mailbox **mailbox)
 	if (m == NULL)
 		return;
 	token_cancel(&m->token_request);
-	imap_session_free(&m->session, NULL);
+	imap_session_free(&m->session);
 	imap_trace_free(&m->trace);
 	relist_drop(m);
 	fetch_drop(m);
@@ -343,10 +343,9 @@ void mailbox_free(struct mailbox **mailbox)
 	free(m->folders);
 	ranges_done(&m->after_uids);
 	ranges_done(&m->batch);
-	SSL_SESSION_free(m->ticket);
-	session_drop_failure(&m->end_why);
-	session_drop_failure(&m->failure);
-	session_drop_failure(&m->no_room);
+	failure_drop(&m->end_why);
+	failure_drop(&m->failure);
+	failure_drop(&m->no_room);
 	free(m->errors);
 	session_replace_text(&m->subject.object_id, NULL);
 	session_replace_text(&m->subject.token_finding, NULL);
@@ -429,7 +428,7 @@ void mailbox_resume(struct mailbox *m)
 	m->paused = false;
 	m->failures = m->attempt = 0;
 	repeats_over(&m->failing);
-	session_drop_failure(&m->failure);
+	failure_drop(&m->failure);
 	mailbox_wake(m);
 }
 

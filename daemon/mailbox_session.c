@@ -1,7 +1,6 @@
 /* A mailbox's sessions: from the wish for one over token, sign-in and planned re-login to its end, and what follows from how it ended:
  * at once, with a fresh token, or after a wait. */
 #include <event2/event.h>
-#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
 #include "backoff.h"
@@ -17,19 +16,6 @@
 #define SIGN_IN_LIMIT_MS (5 * 60 * 1000)	/* all phases together */
 
 /* --- failures and patience --- */
-
-static void keep_failure(struct failure **to, const struct failure *why)
-{
-	if (*to == NULL)
-		*to = xmalloc(sizeof(**to));
-	**to = *why;
-}
-
-void session_drop_failure(struct failure **failure)
-{
-	free(*failure);
-	*failure = NULL;
-}
 
 static msec_t patience_ms(struct mailbox *m, const struct failure *why)
 {
@@ -55,7 +41,7 @@ void session_back_off(struct mailbox *m, const struct failure *why, bool is_toke
 	if (m->failures++ == 0)
 		m->failing_since_ms = clock_now_ms();
 	mailbox_failed(m, why, wait_ms, is_tokens);
-	keep_failure(&m->failure, why);
+	failure_keep(&m->failure, why);
 	if (why->schedule == SCHEDULE_THROTTLED) {		/* exchange-online 5.6 */
 		m->batch_limit = (m->batch_limit + 1) / 2;
 		m->env->counters->throttled_ms += (uint64_t)wait_ms;
@@ -72,7 +58,7 @@ void mailbox_proved(struct mailbox *m)
 		    (long long)(clock_now_ms() - m->failing_since_ms) / 1000);
 	m->failures = m->attempt = 0;
 	repeats_over(&m->failing);
-	session_drop_failure(&m->failure);
+	failure_drop(&m->failure);
 }
 
 /* --- signing in --- */
@@ -175,7 +161,7 @@ static const struct imap_session_ops session_ops = {
 static void open_session(struct mailbox *m, const struct token *token)
 {
 	struct imap_session_conf conf = { .host = m->conf->host, .port = m->conf->port, .ca_file = m->conf->ca_file,
-	    .address = m->conf->address, .token = token->text, .subject = &m->subject, .log = &m->log, .resume = m->ticket, .trace = m->trace };
+	    .address = m->conf->address, .token = token->text, .subject = &m->subject, .log = &m->log, .trace = m->trace };
 
 	m->token_serial = token->serial;
 	session_replace_text(&m->subject.object_id, token->object_id);
@@ -185,8 +171,6 @@ static void open_session(struct mailbox *m, const struct token *token)
 	m->opened = false;
 	mailbox_set_state(m, MAILBOX_CONNECTING);
 	m->session = imap_session_new(m->env->base, m->env->dialer, m->env->tls, &conf, &session_ops, m);
-	SSL_SESSION_free(m->ticket);	/* a ticket is good for one connection */
-	m->ticket = NULL;
 }
 
 static void on_token(void *arg, const struct token *token, const struct failure *why)
@@ -272,7 +256,7 @@ void session_check_relogin(struct mailbox *m)
 void mailbox_end_session(struct mailbox *m, const struct failure *why)
 {
 	if (why != NULL)
-		keep_failure(&m->end_why, why);
+		failure_keep(&m->end_why, why);
 	if (m->session != NULL)
 		imap_session_abandon(m->session);
 }
@@ -343,8 +327,8 @@ static void on_end(void *arg, const struct failure *session_why)
 		counters_session_ended(m->env->counters, why.fail == FAIL_NONE ? "planned" : why.name);
 	if (m->trace != NULL)
 		imap_trace_told(m->trace, "session ended: %s", why.fail == FAIL_NONE ? "as planned" : why.text);
-	session_drop_failure(&m->end_why);
-	imap_session_free(&m->session, &m->ticket);
+	failure_drop(&m->end_why);
+	imap_session_free(&m->session);
 	token_cancel(&m->token_request);
 	mailbox_expect(m, 0);
 	fetch_over(m, &why);

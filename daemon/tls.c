@@ -9,6 +9,8 @@
 #include "tls.h"
 #include "util.h"
 
+#define TICKETS 256			/* of a host; more than sign in at the same moment */
+
 struct context {
 	struct context *next;
 	char *ca_file;			/* NULL: the system's */
@@ -17,27 +19,81 @@ struct context {
 struct tls {
 	struct context *contexts;
 };
+/* Tickets that no connection has used yet, the latest last. Owned by the SSL_CTX, which lives as long as a connection of it. */
+struct tickets {
+	struct tickets *next;
+	char *host;
+	SSL_SESSION *v[TICKETS];
+	size_t n;
+};
 
-static int ticket_slot = -1;
+static int of_context = -1, of_connection = -1;		/* places of OpenSSL's for a struct tickets *: the first; its own host's */
 
-static void free_ticket(void *parent, void *ticket, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
+static void free_tickets(void *parent, void *first, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
 {
+	struct tickets *t;
+
 	(void)parent, (void)data, (void)index, (void)argl, (void)argp;
-	SSL_SESSION_free(ticket);
+	while ((t = first) != NULL) {
+		first = t->next;
+		while (t->n > 0)
+			SSL_SESSION_free(t->v[--t->n]);
+		free(t->host);
+		free(t);
+	}
 }
 
-/* The server's latest ticket replaces the one before it: a ticket is good for one connection. */
+static struct tickets *tickets_of(SSL_CTX *ctx, const char *host)
+{
+	struct tickets *first = SSL_CTX_get_ex_data(ctx, of_context), *t;
+
+	for (t = first; t != NULL && strcmp(t->host, host) != 0; t = t->next)
+		;
+	if (t == NULL) {
+		t = xcalloc(1, sizeof(*t));
+		t->host = xstrdup(host);
+		t->next = first;
+		SSL_CTX_set_ex_data(ctx, of_context, t);
+	}
+	return t;
+}
+
 static int on_ticket(SSL *ssl, SSL_SESSION *ticket)
 {
-	SSL_SESSION_free(SSL_get_ex_data(ssl, ticket_slot));
-	SSL_set_ex_data(ssl, ticket_slot, ticket);
+	struct tickets *t = SSL_get_ex_data(ssl, of_connection);
+
+	if (t->n == TICKETS) {
+		SSL_SESSION_free(t->v[0]);
+		memmove(t->v, t->v + 1, --t->n * sizeof(*t->v));
+	}
+	t->v[t->n++] = ticket;
 	return 1;			/* the reference is ours now */
+}
+
+/* One of TLS 1.3 is for one connection (RFC 8446 C.4); one of TLS 1.2 for many, and its use brings no other. */
+static void use_ticket(struct tickets *t, SSL *ssl)
+{
+	bool good = false;
+
+	while (t->n > 0 && !good) {
+		SSL_SESSION *ticket = t->v[t->n - 1];
+
+		good = SSL_SESSION_is_resumable(ticket) == 1;	/* not when the connection it came by has broken */
+		if (good)
+			SSL_set_session(ssl, ticket);
+		if (good && SSL_SESSION_get_protocol_version(ticket) < TLS1_3_VERSION)
+			break;
+		SSL_SESSION_free(ticket);
+		t->n--;
+	}
 }
 
 struct tls *tls_new(void)
 {
-	if (ticket_slot < 0)
-		ticket_slot = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_ticket);
+	if (of_context < 0) {
+		of_context = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_tickets);
+		of_connection = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	}
 	return xcalloc(1, sizeof(struct tls));
 }
 
@@ -127,11 +183,12 @@ static bool is_ip_address(const char *host)
 	return inet_pton(AF_INET, host, buf) == 1 || inet_pton(AF_INET6, host, buf) == 1;
 }
 
-SSL *tls_client(struct tls *tls, const char *host, const char *ca_file, SSL_SESSION *resume, char *ret_error, size_t size)
+SSL *tls_client(struct tls *tls, const char *host, const char *ca_file, char *ret_error, size_t size)
 {
 	SSL_CTX *ctx = context_get(tls, ca_file, ret_error, size);
 	SSL *ssl = ctx != NULL ? SSL_new(ctx) : NULL;
 	X509_VERIFY_PARAM *param;
+	struct tickets *tickets;
 	bool ok;
 
 	if (ctx == NULL)
@@ -151,21 +208,10 @@ SSL *tls_client(struct tls *tls, const char *host, const char *ca_file, SSL_SESS
 		SSL_free(ssl);
 		return NULL;
 	}
-	if (resume != NULL)
-		SSL_set_session(ssl, resume);
+	tickets = tickets_of(ctx, host);
+	SSL_set_ex_data(ssl, of_connection, tickets);
+	use_ticket(tickets, ssl);
 	return ssl;
-}
-
-SSL_SESSION *tls_take_session(SSL *ssl)
-{
-	SSL_SESSION *ticket = SSL_get_ex_data(ssl, ticket_slot);
-
-	SSL_set_ex_data(ssl, ticket_slot, NULL);
-	if (ticket != NULL && !SSL_SESSION_is_resumable(ticket)) {
-		SSL_SESSION_free(ticket);
-		return NULL;
-	}
-	return ticket;
 }
 
 void tls_describe(SSL *ssl, char *ret_text, size_t size, int64_t *ret_end_wall_s)

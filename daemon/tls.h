@@ -4,19 +4,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct ssl_st; struct ssl_session_st;	/* SSL and SSL_SESSION of OpenSSL */
-struct tls;				/* contexts, one per CA file, made when first asked for */
+struct ssl_st;				/* OpenSSL's SSL */
+struct tls;				/* contexts, one per CA file, made when first asked for; each with the hosts' latest tickets */
 
 struct tls *tls_new(void);
 void tls_free(struct tls **);
-/* Forgets the contexts, so that changed CA files are read again (reload). Sessions keep theirs. */
+/* Forgets the contexts and their tickets, so that changed CA files are read again (reload). Connections keep theirs. */
 void tls_forget(struct tls *);
 /* A client handle for host (a name or an IP address), its CAs from ca_file (NULL: the system's). NULL: why not in
- * ret_error. resume may be NULL: a session to resume. */
-struct ssl_st *tls_client(struct tls *, const char *host, const char *ca_file, struct ssl_session_st *resume, char *ret_error,
-    size_t size);
-/* The latest ticket of a connection, or NULL. Caller frees with SSL_SESSION_free(). */
-struct ssl_session_st *tls_take_session(struct ssl_st *);
+ * ret_error. It resumes a session of any connection to that host, when a ticket is left. */
+struct ssl_st *tls_client(struct tls *, const char *host, const char *ca_file, char *ret_error, size_t size);
 /* A connection that stands, for people: protocol, the certificate's issuer and end. ret_end_wall_s: its end. */
 void tls_describe(struct ssl_st *, char *ret_text, size_t size, int64_t *ret_end_wall_s);
 /* Why a connection failed, in one line: the certificate (ret_is_certificate) or error: the OpenSSL error queue's code as

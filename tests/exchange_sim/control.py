@@ -16,12 +16,14 @@
     POST /drop      {"address"}                                            closes its connections without a word
     POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"], "bads": 2}
     POST /certificate {"server": "imap" or "token", "name": "good", "stranger", "wrong-host", "expired" or "ending"}
+    POST /tls       {"maximum": "TLSv1_2" or "TLSv1_3"}                    what the IMAP server offers
     GET  /state     counters, and ?address= for one mailbox's folders
     GET  /sums      ?address=&folder= SHA-256 of every message by UID
     GET  /log       the last protocol lines
     GET  /wait      ?what=COUNTER&at_least=N&timeout_s=S[&address=]        answers when it is so: {"ok": true}
 """
 import asyncio
+import ssl
 import time
 
 import clock
@@ -125,6 +127,9 @@ class Control:
 
     def post_options(self, data):
         self.state.options.update(data)
+
+    def post_tls(self, data):
+        self.contexts["imap"].maximum_version = ssl.TLSVersion[data["maximum"]]
 
     def post_certificate(self, data):
         self.certificates.choose(self.contexts[data["server"]], data["name"])

@@ -541,6 +541,7 @@ def serve(state):
     async def connection(reader, writer):
         session = Session(state, reader, writer)
         state.counts["connections"] += 1
+        state.counts["tls_resumed"] += bool(writer.get_extra_info("ssl_object").session_reused)
         state.counts["connections_open"] += 1
         try:
             await session.run()

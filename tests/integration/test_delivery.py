@@ -2,7 +2,6 @@
 import collections
 import random
 
-
 from lib.maildir import Maildir, key_digest
 
 

@@ -85,11 +85,9 @@ struct imap_session *__wrap_imap_session_new(struct event_base *base, struct dia
 	return (struct imap_session *)(void *)&session_clay;
 }
 
-void __wrap_imap_session_free(struct imap_session **session, struct ssl_session_st **ret_resume);
-void __wrap_imap_session_free(struct imap_session **session, struct ssl_session_st **ret_resume)
+void __wrap_imap_session_free(struct imap_session **session);
+void __wrap_imap_session_free(struct imap_session **session)
 {
-	if (ret_resume != NULL)
-		*ret_resume = NULL;
 	*session = NULL;
 	w.arg = NULL;
 }
