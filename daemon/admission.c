@@ -9,6 +9,7 @@
 #define THROTTLED_MANY 3		/* so many mailboxes within a minute are the credential's matter */
 #define THROTTLED_WITHIN_MS 60000
 #define SLOWEST 64
+#define STARTING_MOST 200		/* beyond that sign-ins only wait for the processor, each with a handshake's memory */
 #define RATE_WITHOUT_LIMIT 50.0		/* what is slowed down when the configuration sets no limit */
 
 struct gate {
@@ -219,7 +220,7 @@ static bool may_start(struct gate *g)
 {
 	struct timeval tv;
 
-	if (g->conf.starting_at_once != 0 && g->n_starting >= g->conf.starting_at_once)
+	if (g->n_starting >= STARTING_MOST || (g->conf.starting_at_once != 0 && g->n_starting >= g->conf.starting_at_once))
 		return false;
 	if (gate_rate(g) == 0)
 		return true;

@@ -11,7 +11,7 @@
 #include "config.h"
 #include "fast_clock.h"
 
-#define MAX 64
+#define MAX 256
 
 struct mailbox {
 	struct seat seat;
@@ -142,6 +142,19 @@ static void test_no_more_at_once(void **state)
 	run_until(4);
 }
 
+/* Whatever the configuration says. */
+static void test_never_all_at_once(void **state)
+{
+	(void)state;
+	configure(0, 100000, 0);
+	ask(0, 250);
+	event_base_loop(w.base, EVLOOP_NONBLOCK);
+	assert_int_equal(w.n_admitted, 200);
+	seat_started(&w.order[7]->seat);
+	seat_started(&w.order[8]->seat);
+	run_until(202);
+}
+
 /* In no second more than that many, whatever came before. */
 static void test_no_more_in_a_second(void **state)
 {
@@ -212,7 +225,8 @@ static void test_slowed_without_a_limit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_longest_without_a_look_first), TEST(test_no_more_at_once), TEST(test_no_more_in_a_second), TEST(test_fetching_in_turn),
+		TEST(test_longest_without_a_look_first), TEST(test_no_more_at_once), TEST(test_never_all_at_once),
+		TEST(test_no_more_in_a_second), TEST(test_fetching_in_turn),
 		TEST(test_slowed_by_throttling), TEST(test_slowed_without_a_limit),
 	};
 
