@@ -12,10 +12,10 @@ from lib.daemon import Daemon
 from lib.maildir import Maildir
 from lib.simulator import Simulator
 
-MAILBOXES, HOURS = int(os.environ.get("DAY_MAILBOXES", 60)), float(os.environ.get("DAY_HOURS", 2.2))
+MAILBOXES, HOURS = int(os.environ.get("DAY_MAILBOXES", 60)), float(os.environ.get("DAY_HOURS", 1.1))
 RATE = float(os.environ.get("DAY_RATE", 100))          # deadlines of half a minute must leave a busy machine some time
 PER_SECOND = 5
-LIFE_S = 65 * 60
+LIFE_S = 65 * 60 if HOURS >= 6 else 30 * 60
 JITTER_S = 0.25 * RATE          # a quarter of a real second: the two processes do not run at the same instant
 
 

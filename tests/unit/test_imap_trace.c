@@ -23,6 +23,7 @@ static void expect(const char *text)
 	told[0] = '\0';
 }
 
+static void sent(struct imap_trace *t, unsigned tag, const char *fmt, ...) PRINTF_LIKE(3, 4);
 static void sent(struct imap_trace *t, unsigned tag, const char *fmt, ...)
 {
 	va_list args;
