@@ -281,6 +281,28 @@ static void keep_capabilities(struct imap_session *s, const char *list)
 			s->capabilities |= 1U << i;
 }
 
+static void on_capability(struct imap_session *s, const struct imap_response *r)
+{
+	if (r->kind == IMAP_CAPABILITY)
+		keep_capabilities(s, r->text);
+	else if (r->code != NULL && strcmp(r->code, "CAPABILITY") == 0)
+		keep_capabilities(s, r->code_args);
+}
+
+static void authenticate(struct imap_session *s)
+{
+	struct failure why;
+
+	if (imap_session_can(s, "AUTH=XOAUTH2")) {
+		s->ops->on_authenticating(s->arg);
+		session_enter(s, P_AUTH);
+	} else {
+		failure_own(&why, "no-xoauth2", s->conf.subject, "server offers no AUTH=XOAUTH2");
+		end_with(s, &why);
+	}
+}
+
+/* It may tell the capabilities (RFC 3501 7.1); Exchange's does not. */
 static void on_greeting(struct imap_session *s, const struct imap_response *r)
 {
 	if (r->kind != IMAP_STATUS_LINE)
@@ -290,32 +312,22 @@ static void on_greeting(struct imap_session *s, const struct imap_response *r)
 		return;
 	}
 	log_debug(s->conf.log, "greeting: %.200s", r->text);	/* names the front end (exchange-online 4.1) */
-	session_enter(s, P_CAPABILITY);
-}
-
-static void on_capability(struct imap_session *s, const struct imap_response *r)
-{
-	if (r->kind == IMAP_CAPABILITY)
-		keep_capabilities(s, r->text);
-	else if (r->code != NULL && strcmp(r->code, "CAPABILITY") == 0)
-		keep_capabilities(s, r->code_args);
+	on_capability(s, r);
+	if (imap_session_can(s, "AUTH=XOAUTH2"))
+		authenticate(s);
+	else
+		session_enter(s, P_CAPABILITY);
 }
 
 static void on_capability_done(struct imap_session *s, const struct imap_response *r)
 {
-	struct failure why;
-
 	if (r->status != IMAP_OK || !s->capabilities_told) {
 		end_by_answer(s, r->status == IMAP_BAD ? ANSWER_BAD : ANSWER_NO, r);
 	} else if (s->phase == P_CAPABILITY_AFTER) {
 		session_enter(s, P_READY);
 		s->ops->on_ready(s->arg);
-	} else if (!imap_session_can(s, "AUTH=XOAUTH2")) {
-		failure_own(&why, "no-xoauth2", s->conf.subject, "server offers no AUTH=XOAUTH2");
-		end_with(s, &why);
 	} else {
-		s->ops->on_authenticating(s->arg);
-		session_enter(s, P_AUTH);
+		authenticate(s);
 	}
 }
 

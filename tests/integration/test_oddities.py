@@ -31,6 +31,14 @@ def test_greetings_and_capabilities(simulator, daemon, greeting, before, after):
     assert not any("RETURN" in line for line in simulator.log_lines() if line.startswith("C "))
 
 
+@pytest.mark.parametrize("words,asks", [("AUTH=XOAUTH2 SASL-IR", False), ("STARTTLS", True)])
+def test_capabilities_in_the_greeting(simulator, daemon, words, asks):
+    """RFC 3501 7.1: they need not be asked for, unless what matters is not among them"""
+    simulator.fault("greeting", line="* OK [CAPABILITY IMAP4rev1 %s] ready" % words)
+    all_arrive(simulator, daemon, 1)
+    assert simulator.state()["commands"]["CAPABILITY"] == 1 + asks         # after the sign-in, all the same (4.1)
+
+
 @pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists", "fetch-descending"])
 def test_answers_nobody_asked_for(simulator, daemon, kind):
     """exchange-online 4.6, 4.10; RFC 3501 7"""
