@@ -18,7 +18,8 @@ SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 PYTHON ?= /usr/bin/python3
 FUZZ_SECONDS ?= 30
-TEST_JOBS ?= 5
+# Most tests wait most of the time.
+TEST_JOBS ?= 8
 
 # libevent's loop and its OpenSSL bufferevents; OpenSSL for TLS and hashes; libcurl for the token endpoint and
 # mailpollctl; libyaml for the configuration; libsystemd for sd_notify and the journal; SQLite for the state;
