@@ -14,7 +14,7 @@
 struct ops { struct op *first, **end; };
 
 struct store {
-	struct lane *lane;
+	struct lane *lane, *backup_lane;
 	char *state_dir;
 	struct db *db;			/* the lane's while a job runs */
 	struct ops waiting;
@@ -201,6 +201,7 @@ struct store *store_open(struct event_base *base, struct workers *workers, const
 	s->state_dir = xstrdup(state_dir);
 	s->paused = db_paused(db, &s->n_paused);
 	s->lane = lane_new(workers, "store", LANE_DISK, 1);
+	s->backup_lane = lane_new(workers, "backup", LANE_REMOTE, 1);
 	s->retry = evtimer_new(base, on_retry, s);
 	ops_init(&s->waiting);
 	return s;
@@ -441,8 +442,7 @@ void store_forget(struct store *s, const char *id, store_count_cb *cb, void *arg
 
 struct backup_job {
 	struct job job;
-	struct db *db;
-	char *path, error[200];
+	char *state_dir, *path, error[200];
 	int result;
 	store_backup_cb *cb;
 	void *arg;
@@ -452,7 +452,7 @@ static void work_backup(struct job *job)
 {
 	struct backup_job *b = (struct backup_job *)job;
 
-	b->result = db_backup(b->db, b->path, b->error, sizeof(b->error));
+	b->result = db_backup(b->state_dir, b->path, b->error, sizeof(b->error));
 }
 
 static void done_backup(struct job *job)
@@ -460,15 +460,16 @@ static void done_backup(struct job *job)
 	struct backup_job *b = (struct backup_job *)job;
 
 	b->cb(b->arg, b->result < 0 ? b->error : NULL);
+	free(b->state_dir);
 	free(b->path);
 	free(b);
 }
 
-/* On the writer's lane, so between two transactions. */
+/* It may take as long as it likes: it has a lane that nobody watches, and the writer goes on. */
 void store_backup(struct store *s, const char *path, store_backup_cb *cb, void *arg)
 {
 	struct backup_job *b = xcalloc(1, sizeof(*b));
 
-	*b = (struct backup_job){ .job = { .work = work_backup, .done = done_backup }, .db = s->db, .path = xstrdup(path), .cb = cb, .arg = arg };
-	lane_submit(s->lane, &b->job);
+	*b = (struct backup_job){ .job = { .work = work_backup, .done = done_backup }, .state_dir = xstrdup(s->state_dir), .path = xstrdup(path), .cb = cb, .arg = arg };
+	lane_submit(s->backup_lane, &b->job);
 }

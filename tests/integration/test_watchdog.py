@@ -1,9 +1,12 @@
 """What the service manager's watchdog hears (promise 8): each of its checks, broken; and what must not break it. The clock runs fast."""
+import os
+import subprocess
 import threading
 import time
 
 import pytest
 
+from lib.daemon import BUILD
 from lib.gate import Gate
 from lib.maildir import Maildir
 
@@ -52,6 +55,26 @@ def test_disk_that_hangs(simulator, make_daemon, tmp_path, whose):
     daemon.wait_delivered(A, 2)
     assert Maildir(daemon.maildir(A)).sums() == {digest: 1 for digest in simulator.sums(A).values()}
     daemon.wait(lambda s: s["health"] == "ok")
+
+
+def test_backup_that_hangs(simulator, make_daemon, tmp_path):
+    """A copy of the state may go to a slow place: mail flows on, the health is good, the ping goes out"""
+    daemon, away = make_daemon(program="mailpolld-scaled"), tmp_path / "away"
+    away.mkdir()
+    gate = Gate(tmp_path / "gate", away)
+    simulator.mailbox(A)
+    daemon.config([A])
+    daemon.start(env={**FAST, **gate.env})
+    daemon.wait_state(A, "watching")
+    gate.shut()
+    backup = subprocess.Popen([os.path.join(BUILD, "mailpollctl"), "-s", daemon.socket, "backup", str(away / "copy")])
+    gate.wait_stalled()
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+    wait_pings(daemon, 240 // PING_S)
+    assert daemon.status()["health"] == "ok" and backup.poll() is None
+    gate.open()
+    assert backup.wait(30) == 0 and not daemon.has_line("withheld")
 
 
 def test_mailbox_past_its_deadline(simulator, make_daemon):
