@@ -51,27 +51,16 @@ static int write_durably(const char *path, const char *text)
 	return error;
 }
 
-static int flush(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), error;
-
-	if (fd < 0)
-		return errno;
-	error = fsync(fd) < 0 ? errno : 0;
-	close(fd);
-	return error;
-}
-
 /* The JSON first: an .eml that stands there has its reason beside it. */
 static void work_quarantine(struct job *job)
 {
 	struct quarantine_job *q = (struct quarantine_job *)job;
 	char *eml = xasprintf("%s/%s.eml", q->dir, q->name), *json = xasprintf("%s/%s.json", q->dir, q->name);
 
-	if ((q->error = write_durably(json, q->json)) == 0 && (q->error = flush(q->from)) == 0) {
+	if ((q->error = write_durably(json, q->json)) == 0 && (q->error = flush_file(q->from)) == 0) {
 		if (rename(q->from, eml) < 0)
 			q->error = errno;
-		else if ((q->error = flush(q->dir)) != 0 && rename(eml, q->from) < 0)
+		else if ((q->error = flush_directory(q->dir)) != 0 && rename(eml, q->from) < 0)
 			log_error(NULL, "%s could not be moved back: %s", eml, strerror(errno));
 	}
 	free(eml);
@@ -178,7 +167,7 @@ struct quarantine_counts *quarantine_scan(const char *state_dir)
 	struct dirent *entry;
 	DIR *dir;
 
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+	if (mkdir(path, 0700) < 0 ? errno != EEXIST : flush_directory_of(path) != 0)
 		log_error(NULL, "cannot make %s: %s", path, strerror(errno));
 	dir = opendir(path);
 	while (dir != NULL && (entry = readdir(dir)) != NULL) {

@@ -61,17 +61,6 @@ static bool stands_in_cur(const char *maildir, const char *name)
 	return found;
 }
 
-static int flush_dir(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), error;
-
-	if (fd < 0)
-		return errno;
-	error = fsync(fd) < 0 ? errno : 0;
-	close(fd);
-	return error;
-}
-
 static enum fate resolve(const struct store_found_intent *i)
 {
 	char *tmp = xasprintf("%s/tmp/%s", i->maildir, i->tmp_name), *dir = xasprintf("%s/new", i->maildir);
@@ -81,7 +70,7 @@ static enum fate resolve(const struct store_found_intent *i)
 	if (access(dir, W_OK | X_OK) < 0)	/* not mounted, perhaps: nothing can be told */
 		fate = FATE_UNKNOWN;
 	else if (rename(tmp, path) == 0)		/* its content was flushed before the intent was written */
-		fate = flush_dir(dir) == 0 ? FATE_DELIVERED : FATE_UNKNOWN;
+		fate = flush_directory(dir) == 0 ? FATE_DELIVERED : FATE_UNKNOWN;
 	else if (errno != ENOENT)	/* of tmp/NAME, since new/ is there */
 		fate = FATE_UNKNOWN;
 	else if (i->this_boot)
@@ -196,22 +185,25 @@ struct prepare_job {
 	uint64_t free_bytes;
 };
 
-/* mkdir -p; what exists is left as it is. Only the Maildir and its parts get mode and group; what lies above can be passed
+/* mkdir -p, durably; what exists is left as it is. Only the Maildir and its parts get mode and group; what lies above can be passed
  * through by whoever may read them, whatever the umask. */
 static int make_parents(const char *path)
 {
 	char copy[PATH_MAX];
+	int error = 0;
 
 	if (strlen(path) >= sizeof(copy))
 		return ENAMETOOLONG;
 	strcpy(copy, path);
-	for (char *slash = strchr(copy + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+	for (char *slash = strchr(copy + 1, '/'); slash != NULL && error == 0; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
-		if (mkdir(copy, 0711) < 0 ? errno != EEXIST : chmod(copy, 0711) < 0)
-			return errno;
+		if (mkdir(copy, 0711) < 0)
+			error = errno == EEXIST ? 0 : errno;
+		else
+			error = chmod(copy, 0711) < 0 ? errno : flush_directory_of(copy);
 		*slash = '/';
 	}
-	return 0;
+	return error;
 }
 
 static int make_dir(const char *path, mode_t mode, gid_t gid)
@@ -224,6 +216,8 @@ static int make_dir(const char *path, mode_t mode, gid_t gid)
 	error = fd < 0 ? errno : spool_share(fd, mode, gid);
 	if (fd >= 0)
 		close(fd);
+	if (error == 0)
+		error = flush_directory_of(path);
 	if (error != 0)
 		rmdir(path);
 	return error;

@@ -1,9 +1,11 @@
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #include "util.h"
 
 static void *checked(void *p)
@@ -277,4 +279,36 @@ char *url_host(const char *url, uint16_t *ret_port)
 	if (ret_port != NULL && parse_u32(number, &port) == 0 && port <= UINT16_MAX)
 		*ret_port = (uint16_t)port;
 	return xstrndup(host, (size_t)(end - host));
+}
+
+static int flush(const char *path, int flags)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | flags), error = 0;
+
+	if (fd < 0)
+		return errno;
+	if (fsync(fd) < 0)
+		error = errno;
+	close(fd);
+	return error;
+}
+
+int flush_file(const char *path)
+{
+	return flush(path, O_NOFOLLOW);
+}
+
+int flush_directory(const char *path)
+{
+	return flush(path, O_DIRECTORY);
+}
+
+int flush_directory_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *dir = slash == NULL ? xstrdup(".") : xstrndup(path, slash == path ? 1 : (size_t)(slash - path));
+	int error = flush_directory(dir);
+
+	free(dir);
+	return error;
 }

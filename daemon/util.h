@@ -49,6 +49,12 @@ void printable(char *ret_text, size_t size, const char *s, size_t len);
 /* Shows words of more than max (at least 16) bytes as their sizes, in place: what may have a secret in it. The new length. */
 size_t hide_long_words(char *s, size_t len, size_t max);
 
+/* What is there survives a power loss (fsync): a file's content; a directory's entries, path naming the directory, or something in it.
+ * 0, or errno. They may wait for a disk: not on the loop. */
+int flush_file(const char *path) MUST_CHECK;
+int flush_directory(const char *path) MUST_CHECK;
+int flush_directory_of(const char *path) MUST_CHECK;
+
 /* A day as 2026-01-31. -1: not one, since 1970. */
 int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day) MUST_CHECK;
 int64_t date_start_s(int year, int month, int day);	/* its midnight, UTC, in seconds since 1970 */

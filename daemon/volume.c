@@ -73,32 +73,11 @@ static void work_open(struct job *job)
 
 struct flush_job { struct job job; struct volume *volume; struct requests requests; size_t n; int sync_fd; int error; };
 
-static int flush_path(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (fsync(fd) < 0)
-		error = errno;
-	close(fd);
-	return error;
-}
-
 static size_t directory_length(const char *path)
 {
 	const char *slash = strrchr(path, '/');
 
 	return slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
-}
-
-static int flush_directory(const char *path)
-{
-	char *dir = xstrndup(path, directory_length(path));
-	int error = flush_path(dir);
-
-	free(dir);
-	return error;
 }
 
 static bool same_directory(const struct request *a, const struct request *b)
@@ -131,9 +110,9 @@ static int flush_each(struct requests *requests)
 		if (r->error != 0)
 			continue;
 		if (r->rename_from == NULL)
-			error = flush_path(r->path);
+			error = flush_file(r->path);
 		else if (!directory_done(requests, r))
-			error = flush_directory(r->path);
+			error = flush_directory_of(r->path);
 		if (error == ENOENT && r->rename_from == NULL) {	/* somebody took it away: no flush has failed */
 			r->error = error;
 			error = 0;

@@ -1,5 +1,5 @@
 /* For LD_PRELOAD in tests: a disk that hangs. Flushing a file below STALL_BELOW waits while a test holds the lock (flock) of the file
- * STALL_GATE; the lock goes with the test. */
+ * STALL_GATE; the lock goes with the test. What was flushed there is a line in the file STALL_TOLD, if there is such a name. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <limits.h>
@@ -9,6 +9,17 @@
 #include <sys/file.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static void tell(const char *path)
+{
+	const char *file = getenv("STALL_TOLD");
+	int fd = file != NULL ? open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
+
+	if (fd < 0)
+		return;
+	dprintf(fd, "%s\n", path);
+	close(fd);
+}
 
 static void wait_at_gate(int fd)
 {
@@ -23,6 +34,7 @@ static void wait_at_gate(int fd)
 		return;
 	flock(lock, LOCK_SH);
 	close(lock);
+	tell(path);
 }
 
 int fsync(int fd)

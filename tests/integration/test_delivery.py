@@ -2,6 +2,7 @@
 import collections
 import random
 
+from lib.gate import Gate
 from lib.maildir import Maildir, key_digest
 
 
@@ -59,3 +60,18 @@ def test_fifty_mailboxes(simulator, daemon):
             expect_all(simulator, daemon, address, folder, daemon.maildir(address, folder))
             assert set(map(tuple, simulator.folder(address, folder)["messages"].values())) == {()}
     assert simulator.counts("token_requests") == 1
+
+
+def test_new_directories_survive_too(simulator, daemon, tmp_path):
+    """A power loss must not take a new Maildir with its first messages: each directory that was made is flushed where it stands"""
+    address, mail = "support@contoso.example", daemon.directory + "/mail"
+    gate = Gate(tmp_path / "gate", daemon.directory)
+    simulator.mailbox(address)
+    simulator.add(address, [{"seed": 1, "size": 2000}])
+    daemon.config([address], {"deliver": {"maildir": mail + "/some/where/%{address}"}})
+    daemon.start(env=gate.env)
+    daemon.wait_delivered(address, 1)
+    flushed = gate.flushed()
+    made = [mail, mail + "/some", mail + "/some/where", mail + "/some/where/" + address]      # in each of them something is new
+    assert [path for path in flushed if path in made][:4] == made
+    assert flushed.count(made[3]) == 3 and mail + "/some/where/" + address + "/new" in flushed[flushed.index(made[3]):]
