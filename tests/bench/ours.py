@@ -56,12 +56,9 @@ class Ours(Daemon):
     def totals(self):
         return json.loads(self.call("GET", "/status?summary=1"))["totals"]
 
-    def wait_until(self, condition, what, timeout=600):
-        until(lambda: self.process.poll() is not None or condition(), what, timeout)
+    def wait_totals(self, condition, what, timeout=600, pause=0.02):
+        until(lambda: self.process.poll() is not None or condition(self.totals()), what, timeout, pause)
         assert self.process.poll() is None, "it ended"
-
-    def wait_totals(self, condition, what, timeout=600):
-        self.wait_until(lambda: condition(self.totals()), what, timeout)
 
     def anon_kib(self):
         return memory_kib(self.pid, "RssAnon")

@@ -6,6 +6,7 @@ import statistics
 HERE = os.path.dirname(os.path.abspath(__file__))
 STORED = os.path.join(HERE, "ratios.json")
 WORSE = 1.2
+REFERENCE_LOGIN_MS = 1.05       # CPU of the floor's login with a full handshake where the limits in milliseconds were set
 
 
 def number(x):
@@ -60,6 +61,11 @@ class Report:
             line += "  WORSE than the stored %s by more than 20 %%" % number(before)
         self.lines.append(line)
         print(line, flush=True)
+
+    def against_login(self, row, what, ms, login_ms, limit_ms):
+        """CPU of a mailbox: as it is, and against the floor's login of this run, which is what can be compared with other machines."""
+        self.target(row, "CPU ms, " + what, ms, "<=", limit_ms)
+        self.target(row, "CPU against the floor's login, " + what, ms / login_ms, "<=", limit_ms / REFERENCE_LOGIN_MS)
 
     def summary(self):
         self.title("Targets")

@@ -7,7 +7,7 @@ import time
 
 import peers
 from ours import Ours
-from place import QUICK, Sample, cpu_s, measure, memory_kib, tool
+from place import QUICK, Sample, cpu_s, measure, memory_kib, tool, until
 from report import paired, spread
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 2 if QUICK else 5))
@@ -62,7 +62,7 @@ def contestants(bench, user, made, size):
         who, one, n = peer.name, user, len(made)
         if peer.name in FEW:
             n = max(n // FEW[peer.name], 2)
-            who, one = "%s (%d)" % (peer.name, n), "few%d.%s" % (n, user)
+            who, one = "%s (%d)" % (peer.name, n), "%s.%s" % (peer.name, user)
             bench.dovecot.put(one, n, size, made)
             bench.dovecot.warm(one)
         runs[who] = lambda peer=peer, one=one, n=n: peer(bench.place, bench.dovecot).run([one], n)
@@ -146,7 +146,7 @@ def fetch_many(bench, users, each):
                 last[m["address"]] = time.monotonic() - daemon.begun
         return len(last) == len(users)
     daemon.start()
-    daemon.wait_until(note, "all delivered")
+    until(note, "all delivered", 600)
     wall = max(last.values())
     sample = Sample(wall, cpu_s(daemon.pid), memory_kib(daemon.pid, "VmHWM"), daemon.anon_kib(), each * len(users))
     daemon.cleanup()
