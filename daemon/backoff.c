@@ -48,6 +48,15 @@ msec_t backoff_wait_ms(enum schedule schedule, unsigned attempt, msec_t asked_wa
 	return wait_ms;
 }
 
+msec_t backoff_next_ms(struct backoff *b, const struct failure *why, uint32_t random)
+{
+	uint8_t *attempts = &b->attempts[why->schedule];
+
+	if (*attempts < UINT8_MAX)
+		++*attempts;
+	return backoff_wait_ms(why->schedule, *attempts, why->asked_wait_ms, random);
+}
+
 void backoff_describe(enum schedule schedule, char *ret_text, size_t size)
 {
 	const struct steps *s = &schedules[schedule];

@@ -426,7 +426,8 @@ void mailbox_pause(struct mailbox *m)
 void mailbox_resume(struct mailbox *m)
 {
 	m->paused = false;
-	m->failures = m->attempt = 0;
+	m->failures = 0;
+	m->backoff = (struct backoff){ 0 };
 	repeats_over(&m->failing);
 	failure_drop(&m->failure);
 	mailbox_wake(m);

@@ -2,6 +2,7 @@
  * mailbox_session.c (its sessions and its patience when they fail), mailbox_errors.c (what went wrong, for the log and who asks), mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
  * (a folder whose UIDs have changed, a resync). Nobody else includes it. */
 #pragma once
+#include "backoff.h"
 #include "config.h"
 #include "delivery.h"
 #include "folder.h"
@@ -58,7 +59,8 @@ struct mailbox {
 	bool sign_in_failed;			/* that is what was logged last */
 	struct failure *end_why;		/* why we ended the session ourselves; NULL: no reason to complain */
 	struct failure *failure;		/* of the last try; NULL: it was good */
-	unsigned failures, attempt;		/* in a row; of the same schedule */
+	unsigned failures;			/* in a row */
+	struct backoff backoff;
 	msec_t failing_since_ms;
 	struct repeats failing, holding;	/* what has been logged of it; mailbox_errors.c, as the next ones */
 	struct mailbox_error *errors; size_t n_errors;	/* NULL: none yet */

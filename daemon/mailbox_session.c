@@ -17,14 +17,6 @@
 
 /* --- failures and patience --- */
 
-static msec_t patience_ms(struct mailbox *m, const struct failure *why)
-{
-	bool same = m->failure != NULL && m->failure->schedule == why->schedule;
-
-	m->attempt = same ? m->attempt + 1 : 1;
-	return backoff_wait_ms(why->schedule, m->attempt, why->asked_wait_ms, (uint32_t)clock_random(UINT32_MAX));
-}
-
 static void wait_until(struct mailbox *m, msec_t at_ms, enum mailbox_state state)
 {
 	m->wait_until_ms = at_ms;
@@ -34,7 +26,7 @@ static void wait_until(struct mailbox *m, msec_t at_ms, enum mailbox_state state
 
 void session_back_off(struct mailbox *m, const struct failure *why, bool is_tokens)
 {
-	msec_t wait_ms = patience_ms(m, why);
+	msec_t wait_ms = backoff_next_ms(&m->backoff, why, (uint32_t)clock_random(UINT32_MAX));
 
 	if (is_tokens && wait_ms > TOKEN_ASK_MS)
 		wait_ms = TOKEN_ASK_MS - (msec_t)clock_random(TOKEN_ASK_MS / 4);
@@ -53,10 +45,12 @@ void session_back_off(struct mailbox *m, const struct failure *why, bool is_toke
 void mailbox_proved(struct mailbox *m)
 {
 	m->token_replaced = false;
+	m->subject.worked_before = true;
 	if (m->failures > 0)
 		log_write(LOG_LEVEL_INFO, m->sign_in_failed ? EVENT_SIGN_IN_RECOVERED : EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "recovered after %u failures and %lld s", m->failures,
 		    (long long)(clock_now_ms() - m->failing_since_ms) / 1000);
-	m->failures = m->attempt = 0;
+	m->failures = 0;
+	m->backoff = (struct backoff){ 0 };
 	repeats_over(&m->failing);
 	failure_drop(&m->failure);
 }

@@ -119,14 +119,12 @@ static bool is_replicating(const struct grant *g, const struct failure *why)
 
 static void grant_failed(struct grant *g, const struct failure *why)
 {
-	bool same_schedule = grant_has_failed(g) && g->failure.schedule == why->schedule;
 	uint32_t random = (uint32_t)clock_random((uint64_t)UINT32_MAX + 1);
 	msec_t wait_ms;
 
 	g->n_failures++;
-	g->attempts = same_schedule ? g->attempts + 1 : 1;
 	g->failure = *why;
-	wait_ms = backoff_wait_ms(why->schedule, g->attempts, why->asked_wait_ms, random);
+	wait_ms = backoff_next_ms(&g->backoff, why, random);
 	if (is_replicating(g, why) && wait_ms > REPLICATION_WAIT_MS)
 		wait_ms = REPLICATION_WAIT_MS;
 	g->retry_ms = clock_now_ms() + wait_ms;
@@ -201,7 +199,7 @@ static void grant_renewed(struct grant *g, struct token_answer *a)
 	log_refreshed(g);
 	repeats_over(&g->failing);
 	g->failure = (struct failure){ 0 };
-	g->attempts = 0;
+	g->backoff = (struct backoff){ 0 };
 	grant_arm(g);
 	grant_answer(g);
 }
@@ -434,7 +432,7 @@ void grant_reset(struct grant *g)
 	forget_token(g);
 	repeats_over(&g->failing);
 	g->failure = (struct failure){ 0 };
-	g->attempts = 0;
+	g->backoff = (struct backoff){ 0 };
 	g->has_digest = false;
 	g->finding_logged = NULL;
 	if (!TAILQ_EMPTY(&g->waiting))

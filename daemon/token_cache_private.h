@@ -7,6 +7,7 @@
  * waits at the grant, and has an event of its own to be answered from. */
 #pragma once
 #include <sys/queue.h>
+#include "backoff.h"
 #include "config.h"
 #include "repeats.h"
 #include "token_cache.h"
@@ -35,7 +36,7 @@ struct grant {
 	bool has_digest;		/* the last attempt got as far as sending one */
 	msec_t secret_changed_ms;	/* another one was sent than before; 0: never */
 	struct failure failure;		/* of the last attempt; FAIL_NONE: it went well */
-	unsigned attempts;		/* failed in a row on the same schedule */
+	struct backoff backoff;
 	msec_t retry_ms;		/* no request before, after a failure */
 	struct repeats failing;		/* what has been logged of it */
 	const char *finding_logged;	/* static */

@@ -287,9 +287,7 @@ def test_sign_in_after_idle(scene, fault):
     scene.set(fault)
     scene.simulator.post("/drop", address=BAD)
     scene.add(BAD, 3)
-    scene.daemon.wait_line(r"failure=%s .*mailbox=%s|mailbox=%s.* failure=%s" % (fault.failure, BAD, BAD, fault.failure))
-    scene.clear()
-    scene.daemon.poll(BAD)
+    scene.expect(fault)
     scene.mended()
 
 

@@ -31,6 +31,21 @@ static void test_schedules(void **state)
 	EXPECT_STEPS(SCHEDULE_SINK, 5, 10, 20, 40, 80, 160, 300);
 }
 
+static void test_failing_now_so_now_otherwise(void **state)
+{
+	struct backoff b = { 0 };
+	const struct failure network = { .schedule = SCHEDULE_NETWORK }, unavailable = { .schedule = SCHEDULE_UNAVAILABLE };
+
+	(void)state;
+	assert_int_equal(backoff_next_ms(&b, &network, UINT32_MAX), 2000);
+	assert_int_equal(backoff_next_ms(&b, &unavailable, UINT32_MAX), 5000);
+	assert_int_equal(backoff_next_ms(&b, &network, UINT32_MAX), 4000);
+	assert_int_equal(backoff_next_ms(&b, &unavailable, UINT32_MAX), 15000);
+	for (int i = 0; i < 300; i++)
+		backoff_next_ms(&b, &network, 0);
+	assert_int_equal(backoff_next_ms(&b, &network, UINT32_MAX), 300000);
+}
+
 static void test_what_was_asked(void **state)
 {
 	(void)state;
@@ -69,7 +84,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_in_words),
-		cmocka_unit_test(test_schedules), cmocka_unit_test(test_what_was_asked), cmocka_unit_test(test_throttled),
+		cmocka_unit_test(test_schedules), cmocka_unit_test(test_what_was_asked), cmocka_unit_test(test_failing_now_so_now_otherwise),
+		cmocka_unit_test(test_throttled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
