@@ -241,6 +241,18 @@ static void log_delivered(struct mailbox *m, const struct message *message)
 	free(line);
 }
 
+static void note_delivered(struct mailbox *m, struct folder *f, const struct message *message)
+{
+	f->at.delivered++;
+	f->at.last_delivery_wall_s = clock_wall_s();
+	m->env->counters->delivered_bytes += message->size_bytes;
+	m->env->ops->delivered(m->env->arg, m);
+	if (message->after_owed)
+		ranges_add(&f->at.after_owed, message->uid, message->uid);
+	if (m->env->audit_log || m->env->audit != NULL)
+		log_delivered(m, message);
+}
+
 static void on_settled(void *arg, const struct message *message, bool delivered)
 {
 	struct mailbox *m = arg;
@@ -254,15 +266,8 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 	mailbox_released(m);
 	if (!delivered)
 		return;
-	f->at.delivered++;
-	f->at.last_delivery_wall_s = clock_wall_s();
-	m->env->counters->delivered_bytes += message->size_bytes;
+	note_delivered(m, f, message);
 	histogram_note(&m->env->counters->delivery_lag, (double)(clock_wall_s() - message->internaldate_s));
-	m->env->ops->delivered(m->env->arg, m);
-	if (message->after_owed)
-		ranges_add(&f->at.after_owed, message->uid, message->uid);
-	if (m->env->audit_log || m->env->audit != NULL)
-		log_delivered(m, message);
 }
 
 static void on_lost(void *arg, const struct message *message)
@@ -369,19 +374,18 @@ void mailbox_stop(struct mailbox *m)
 
 /* --- verbs --- */
 
-void mailbox_note_redelivered(struct mailbox *m, const char *folder, uint32_t uidvalidity, uint32_t uid)
+void mailbox_note_redelivered(struct mailbox *m, const struct message *message)
 {
 	for (size_t i = 0; i < m->n_folders; i++) {
 		struct folder *f = &m->folders[i];
-		struct store_settlement s = { .folder = f->at.ref, .uid = uid, .settle_from = uid, .sink = sink_conf(m->sink)->name, .delivered = true,
-		    .after_owed = m->conf->after != AFTER_KEEP };
+		struct store_settlement s = { .folder = f->at.ref, .uid = message->uid, .settle_from = message->uid, .sink = sink_conf(m->sink)->name,
+		    .delivered = true, .after_owed = message->after_owed, .internaldate_s = message->internaldate_s };
 
-		if (strcmp(f->name, folder) != 0 || f->at.ref == 0 || f->at.uidvalidity != uidvalidity)
+		if (strcmp(f->name, message->folder) != 0 || f->at.ref == 0 || f->at.uidvalidity != message->uidvalidity)
 			continue;
+		memcpy(s.hash, message->hash, sizeof(s.hash));
 		store_settle(m->env->store, &s, NULL, NULL);
-		f->at.delivered++;
-		if (s.after_owed)
-			ranges_add(&f->at.after_owed, uid, uid);
+		note_delivered(m, f, message);
 		mailbox_wake(m);
 	}
 }

@@ -37,6 +37,8 @@ struct mailbox_ops {
 	void (*delivered)(void *arg, struct mailbox *);		/* one message more is settled as handed over */
 	void (*stopped)(void *arg, struct mailbox *);		/* after mailbox_stop(): free it now */
 };
+struct message;
+
 struct mailbox_env {		/* lent, outlives every mailbox */
 	struct event_base *base;
 	struct dialer *dialer; struct tls *tls; struct token_cache *tokens;
@@ -61,7 +63,7 @@ void mailbox_admit(struct mailbox *);
 void mailbox_fetch_admit(struct mailbox *);
 void mailbox_poll(struct mailbox *);		/* look now, whatever it waits for (a pause excepted) */
 /* A refused message that the sink has taken after all: it counts as delivered, and `after` is owed if its UID still means it. */
-void mailbox_note_redelivered(struct mailbox *, const char *folder, uint32_t uidvalidity, uint32_t uid);
+void mailbox_note_redelivered(struct mailbox *, const struct message *);
 /* What was delivered since that day is fetched and delivered once more, in the next look. */
 void mailbox_resync(struct mailbox *, int year, int month, int day);
 void mailbox_pause(struct mailbox *);

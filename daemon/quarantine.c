@@ -118,13 +118,16 @@ static void done_quarantine(struct job *job)
 
 static char *describe(const struct message *m, const char *sink, const char *reason)
 {
-	char now[RFC3339_SIZE], received[RFC3339_SIZE];
-	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s*, s:s, s:I}", "key", m->key, "id", m->mailbox->id,
+	char now[RFC3339_SIZE], received[RFC3339_SIZE], hash[2 * STORE_HASH_BYTES + 1];
+	json_t *o;
+	char *text;
+
+	hex_encode(m->hash, STORE_HASH_BYTES, hash);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s*, s:s, s:I, s:s}", "key", m->key, "id", m->mailbox->id,
 	    "address", m->mailbox->address, "folder", m->folder, "uidvalidity", (json_int_t)m->uidvalidity, "uid", (json_int_t)m->uid,
 	    "size", (json_int_t)m->size_bytes, "internaldate", rfc3339(m->internaldate_s, received), "sink", sink, "reason", reason,
-	    "quarantined_at", rfc3339(clock_wall_s(), now), "attempts", (json_int_t)m->attempts);
-	char *text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
-
+	    "quarantined_at", rfc3339(clock_wall_s(), now), "attempts", (json_int_t)m->attempts, "hash", hash);
+	text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);
 	return text != NULL ? text : xstrdup("{}");
 }
@@ -166,9 +169,14 @@ struct quarantine_counts *quarantine_scan(const char *state_dir)
 	char *path = xasprintf("%s/quarantine", state_dir);
 	struct dirent *entry;
 	DIR *dir;
+	int error;
 
-	if (mkdir(path, 0700) < 0 ? errno != EEXIST : flush_directory_of(path) != 0)
-		log_error(NULL, "cannot make %s: %s", path, strerror(errno));
+	if (mkdir(path, 0700) < 0)
+		error = errno == EEXIST ? 0 : errno;
+	else
+		error = flush_directory_of(path);
+	if (error != 0)
+		log_error(NULL, "cannot make %s: %s", path, strerror(error));
 	dir = opendir(path);
 	while (dir != NULL && (entry = readdir(dir)) != NULL) {
 		if (!str_ends_with(entry->d_name, ".eml"))

@@ -24,6 +24,9 @@ void quarantine_list(struct lane *, const char *state_dir, quarantine_list_cb *c
 /* Takes a message off the shelf for good. error: 0 or errno (ENOENT: it is not there). */
 void quarantine_drop(struct lane *, struct quarantine_counts *, const char *state_dir, const char *key, quarantine_cb *cb, void *arg);
 /* A second name for its file, at to, and what its .json says; the message stays on the shelf. */
-struct quarantined { char *id, *folder; uint32_t uidvalidity, uid; uint64_t size_bytes; int64_t internaldate_s; };
+struct quarantined {
+	char *id, *folder; uint32_t uidvalidity, uid; uint64_t size_bytes; int64_t internaldate_s;
+	uint8_t hash[STORE_HASH_BYTES];	/* as in struct message */
+};
 typedef void quarantine_take_cb(void *arg, int error, const struct quarantined *);	/* lent */
 void quarantine_take(struct lane *, const char *state_dir, const char *key, const char *to, quarantine_take_cb *cb, void *arg);

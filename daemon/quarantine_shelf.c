@@ -170,6 +170,15 @@ void quarantine_drop(struct lane *lane, struct quarantine_counts *counts, const 
 
 /* --- take --- */
 
+/* Of files that an older version wrote: none. */
+static void read_hash(uint8_t ret[static STORE_HASH_BYTES], const char *hex)
+{
+	if (hex == NULL || strlen(hex) != 2 * STORE_HASH_BYTES || strspn(hex, "0123456789abcdef") != 2 * STORE_HASH_BYTES)
+		return;
+	for (size_t i = 0; i < STORE_HASH_BYTES; i++)
+		sscanf(hex + 2 * i, "%2hhx", &ret[i]);
+}
+
 static int read_description(struct quarantined *ret, const json_t *json)
 {
 	const char *id = json_string_value(json_object_get(json, "id")), *folder = json_string_value(json_object_get(json, "folder"));
@@ -182,6 +191,7 @@ static int read_description(struct quarantined *ret, const json_t *json)
 		return EINVAL;
 	*ret = (struct quarantined){ .id = xstrdup(id), .folder = xstrdup(folder), .uidvalidity = (uint32_t)uidvalidity, .uid = (uint32_t)uid,
 	    .size_bytes = (uint64_t)json_integer_value(json_object_get(json, "size")), .internaldate_s = (int64_t)timegm(&tm) };
+	read_hash(ret->hash, json_string_value(json_object_get(json, "hash")));
 	return 0;
 }
 

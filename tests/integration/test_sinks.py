@@ -3,6 +3,7 @@ import collections
 import json
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -322,4 +323,27 @@ def test_quarantine_for_operators(simulator, daemon):
         gone = daemon.ctl("quarantine", "retry", key)
         assert gone.returncode == code and text in gone.stderr
     assert daemon.ctl("quarantine", "list").stdout == "0 messages in quarantine\n"
+    assert json.loads(daemon.ctl("quarantine", "list", "--json").stdout) == {"messages": []}
     assert daemon.ctl("quarantine", "burn").returncode == 64
+
+
+def test_retried_message_counts_as_delivered(simulator, daemon):
+    """A line in the audit, and a hash: after a move of the mailbox (exchange-online 5.12) it does not come again"""
+    simulator.mailbox(ADDRESS)
+    path = script(daemon, '[ "$MAILPOLLD_UID" = 2 ] && [ ! -e "$out/mended" ] && exit 65; cat > "$out/$MAILPOLLD_UIDVALIDITY.$MAILPOLLD_UID"')
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
+    daemon.start()
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1 and s["mailboxes"][0]["folders"][0]["delivered"] == 2)
+    key = json.loads(daemon.ctl("quarantine", "list", "--json").stdout)["messages"][0]["key"]
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    assert daemon.ctl("quarantine", "retry", key).returncode == 0
+    daemon.wait_line("event=delivered mailbox=%s .*uid=2 size=1500 key=%s " % (ADDRESS, re.escape(key)))
+    status = daemon.status()
+    assert status["totals"]["delivered"] == 3 and status["mailboxes"][0]["folders"][0]["delivered"] == 3
+    simulator.fault("silent-idle", ADDRESS)
+    simulator.post("/folder", address=ADDRESS, uidvalidity=77)
+    simulator.post("/drop", address=ADDRESS)
+    daemon.poll(ADDRESS)
+    daemon.wait(lambda s: (s["mailboxes"][0]["folders"][0]["rebuilt"] or {}).get("known") == 3)
+    assert not [name for name in os.listdir(os.path.join(daemon.directory, "out")) if name.startswith("77.")]
