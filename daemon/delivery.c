@@ -20,7 +20,7 @@ struct delivery {
 	size_t n_waiting, n_at_sink, n_settling;
 	uint64_t bytes;
 	struct event *timer;			/* pending while held */
-	struct failure *failure;		/* of the last attempt; NULL after a success */
+	struct failure *failure;		/* of the last attempt that failed; NULL: none since a success, and not held */
 	unsigned failures;			/* in a row */
 	int64_t retry_wall_s;
 	bool held, stopping;
@@ -75,7 +75,8 @@ void delivery_free(struct delivery **delivery)
 static void note_success(struct delivery *d)
 {
 	d->failures = 0;
-	failure_drop(&d->failure);
+	if (!d->held)
+		failure_drop(&d->failure);
 }
 
 void delivery_hold(struct delivery *d, const struct failure *why)
@@ -83,7 +84,7 @@ void delivery_hold(struct delivery *d, const struct failure *why)
 	struct timeval tv;
 	msec_t wait_ms;
 
-	if (d->stopping || (d->held && d->failure != NULL))
+	if (d->stopping || (d->held && d->failures > 0))
 		return;				/* one wait for all that failed together */
 	failure_keep(&d->failure, why);
 	wait_ms = backoff_wait_ms(why->schedule, ++d->failures, why->asked_wait_ms, (uint32_t)clock_random(UINT32_MAX));
