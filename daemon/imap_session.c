@@ -765,6 +765,8 @@ void imap_session_free(struct imap_session **session)
 	if (s->bev != NULL) {
 		if (SSL_is_init_finished(s->ssl))
 			SSL_shutdown(s->ssl);	/* close_notify: without it the session could not be resumed */
+		else
+			tls_doubt(s->ssl);
 		bufferevent_free(s->bev);	/* frees ssl */
 	} else {
 		SSL_free(s->ssl);

@@ -9,7 +9,7 @@
 #include "tls.h"
 #include "util.h"
 
-#define TICKETS 256			/* of a host; more than sign in at the same moment */
+#define TICKETS 256			/* of a host: as many as a burst of sign-ins needs */
 
 struct context {
 	struct context *next;
@@ -19,7 +19,7 @@ struct context {
 struct tls {
 	struct context *contexts;
 };
-/* Tickets that no connection has used yet, the latest last. Owned by the SSL_CTX, which lives as long as a connection of it. */
+/* Tickets, the latest last. Owned by the SSL_CTX, which lives as long as a connection of it. */
 struct tickets {
 	struct tickets *next;
 	char *host;
@@ -78,7 +78,7 @@ static void use_ticket(struct tickets *t, SSL *ssl)
 	while (t->n > 0 && !good) {
 		SSL_SESSION *ticket = t->v[t->n - 1];
 
-		good = SSL_SESSION_is_resumable(ticket) == 1;	/* not when the connection it came by has broken */
+		good = SSL_SESSION_is_resumable(ticket) == 1;	/* not after an alert on a connection that had it */
 		if (good)
 			SSL_set_session(ssl, ticket);
 		if (good && SSL_SESSION_get_protocol_version(ticket) < TLS1_3_VERSION)
@@ -212,6 +212,14 @@ SSL *tls_client(struct tls *tls, const char *host, const char *ca_file, char *re
 	SSL_set_ex_data(ssl, of_connection, tickets);
 	use_ticket(tickets, ssl);
 	return ssl;
+}
+
+void tls_doubt(SSL *ssl)
+{
+	struct tickets *t = SSL_get_ex_data(ssl, of_connection);
+
+	while (t->n > 0)
+		SSL_SESSION_free(t->v[--t->n]);
 }
 
 void tls_describe(SSL *ssl, char *ret_text, size_t size, int64_t *ret_end_wall_s)
