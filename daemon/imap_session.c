@@ -123,16 +123,33 @@ static void end_by_network(struct imap_session *s, bool is_certificate, const ch
 	end_with(s, &why);
 }
 
+static bool is_in_command(const struct imap_session *s)
+{
+	return s->phase == P_COMMAND || s->phase == P_IDLE_ASKED || s->phase == P_IDLE || s->phase == P_IDLE_END;
+}
+
+static const char *command_name(enum imap_command command)
+{
+	static const char *const names[] = {
+		[COMMAND_SELECT] = "SELECT", [COMMAND_STATUS] = "STATUS", [COMMAND_SEARCH] = "UID SEARCH", [COMMAND_FETCH] = "UID FETCH",
+		[COMMAND_STORE] = "UID STORE", [COMMAND_COPY] = "UID COPY", [COMMAND_MOVE] = "UID MOVE", [COMMAND_EXPUNGE] = "UID EXPUNGE",
+		[COMMAND_IDLE] = "IDLE", [COMMAND_UNSELECT] = "UNSELECT", [COMMAND_LOGOUT] = "LOGOUT",
+	};
+
+	return names[command];
+}
+
 static void end_by_answer(struct imap_session *s, enum failure_answer answer, const struct imap_response *r)
 {
 	struct failure why;
 	size_t len;
 
 	failure_from_imap(&why, where(s), answer, r->code, r->text, s->conf.subject);
-	if (s->refusal != NULL) {
-		len = strlen(why.text);
+	len = strlen(why.text);
+	if (s->refusal != NULL)
 		snprintf(why.text + len, sizeof(why.text) - len, "; the server says of the refused sign-in: %s", s->refusal);
-	}
+	else if (answer == ANSWER_BAD && is_in_command(s))	/* whoever looks for the cause wants to know to what (exchange-online 5.7) */
+		snprintf(why.text + len, sizeof(why.text) - len, ", to %s", command_name(s->command));
 	end_with(s, &why);
 }
 

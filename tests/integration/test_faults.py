@@ -258,6 +258,16 @@ def test_peer_that_is_dead_while_it_idles(scene):
     assert scene.daemon.wait_line("session ended: .*timed out while leaving IDLE")
 
 
+def test_what_was_answered_with_bad(scene):
+    """exchange-online 5.7: the log names the command"""
+    scene.watch()
+    scene.simulator.fault("answer", BAD, line="{tag} BAD Command Error. 10", command="UID SEARCH", count=1)
+    scene.add(BAD, 1)
+    scene.daemon.wait_line("BAD Command Error. 10, to UID SEARCH .*please report")
+    scene.daemon.poll(BAD)
+    scene.mended()
+
+
 def test_search_without_end(scene):
     """What is kept of an answer is bounded, too: no mailbox has a hundred million messages, each between two that are gone"""
     scene.add(BAD, 3)
