@@ -465,7 +465,7 @@ static void done_backup(struct job *job)
 	free(b);
 }
 
-/* It may take as long as it likes: it has a lane that nobody watches, and the writer goes on. */
+/* Where it goes may be slow: it has a lane that nobody watches, and the writer goes on. */
 void store_backup(struct store *s, const char *path, store_backup_cb *cb, void *arg)
 {
 	struct backup_job *b = xcalloc(1, sizeof(*b));

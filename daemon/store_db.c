@@ -14,7 +14,6 @@
 #define HASHES_KEPT 5000		/* of a folder */
 #define HASHES_KEPT_S (30 * 86400)
 #define PRUNE_EVERY 64			/* deliveries */
-#define BACKUP_BUSY_MS 10000		/* the writer is recovering its log */
 
 static const char *const schema_steps[] = {
 	"CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
@@ -530,25 +529,6 @@ int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 	return -1;
 }
 
-int db_backup(const char *state_dir, const char *path, char *ret_error, size_t size)
-{
-	char *from = xasprintf("%s/state.db", state_dir), *text = sqlite3_mprintf("VACUUM INTO %Q", path);
-	sqlite3 *sqlite = NULL;
-	int rc = sqlite3_open_v2(from, &sqlite, SQLITE_OPEN_READWRITE, NULL), error = 0;
-
-	sqlite3_busy_timeout(sqlite, BACKUP_BUSY_MS);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(sqlite, text, NULL, NULL, NULL);
-	if (rc != SQLITE_OK)
-		snprintf(ret_error, size, "%s", sqlite3_errmsg(sqlite));
-	else if ((error = flush_file(path)) != 0 || (error = flush_directory_of(path)) != 0)
-		snprintf(ret_error, size, "%s", strerror(error));
-	sqlite3_close(sqlite);
-	sqlite3_free(text);
-	free(from);
-	return rc == SQLITE_OK && error == 0 ? 0 : -1;
-}
-
 char **db_paused(struct db *db, size_t *ret_n)
 {
 	sqlite3_stmt *s = statement(db, S_PAUSED_ALL);
@@ -771,7 +751,7 @@ struct db *db_open(const char *state_dir, char *ret_error, size_t size)
 	make_file(path);
 	if (sqlite3_open_v2(path, &db->sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
 		snprintf(ret_error, size, "cannot open the state %s: %s", path, sqlite3_errmsg(db->sqlite));
-	} else if (prepare_file(db, path, ret_error, size) == 0) {
+	} else if (sqlite3_busy_timeout(db->sqlite, DB_BUSY_MS) == SQLITE_OK && prepare_file(db, path, ret_error, size) == 0) {
 		good = read_instance(db) == 0 && read_intents(db) == 0;
 		if (!good)
 			snprintf(ret_error, size, "cannot read the state %s: %s", path, sqlite3_errmsg(db->sqlite));

@@ -34,7 +34,8 @@ struct db *db_open(const char *state_dir, char *ret_error, size_t size);
 void db_close(struct db **);
 /* Does the ops in one transaction: all or, when the disk refuses, none (-1, ret_error). */
 int db_apply(struct db *, struct op *ops, char *ret_error, size_t size);
-/* Beside the writer, by a connection of its own; durable when it returns. -1: ret_error. */
+#define DB_BUSY_MS 5000			/* the writer and a backup meet for moments only */
+/* store_backup.c. Beside the writer, by a connection of its own; path must not be there yet, is durable when it returns. -1: ret_error. */
 int db_backup(const char *state_dir, const char *path, char *ret_error, size_t size);
 /* The ids that are paused; the caller frees the texts and the array. */
 char **db_paused(struct db *, size_t *ret_n);

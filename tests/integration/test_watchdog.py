@@ -64,14 +64,14 @@ def test_backup_that_hangs(simulator, make_daemon, tmp_path):
     gate = Gate(tmp_path / "gate", away)
     simulator.mailbox(A)
     daemon.config([A])
-    daemon.start(env={**FAST, **gate.env})
+    daemon.start(env={**FAST, **gate.env, "MAILPOLLD_CLOCK_RATE": str(RATE // 2)})      # its answer must come within ten minutes
     daemon.wait_state(A, "watching")
     gate.shut()
     backup = subprocess.Popen([os.path.join(BUILD, "mailpollctl"), "-s", daemon.socket, "backup", str(away / "copy")])
     gate.wait_stalled()
     simulator.add(A, [{"seed": 1, "size": 1500}])
     daemon.wait_delivered(A, 1)
-    wait_pings(daemon, 240 // PING_S)
+    wait_pings(daemon, 200 // PING_S)
     assert daemon.status()["health"] == "ok" and backup.poll() is None
     gate.open()
     assert backup.wait(30) == 0 and not daemon.has_line("withheld")
