@@ -185,6 +185,14 @@ struct prepare_job {
 	uint64_t free_bytes;
 };
 
+/* Of a directory that was just made. Where one may write but not read nothing can be flushed, and that is how it was wanted. */
+static int keep_entry(const char *path)
+{
+	int error = flush_directory_of(path);
+
+	return error == EACCES ? 0 : error;
+}
+
 /* mkdir -p, durably; what exists is left as it is. Only the Maildir and its parts get mode and group; what lies above can be passed
  * through by whoever may read them, whatever the umask. */
 static int make_parents(const char *path)
@@ -200,7 +208,9 @@ static int make_parents(const char *path)
 		if (mkdir(copy, 0711) < 0)
 			error = errno == EEXIST ? 0 : errno;
 		else
-			error = chmod(copy, 0711) < 0 ? errno : flush_directory_of(copy);
+			error = chmod(copy, 0711) < 0 ? errno : keep_entry(copy);
+		if (error != 0)
+			rmdir(copy);		/* not one that has something in it */
 		*slash = '/';
 	}
 	return error;
@@ -217,7 +227,7 @@ static int make_dir(const char *path, mode_t mode, gid_t gid)
 	if (fd >= 0)
 		close(fd);
 	if (error == 0)
-		error = flush_directory_of(path);
+		error = keep_entry(path);
 	if (error != 0)
 		rmdir(path);
 	return error;
