@@ -122,7 +122,7 @@ static const struct row rows[] = {
 	{ TOKEN_ROW("scope-default", "1002012"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, 
 	  "The scope must end in /.default: correct `scope` of app {client_id}'s credential in mailpolld.yaml." },
 	{ TOKEN_ROW("scope-wrong", "70011 700022 28002 invalid_scope"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "The scope is wrong: for Exchange Online use https://outlook.office365.com/.default as `scope` of app {client_id}'s credential." },
+	  "The scope is wrong: leave out `scope` in app {client_id}'s credential, so that its `cloud` decides; for Exchange Online it is https://outlook.office365.com/.default." },
 	{ TOKEN_ROW("resource-absent", "500011 50001 invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Exchange Online is not present in tenant {tenant}: check the tenant and that it has an Exchange Online subscription." },
 	{ TOKEN_ROW("consent-missing", "65001 650056 501051"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
@@ -400,7 +400,8 @@ static void add_described_code(char *codes, size_t size, const char *description
 }
 
 /* The person is told the sentence; support is told the IDs (exchange-online 3.1). */
-static void describe(char *ret_text, size_t size, long status, const char *error, const char *description, const char *trace_id)
+static void describe(char *ret_text, size_t size, long status, const char *error, const char *description, const char *trace_id,
+    const char *correlation_id)
 {
 	const char *end = description;
 	char shown[160], shown_error[41];
@@ -417,6 +418,10 @@ static void describe(char *ret_text, size_t size, long status, const char *error
 		printable(shown, 48, trace_id, strlen(trace_id));
 		snprintf(ret_text + strlen(ret_text), size - strlen(ret_text), " (trace ID %s)", shown);
 	}
+	if (correlation_id[0] != '\0' && strlen(ret_text) + 66 < size) {
+		printable(shown, 48, correlation_id, strlen(correlation_id));
+		snprintf(ret_text + strlen(ret_text), size - strlen(ret_text), " (correlation ID %s)", shown);
+	}
 }
 
 void failure_from_token_answer(struct failure *ret, long http_status, const char *body, size_t body_len, unsigned retry_after_s,
@@ -427,6 +432,7 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
 	const char *error = json_string_value(json_object_get(root, "error"));
 	const char *description = json_string_value(json_object_get(root, "error_description"));
 	const char *trace_id = json_string_value(json_object_get(root, "trace_id"));
+	const char *correlation_id = json_string_value(json_object_get(root, "correlation_id"));
 	char codes[256] = "", one[24];
 	const struct row *row;
 
@@ -447,7 +453,7 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
 	else
 		failure_set(ret, FAIL_WAIT, SCHEDULE_TOKEN, "token-answer", NULL, "token endpoint");
 	describe(ret->text, sizeof(ret->text), http_status, error != NULL ? error : "", description != NULL ? description : "",
-	    trace_id != NULL ? trace_id : "");
+	    trace_id != NULL ? trace_id : "", correlation_id != NULL ? correlation_id : "");
 	json_decref(root);
 }
 

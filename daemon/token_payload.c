@@ -154,7 +154,7 @@ static char *roles_of(const json_t *payload)
 static const char *const findings[] = {
 	[PAYLOAD_GOOD] = NULL,
 	[PAYLOAD_OF_USER] = "The token is for a user; use the client-credentials flow.",
-	[PAYLOAD_AUDIENCE] = "Set the scope to https://outlook.office365.com/.default.",
+	[PAYLOAD_AUDIENCE] = "Set the scope to https://outlook.office365.com/.default; in a national cloud leave it out, and `cloud` decides.",
 	[PAYLOAD_ROLES] = "Add the application permission IMAP.AccessAsApp (Office 365 Exchange Online) and grant admin consent.",
 };
 

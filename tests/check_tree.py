@@ -4,7 +4,8 @@
 - daemon/README.md's table of modules: a module includes only what stands in a row below its own; every file belongs to a module
   and every module has a file; a _private.h is included by its own module alone.
 - No source file grows past what one can read in one sitting.
-- Every key the configuration knows is in conf/mailpolld.yaml and in mailpolld.yaml(5); every event of log.c and every row of failure.c is in mailpolld(8).
+- Every key the configuration knows is in conf/mailpolld.yaml and in mailpolld.yaml(5); every event of log.c is in mailpolld(8), every failure
+  in mailpolld-errors(7).
 - The manual pages pass mandoc's lint.
 - debian/changelog begins with the Makefile's version.
 
@@ -91,6 +92,15 @@ def check_manual():
             fault("man/mailpolld.8: does not tell of event %s %s" % (name, ident))
 
 
+def check_failures():
+    """Rows of the table are compared by errors_page; these are failures that have none."""
+    text = plain("mailpolld-errors.7")
+    for file in sorted(os.listdir(os.path.join(ROOT, "daemon"))):
+        for name in re.findall(r'failure_set\([^"]*?SCHEDULE_\w+, "([a-z-]+)"', read("daemon", file)):
+            if not re.search(r"(?m)^ *%s( |$)" % name, text):
+                fault("man/mailpolld-errors.7: does not tell of %s (daemon/%s)" % (name, file))
+
+
 def plain(page):
     """What a reader sees."""
     text = subprocess.run(["mandoc", "-Tutf8", "-Owidth=200", os.path.join(ROOT, "man", page)], capture_output=True, text=True, check=True).stdout
@@ -105,6 +115,7 @@ def check_version():
 
 check_includes()
 check_manual()
+check_failures()
 check_version()
 for text in faults:
     print(text, file=sys.stderr)

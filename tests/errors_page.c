@@ -24,6 +24,17 @@ static void put(const char *text)	/* as mdoc text: a line must not begin with a 
 	putchar('\n');
 }
 
+/* Not from a server: what this machine's disks and sinks do (failure_set() in the sources). Waits: SCHEDULE_SINK. */
+static const struct { const char *name, *seen; } local[] = {
+	{ "maildir", "A Maildir cannot be made or written. The hint says what to mend, the doctor looks at it with the daemon's rights." },
+	{ "command", "The command of `deliver` cannot be run, asked to be tried again (exit status 75), took too long or ended by a signal." },
+	{ "disk", "A message cannot be written where it waits for its sink." },
+	{ "no-room", "The spool has reached spool_limit, or a file system min_free: mail stays on the server until there is room." },
+	{ "quarantine", "A refused message cannot be put into the quarantine directory of state_dir." },
+	{ "store", "The state cannot be written: nothing is settled until it can." },
+	{ "not-owner", "Another machine has this mailbox in its state: it is paused here." },
+};
+
 int main(void)
 {
 	struct failure_row row;
@@ -50,6 +61,13 @@ int main(void)
 			fputs("Hint: ", stdout);
 			put(row.hint);
 		}
+	}
+	puts(".El\n.Ss Disks and sinks");
+	backoff_describe(SCHEDULE_SINK, waits, sizeof(waits));
+	printf("These come from this machine and have no row; their hint is beside them.\nWaits: %s.\n.Bl -tag -width Ds\n", waits);
+	for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++) {
+		printf(".It Li %s\n", local[i].name);
+		put(local[i].seen);
 	}
 	puts(".El\n.Sh SEE ALSO\n.Xr mailpolld-exchange-setup 7 ,\n.Xr mailpolld 8");
 	return 0;

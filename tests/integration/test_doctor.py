@@ -445,7 +445,7 @@ def test_token_refused(simulator, ready):
 PAYLOADS = [
     ({"roles": []}, "roles", "(none)", "Add the application permission IMAP.AccessAsApp", "az ad app permission admin-consent --id %s" % CLIENT),  # 2.6
     ({"roles": ["Mail.Read"]}, "roles", "Mail.Read", "grant admin consent", "5e5addcd-3e8d-4e90-baf5-964efab2b20a=Role"),
-    ({"claims": {"aud": "https://graph.microsoft.com"}}, "audience", "graph", "Set the scope to https://outlook.office365.com/.default.", ""),
+    ({"claims": {"aud": "https://graph.microsoft.com"}}, "audience", "graph", "Set the scope to https://outlook.office365.com/.default; in a national cloud", ""),
     ({"claims": {"scp": "IMAP.AccessAsUser.All"}}, "token", "a user's", "use the client-credentials flow", ""),
     ({"claims": {"appid": "99999999-0000-0000-0000-000000000000"}}, "app", "99999999", "for another application: correct `client_id`", ""),
 ]

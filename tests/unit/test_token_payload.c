@@ -16,7 +16,7 @@
 #define ROLES "\"roles\":[\"Mail.Read\",\"IMAP.AccessAsApp\"]"
 #define NO_ROLE "Add the application permission IMAP.AccessAsApp (Office 365 Exchange Online) and grant admin consent."
 #define USER_TOKEN "The token is for a user; use the client-credentials flow."
-#define WRONG_SCOPE "Set the scope to https://outlook.office365.com/.default."
+#define WRONG_SCOPE "Set the scope to https://outlook.office365.com/.default; in a national cloud leave it out, and `cloud` decides."
 
 static char *base64url(const char *text)
 {
