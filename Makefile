@@ -1,6 +1,9 @@
 # make            build/mailpolld and build/mailpollctl
 # make test       every test (./run test installs what is missing first)
 # make asan       the same tests with the address and undefined-behaviour sanitizers
+# make tsan       some of them with the thread sanitizer
+# make crash      kill -9 at every stage
+# make soak       faults at random for SOAK_SECONDS
 # make day        a day of 500 mailboxes, in six minutes
 # make bench      speed and scale beside other programs: tests/bench/README.md
 # make man        man/mailpolld-errors.7 from the failure table
@@ -18,6 +21,8 @@ SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 PYTHON ?= /usr/bin/python3
 FUZZ_SECONDS ?= 30
+SOAK_SECONDS ?= 3600
+SOAK_SEED ?= 1
 # Most tests wait most of the time.
 TEST_JOBS ?= 8
 
@@ -56,7 +61,7 @@ SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all bench day man test unit integration demo asan asan-test fuzz tidy format install deb clean check-tree
+.PHONY: all bench day man test unit integration demo asan asan-test tsan crash soak fuzz tidy format install deb clean check-tree
 all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
 
 $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
@@ -122,6 +127,18 @@ asan:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" all build/asan/mailpolld-scaled
 asan-test:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" unit integration
+
+# Data races: the threads of workers and log. libevent's own and evhttp's are known to be none.
+tsan:
+	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" unit
+	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" \
+		PYTEST_ARGS="-k 'first_message or fifty or trace or sinks or control or backup'" integration
+# kill -9 at every stage, and faults at random for SOAK_SECONDS.
+crash soak: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
+	CHAOS_SEED=$(SOAK_SEED) CHAOS_SECONDS=$(SOAK_SECONDS) BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider \
+		tests/integration/test_$(if $(filter crash,$@),crash,chaos).py
+format:
+	clang-format -i daemon/*.[ch] tests/*.c tests/unit/*.[ch] tests/fuzz/*.c tests/bench/*.[ch]
 
 fuzz: $(FUZZERS:%=build/fuzz/%)
 	@set -e; for f in $(FUZZERS); do echo "== $$f"; mkdir -p build/fuzz/corpus/$$f; \
