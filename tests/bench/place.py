@@ -54,6 +54,8 @@ class Place:
 
     def make_disk(self):
         """ext4 with a journal, in a file; without root what there is."""
+        if os.path.ismount(self.disk):          # of a run that was killed
+            subprocess.run(["umount", "--lazy", self.disk], check=True)
         shutil.rmtree(self.disk, ignore_errors=True)
         os.makedirs(self.disk)
         if os.geteuid() != 0:

@@ -135,20 +135,21 @@ def large(bench):
 
 
 def fetch_many(bench, users, each):
-    """All at once through one sink; also each mailbox's own rate, from the log's last line of each."""
-    daemon = Ours(os.path.join(bench.place.disk, "mailpolld"), bench.simulator, bench.dovecot, users)
-    last = {}
+    """All at once through one sink, from mailboxes that are signed in and have been told that nothing is new; also the slowest one's rate."""
+    daemon = Ours(os.path.join(bench.place.disk, "mailpolld"), bench.simulator, bench.dovecot, users, {"start": "new"})
+    daemon.start()
+    daemon.wait_totals(lambda t: t["watching"] == len(users), "all watching")
+    begun, cpu, last = time.monotonic(), cpu_s(daemon.pid), {}
 
     def note():
-        status = daemon.status()
-        for m in status["mailboxes"]:
+        for m in daemon.status()["mailboxes"]:
             if m["address"] not in last and sum(f["delivered"] for f in m["folders"]) >= each:
-                last[m["address"]] = time.monotonic() - daemon.begun
+                last[m["address"]] = time.monotonic() - begun
         return len(last) == len(users)
-    daemon.start()
-    until(note, "all delivered", 600)
-    wall = max(last.values())
-    sample = Sample(wall, cpu_s(daemon.pid), memory_kib(daemon.pid, "VmHWM"), daemon.anon_kib(), each * len(users))
+    for user in users:
+        daemon.call("POST", "/mailboxes/%s/resync?since=2000-01-01" % user)
+    until(note, "all delivered", 600, 0.05)
+    sample = Sample(max(last.values()), cpu_s(daemon.pid) - cpu, memory_kib(daemon.pid, "VmHWM"), daemon.anon_kib(), each * len(users))
     daemon.cleanup()
     rates = [each / t for t in last.values()]
     return sample, min(rates) / statistics.mean(rates)
@@ -170,7 +171,7 @@ def many(bench):
         sample, fair = fetch_many(bench, users, each)
         fairness.append(fair)
         return sample
-    samples = alternate(bench, {"100 mailboxes": run, "one mailbox": lambda: ours(bench, [one], each * MANY)}, ROUNDS)
+    samples = alternate(bench, {"100 mailboxes": run, "one mailbox": lambda: fetch_many(bench, [one], each * MANY)[0]}, ROUNDS)
     table(bench.report, samples, "messages")
     bench.report.note("slowest mailbox's rate against the mean: %s" % spread(fairness))
     bench.report.target("many", "rate against one mailbox", paired([s.n / s.wall for s in samples["100 mailboxes"]], [s.n / s.wall for s in samples["one mailbox"]]), ">=", 0.8)
