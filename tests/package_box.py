@@ -5,12 +5,12 @@
 import os
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, "/opt/integration")
+from lib import box                     # noqa: E402
+from lib.box import UNIT, show, wait    # noqa: E402
 from lib.simulator import Simulator     # noqa: E402
 
-UNIT = os.environ["UNIT"]
 M, REFUSED = "support@contoso.example", "refused@contoso.example"
 CONFIG_FILE, SECRET_FILE, STATE = "/etc/mailpolld/mailpolld.yaml", "/etc/mailpolld/secrets/contoso", "/var/lib/mailpolld"
 UNATTENDED = ("--force-confdef", "--force-confold")     # nobody is there to answer a question
@@ -37,31 +37,18 @@ mailboxes:
 
 
 def run(*args, check=True, **more):
-    done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **more)
-    assert not check or done.returncode == 0, "%s: %s" % (" ".join(args), done.stdout)
-    return done.stdout.strip()
+    """What it printed."""
+    done = box.run(*args, check=check, **more)
+    return (done.stdout + done.stderr).strip()
 
 
 def ok(what):
     assert run("systemctl", "--failed", "--no-legend", "--plain") == "", what
-    print("ok", what, flush=True)
-
-
-def show(name):
-    return run("systemctl", "show", UNIT, "--value", "-p", name)
+    box.ok(what)
 
 
 def dpkg(*args):
     return run("dpkg", *UNATTENDED, *args, stdin=subprocess.DEVNULL)
-
-
-def wait(what, condition, seconds=30):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "%s: not within %d s\n%s\n%s" % (
-            what, seconds, run("mailpollctl", "status", check=False), run("journalctl", "-u", UNIT, "-n", "20", check=False))
-        time.sleep(0.05)                # neither files nor the service manager tell
-    print("ok", what, flush=True)
 
 
 def mode(path):

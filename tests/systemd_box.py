@@ -12,11 +12,11 @@ import sys
 import time
 
 sys.path.insert(0, "/opt/integration")
+from lib.box import UNIT, ok, run, show, wait  # noqa: E402
 from lib.gate import Gate               # noqa: E402
 from lib.maildir import Maildir         # noqa: E402
 from lib.simulator import Simulator     # noqa: E402
 
-UNIT = os.environ["UNIT"]
 M, OTHER, REFUSED, HELD, SLOW = ("%s@contoso.example" % name for name in ("support", "other", "refused", "held", "slow"))
 CONFIG = """
 metrics_listen: 127.0.0.1:9479
@@ -55,28 +55,6 @@ RATE = 20                               # of the test build's clock
 
 
 # --- tools ---
-
-def run(*args, check=True, **more):
-    done = subprocess.run(args, capture_output=True, text=True, errors="replace", **more)
-    assert not check or done.returncode == 0, "%s: %s%s" % (" ".join(args), done.stdout, done.stderr)
-    return done
-
-
-def show(name):
-    return run("systemctl", "show", UNIT, "-p", name, "--value").stdout.strip()
-
-
-def ok(text):
-    print("ok", text, flush=True)
-
-
-def wait(what, condition, seconds=30):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "%s: not within %d s: %s" % (what, seconds, run("mailpollctl", "status", check=False).stdout)
-        time.sleep(0.05)                # the service manager has nothing else to wait on
-    ok(what)
-
 
 def drop_in(name, text):
     os.makedirs("/run/systemd/system/%s.d" % UNIT, exist_ok=True)

@@ -1,5 +1,4 @@
 """The control socket, mailpollctl, reload, stop, exit codes, notifications: how an operator meets it."""
-import json
 import os
 import signal
 import sqlite3

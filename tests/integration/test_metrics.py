@@ -82,6 +82,22 @@ def test_what_goes_wrong_is_counted(simulator, served):
     assert n["mailpolld_mailboxes_failing"] == 1
 
 
+def test_degraded(simulator, served):
+    """A sink that fails: mail of others flows, and /healthz says what is wrong with 200"""
+    assert get(served.port, "/healthz")[0] == 200 and served.status()["health"] == "ok"
+    simulator.mailbox("other@contoso.example")
+    simulator.add("other@contoso.example", [{"seed": 1, "size": 2000}])
+    served.config([M, {"address": "other@contoso.example", "deliver": {"command": ["/bin/sh", "-c", "exit 75"]}}],
+                  top={"metrics_listen": "127.0.0.1:%d" % served.port})
+    assert served.ctl("reload").returncode == 0
+    status = served.wait(lambda s: s["health"] == "degraded")
+    assert [r["what"] for r in status["reasons"]] == ["sink"] and status["reasons"][0]["since"] and status["reasons"][0]["hint"]
+    code, _, body = get(served.port, "/healthz")
+    assert code == 200 and json.loads(body)["health"] == "degraded"
+    simulator.add(M, [{"seed": 9, "size": 2000}])
+    served.wait_delivered(M, 6)
+
+
 def test_series_of_each_mailbox(simulator, daemon):
     """Only where somebody wants them; each once, all of a family together; never histograms"""
     port, addresses = free_port(), ["m%04d@contoso.example" % i for i in range(1200)]

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
+from lib.box import why_not
 from lib.daemon import BUILD
-from test_systemd import why_not
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 BOX = "systemd, dbus, python3, openssl, logrotate, "        # besides what the package depends on

@@ -6,33 +6,12 @@ import subprocess
 
 import pytest
 
+from lib.box import why_not
 from lib.daemon import BUILD
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
 UNIT = os.path.join(ROOT, "systemd", "mailpolld.service")
-
-
-PROBE = """
-mount -t tmpfs x /mnt; cd /mnt; mkdir u w m c
-mount -t overlay x -o lowerdir=/usr,upperdir=u,workdir=w m
-[ ! -d /run/systemd/system ] || exit 0          # else nobody gives the box a cgroup
-mount -t cgroup2 x c; c="c$(sed -n 's/^0:://p' /proc/self/cgroup)/probe.$$"; mkdir "$c"; rmdir "$c"
-"""
-
-
-def why_not():
-    if os.getuid() != 0:
-        return "needs root"
-    for program in ("systemd-nspawn", "setpriv", "dbus-daemon"):
-        if not shutil.which(program):
-            return "%s is not installed" % program
-    with open("/proc/filesystems") as f:
-        known = f.read()
-    if "overlay" not in known or "cgroup2" not in known:
-        return "the kernel has no overlayfs or no cgroup v2"
-    probe = subprocess.run(["unshare", "--mount", "sh", "-ec", PROBE], capture_output=True, text=True)
-    return "" if probe.returncode == 0 else "this machine does not let us: " + probe.stderr.strip()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
