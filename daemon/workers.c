@@ -73,15 +73,18 @@ static struct job *jobs_take(struct jobs *q)
 /* Jobs that nobody will hear of any more: what they own is their callers' to free, who are being freed themselves, so it
  * goes with the process. */
 static struct jobs abandoned;
+static pthread_mutex_t abandoned_mutex = PTHREAD_MUTEX_INITIALIZER;	/* the last thread of one pool may outlive the next pool */
 
 static void abandon(struct jobs *q)
 {
 	struct job *job;
 
+	pthread_mutex_lock(&abandoned_mutex);
 	if (abandoned.end == NULL)
 		jobs_init(&abandoned);
 	while ((job = jobs_take(q)) != NULL)
 		jobs_put(&abandoned, job);
+	pthread_mutex_unlock(&abandoned_mutex);
 }
 
 /* With the mutex held; gives it up. */
