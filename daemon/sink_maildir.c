@@ -205,12 +205,13 @@ static int make_parents(const char *path)
 	strcpy(copy, path);
 	for (char *slash = strchr(copy + 1, '/'); slash != NULL && error == 0; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
-		if (mkdir(copy, 0711) < 0)
+		if (mkdir(copy, 0711) < 0) {
 			error = errno == EEXIST ? 0 : errno;
-		else
+		} else {
 			error = chmod(copy, 0711) < 0 ? errno : keep_entry(copy);
-		if (error != 0)
-			rmdir(copy);		/* not one that has something in it */
+			if (error != 0)
+				rmdir(copy);	/* made and flushed once more by the next try */
+		}
 		*slash = '/';
 	}
 	return error;
