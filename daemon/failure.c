@@ -399,6 +399,15 @@ static void add_described_code(char *codes, size_t size, const char *description
 		add_code(codes, size, description + 6, strspn(description + 6, "0123456789"));
 }
 
+static void add_id(char *text, size_t size, const char *what, const char *id)
+{
+	char shown[48];
+
+	printable(shown, sizeof(shown), id, strlen(id));
+	if (shown[0] != '\0' && strlen(text) + strlen(what) + strlen(shown) + sizeof(" ( )") <= size)	/* a part of one helps nobody */
+		snprintf(text + strlen(text), size - strlen(text), " (%s %s)", what, shown);
+}
+
 /* The person is told the sentence; support is told the IDs (exchange-online 3.1). */
 static void describe(char *ret_text, size_t size, long status, const char *error, const char *description, const char *trace_id,
     const char *correlation_id)
@@ -414,14 +423,8 @@ static void describe(char *ret_text, size_t size, long status, const char *error
 	printable(shown, sizeof(shown), description, (size_t)(end - description));
 	snprintf(ret_text, size, "token endpoint: HTTP %ld%s%s%s%s", status, shown_error[0] != '\0' ? " " : "", shown_error,
 	    shown[0] != '\0' ? ": " : "", shown);
-	if (trace_id[0] != '\0' && strlen(ret_text) + 60 < size) {
-		printable(shown, 48, trace_id, strlen(trace_id));
-		snprintf(ret_text + strlen(ret_text), size - strlen(ret_text), " (trace ID %s)", shown);
-	}
-	if (correlation_id[0] != '\0' && strlen(ret_text) + 66 < size) {
-		printable(shown, 48, correlation_id, strlen(correlation_id));
-		snprintf(ret_text + strlen(ret_text), size - strlen(ret_text), " (correlation ID %s)", shown);
-	}
+	add_id(ret_text, size, "trace ID", trace_id);
+	add_id(ret_text, size, "correlation ID", correlation_id);
 }
 
 void failure_from_token_answer(struct failure *ret, long http_status, const char *body, size_t body_len, unsigned retry_after_s,

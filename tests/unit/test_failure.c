@@ -173,11 +173,11 @@ static void test_token_answers(void **state)
 	(void)state;
 	/* exchange-online 3.1, 3.2 */
 	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: Invalid client secret provided. Ensure it.\\r\\n"
-	    "Trace ID: 0000aaaa\\r\\nTimestamp: 2026\",\"error_codes\":[7000215],\"trace_id\":\"0000aaaa-11bb\"}", 0);
+	    "Trace ID: 0000aaaa\\r\\nTimestamp: 2026\",\"error_codes\":[7000215],\"trace_id\":\"0000aaaa-11bb\",\"correlation_id\":\"22cc\"}", 0);
 	expect(&f, "secret-wrong", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
 	expect_hint(&f, "copy its Value column, not its Secret ID");
 	assert_string_equal(f.text, "token endpoint: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret provided. Ensure it. "
-	    "(trace ID 0000aaaa-11bb)");
+	    "(trace ID 0000aaaa-11bb) (correlation ID 22cc)");
 	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: expired Trace ID: x\"}", 0);
 	expect(&f, "secret-expired", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
 	assert_null(strstr(f.text, "Trace ID"));
