@@ -4,6 +4,7 @@
 # make tsan       some of them with the thread sanitizer
 # make crash      kill -9 at every stage
 # make soak       faults at random for SOAK_SECONDS
+# make format     the lines that are not committed yet
 # make day        a day of 500 mailboxes, in six minutes
 # make bench      speed and scale beside other programs: tests/bench/README.md
 # make man        man/mailpolld-errors.7 from the failure table
@@ -129,17 +130,16 @@ asan:
 asan-test:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" unit integration
 
-# Data races: the threads of workers and log. libevent's own and evhttp's are known to be none.
 tsan:
 	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" unit
 	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" \
 		PYTEST_ARGS="-k 'first_message or fifty or trace or sinks or control or backup'" integration
-# kill -9 at every stage, and faults at random for SOAK_SECONDS.
 crash soak: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
 	CHAOS_SEED=$(SOAK_SEED) CHAOS_SECONDS=$(SOAK_SECONDS) BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider \
 		tests/integration/test_$(if $(filter crash,$@),crash,chaos).py
+# The lines that are not committed yet.
 format:
-	clang-format -i daemon/*.[ch] tests/*.c tests/unit/*.[ch] tests/fuzz/*.c tests/bench/*.[ch]
+	git clang-format --extensions c,h HEAD
 
 fuzz: $(FUZZERS:%=build/fuzz/%)
 	@set -e; for f in $(FUZZERS); do echo "== $$f"; mkdir -p build/fuzz/corpus/$$f; \
