@@ -94,11 +94,14 @@ def check_manual():
 
 def check_failures():
     """Rows of the table are compared by errors_page; these are failures that have none."""
-    text = plain("mailpolld-errors.7")
+    text, n = plain("mailpolld-errors.7"), 0
     for file in sorted(os.listdir(os.path.join(ROOT, "daemon"))):
         for name in re.findall(r'failure_set\([^"]*?SCHEDULE_\w+, "([a-z-]+)"', read("daemon", file)):
+            n += 1
             if not re.search(r"(?m)^ *%s( |$)" % name, text):
                 fault("man/mailpolld-errors.7: does not tell of %s (daemon/%s)" % (name, file))
+    if n < 8:
+        fault("daemon: calls of failure_set() are not found")
 
 
 def plain(page):
