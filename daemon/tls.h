@@ -14,7 +14,7 @@ void tls_forget(struct tls *);
 /* A client handle for host (a name or an IP address), its CAs from ca_file (NULL: the system's). NULL: why not in
  * ret_error. It resumes a session of any connection to that host, when a ticket is left. */
 struct ssl_st *tls_client(struct tls *, const char *host, const char *ca_file, char *ret_error, size_t size);
-/* Its handshake has failed, perhaps because of the ticket: the host's are given up. */
+/* Its handshake did not come to its end, perhaps because of the ticket: the host's are given up. */
 void tls_doubt(struct ssl_st *);
 /* A connection that stands, for people: protocol, the certificate's issuer and end. ret_end_wall_s: its end. */
 void tls_describe(struct ssl_st *, char *ret_text, size_t size, int64_t *ret_end_wall_s);

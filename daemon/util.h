@@ -1,4 +1,4 @@
-/* util.h - small things everybody needs: memory that aborts when there is none, wiped secrets, text. */
+/* util.h - small things everybody needs: memory that aborts when there is none, wiped secrets, text, flushed files. */
 #pragma once
 #include <stdarg.h>
 #include <stdbool.h>
