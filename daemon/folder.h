@@ -44,7 +44,7 @@ struct folder {
 	unsigned looks_for_nothing;	/* in a row, after an EXISTS that promised something */
 	msec_t look_again_ms;		/* 0: no need */
 	int64_t waiting_since_wall_s;	/* since when there has been something to fetch; 0: there is nothing */
-	msec_t looked_ms;		/* the last whole look; 0: never */
+	msec_t looked_ms;		/* the last whole look; 0: never, or one is under way */
 	uint32_t idle_uidnext, idle_messages; unsigned idle_looks;	/* STATUS that looks found nothing behind */
 	msec_t after_retry_ms; unsigned after_failures;	/* `after` failed: not before */
 	struct repeats after_failing;	/* what has been logged of it */

@@ -153,6 +153,13 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 
 /* --- looking --- */
 
+/* At its command, not at its answer: what becomes known meanwhile (EXISTS, a poll asked for) is worth another look. */
+static void look_begins(struct folder *f)
+{
+	f->look_due = false;
+	f->looked_ms = 0;
+}
+
 static void send_search(struct mailbox *m, struct folder *f)
 {
 	uint32_t from = folder_search_from(f), unanswered = ranges_first(&f->unanswered);
@@ -161,6 +168,7 @@ static void send_search(struct mailbox *m, struct folder *f)
 		from = unanswered;
 	m->search_from = from == 0 ? UINT32_MAX : from;
 	ranges_done(&f->listed);
+	look_begins(f);
 	work_begin_task(m, TASK_LOOK, f);
 	imap_session_search_from(m->session, m->search_from);
 }
@@ -217,7 +225,6 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
 	settle_gone(m, f, &gone);
 	ranges_done(&gone);
-	f->look_due = false;
 	f->looked_ms = m->last_look_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
@@ -251,9 +258,8 @@ static void on_status_done(struct mailbox *m, struct folder *f, const struct ima
 		return;
 	}
 	if (status_tells_news(f, &done->status)) {
-		f->select_due = true;
+		f->select_due = f->look_due = true;
 	} else {
-		f->look_due = false;
 		f->looked_ms = m->last_look_ms = clock_now_ms();
 		f->at.last_success_wall_s = clock_wall_s();
 	}
@@ -276,6 +282,7 @@ static enum step look_step(struct mailbox *m, struct folder *f)
 	if (m->selected == f) {
 		send_search(m, f);
 	} else if (f->at.ref != 0 && !f->select_due && f->resync_year == 0 && (m->conf->watch == WATCH_POLL || f != &m->folders[0])) {
+		look_begins(f);
 		work_begin_task(m, TASK_STATUS, f);
 		m->subject.folder = f->name;
 		imap_session_status(m->session, f->name);

@@ -422,6 +422,9 @@ class Session(fetch.Fetching):
         else:
             at_once = self.fault("search-lines")    # as many lines as it takes
             await self.search_lines(numbers, at_once["each"] if at_once else len(numbers) or 1)
+        rest = self.fault("search-rest")            # what comes meanwhile is told with the end, and is not among the numbers
+        if rest:
+            await clock.sleep(rest["seconds"])
         await self.ok(tag, "SEARCH completed.")
 
     async def search_lines(self, numbers, at_once):

@@ -79,6 +79,25 @@ def test_exists_that_search_finds_later(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1, timeout=20)
 
 
+@pytest.mark.parametrize("by", ["exists", "poll"])
+def test_news_in_the_middle_of_a_look(simulator, daemon, by):
+    """RFC 3501 7.3.1: EXISTS may come between SEARCH and its OK; what its numbers leave out, or what an operator asks for meanwhile, is not forgotten"""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS], {"interval": "1h"})
+    daemon.start()
+    simulator.wait("idling", 1)
+    simulator.fault("search-rest", ADDRESS, seconds=1, count=1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    simulator.wait("fault-search-rest", 1)
+    looks = simulator.state()["commands"]["UID SEARCH"]
+    if by == "exists":
+        simulator.add(ADDRESS, [{"seed": 2, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, 2, timeout=15)
+    else:
+        daemon.poll(ADDRESS)
+        simulator.wait("command:UID SEARCH", looks + 1, timeout_s=15)
+
+
 @pytest.mark.parametrize("moment", ["first-contact", "later"])
 def test_message_that_search_leaves_out(simulator, daemon, moment):
     """exchange-online 4.5, 5.10: a look that misses one between others, or all, proves nothing: it is fetched when it is listed"""
