@@ -16,7 +16,7 @@
 #define ASKED_AT_LEAST_MS 30000		/* after a BYE that follows our mistakes (exchange-online 5.5) */
 #define THROTTLED_WAIT_MS 300000	/* when the server does not say (5.6) */
 
-#define NO_HINT ""
+#define NO_HINT ""			/* of what is ordinary: there is nothing to do */
 
 enum source { IMAP, TOKEN, NETWORK, OWN };
 
@@ -59,7 +59,8 @@ static const struct row rows[] = {
 	  "{host} did not understand a command; please report this with the log line." },
 	{ IMAP_ROW("argument-refused", ANY_PHASE, AS(ANSWER_BAD), NULL, "command argument error"), FAIL_WAIT, SCHEDULE_REFUSED,
 	  ASKED_AT_LEAST_MS, "{host} did not understand a command's argument; please report this with the log line." },
-	{ IMAP_ROW("invalid-state", ANY_PHASE, AS(ANSWER_BAD), NULL, "invalid state"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
+	{ IMAP_ROW("invalid-state", ANY_PHASE, AS(ANSWER_BAD), NULL, "invalid state"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
+	  "{host} lost the thread of the conversation for {mailbox}: mailpolld begins a new one; if it comes often, please report the log line." },
 	{ IMAP_ROW("sign-in-refused", IN(PHASE_AUTHENTICATE), AS(ANSWER_NO) | AS(ANSWER_BAD), NULL, NULL), FAIL_TOKEN, SCHEDULE_REFUSED, 0,
 	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent (Entra admin "
 	  "center, App registrations, API permissions), that New-ServicePrincipal was run with the Object ID of the Enterprise "
@@ -79,10 +80,14 @@ static const struct row rows[] = {
 	{ IMAP_ROW("closed-14", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. 14"), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
 	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
 	{ IMAP_ROW("closed-while-idle", IN(PHASE_IDLE), AS(ANSWER_BYE), NULL, NULL), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
-	{ IMAP_ROW("closed", ANY_PHASE, AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
-	{ IMAP_ROW("bad", ANY_PHASE, AS(ANSWER_BAD), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0, NO_HINT },
-	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
-	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ IMAP_ROW("closed", ANY_PHASE, AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "{host} closed the connection of {mailbox}: mailpolld signs in again; if it comes often, look for other IMAP clients on the mailbox." },
+	{ IMAP_ROW("bad", ANY_PHASE, AS(ANSWER_BAD), NULL, NULL), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
+	  "{host} did not take a command for {mailbox}: mailpolld tries again; if it stays so, please report the log line." },
+	{ IMAP_ROW("fetch-refused", IN(PHASE_FETCH), AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "{host} refuses a message of {mailbox}: mailpolld asks for it alone, and reports it if it stays so." },
+	{ IMAP_ROW("refused", ANY_PHASE, AS(ANSWER_NO), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "{host} refused a command for {mailbox}: mailpolld tries again; if it stays so, its text says why." },
 
 	/* the token endpoint's answers: exchange-online 3.2, RFC 6749 5.2. First those that go away by themselves */
 	{ TOKEN_STATUS("token-throttled", 429, 429), FAIL_WAIT, SCHEDULE_TOKEN, 0,
@@ -175,7 +180,8 @@ static const struct row rows[] = {
 	  "{host} answered what is not IMAP: check that `host` and `port` of {mailbox} lead to the IMAP server and not to a proxy." },
 	{ OWN_ROW("token-no-answer"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
 	  "{token_host} can be reached but does not answer: mailpolld tries again; if it stays so, look for a proxy in between." },
-	{ OWN_ROW("stuck"), FAIL_WAIT, SCHEDULE_NETWORK, 0, NO_HINT },
+	{ OWN_ROW("stuck"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "The session of {mailbox} stood still and was begun anew; please report this with the log before it." },
 	{ OWN_ROW("none-given"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
 	  "{host} gives none of the messages of {folder} in {mailbox}; nothing to change here." },
 	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,

@@ -139,6 +139,43 @@ def test_odd_answers(simulator, daemon):
     assert daemon.of(OTHER)["failures"] == 0
 
 
+@pytest.mark.parametrize("line,failure,hint", [
+    ("NO [OVERQUOTA] Quota exceeded.", "quota", "Mailbox bad@contoso.example is over its quota: make room in it."),      # RFC 5530
+    ("NO [TRYCREATE] MOVE failed.", "no-target", "does not exist in mailbox bad@contoso.example: make it."),             # exchange-online 4.8
+    ("NO Cannot move.", "refused", "refused a command for bad@contoso.example"),
+])
+def test_after_that_is_refused(simulator, make_daemon, line, failure, hint):
+    """Told once and tried again later; mail flows on meanwhile, and nothing is fetched twice"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    simulator.mailbox(OTHER, ["INBOX", "Done"])
+    simulator.add(OTHER, [{"seed": 1, "size": 1500}])
+    simulator.fault("answer", OTHER, command="UID MOVE", line="{tag} " + line)
+    daemon.config([{"address": OTHER, "after": {"move": "Done"}}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    told = daemon.wait_line("event=after-refused")
+    assert "failure=%s " % failure in told and hint in told and "mailbox=" + OTHER in told
+    simulator.add(OTHER, [{"seed": 2, "size": 1500}])
+    daemon.wait_delivered(OTHER, 2)
+    simulator.wait("command:UID MOVE", 3)
+    assert daemon.of(OTHER)["failures"] == 0 and daemon.of(OTHER)["folders"][0]["after_owed"] == 2
+    assert sum("event=after-refused" in each for each in daemon.lines) == 1
+    simulator.clear(OTHER)
+    daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert len(simulator.folder(OTHER, "Done")["messages"]) == 2 and len(Maildir(daemon.maildir(OTHER))) == 2
+
+
+def test_ca_file_that_holds_none(simulator, daemon):
+    """One mailbox's; the daemon goes on, and says what to correct"""
+    simulator.mailbox(OTHER)
+    simulator.mailbox(GOOD)
+    daemon.config([GOOD, {"address": OTHER, "ca_file": daemon.file}])
+    daemon.start()
+    line = daemon.wait_line("failure=ca-file")
+    assert "Correct `ca_file` of %s in the configuration." % OTHER in line and "mailbox=" + OTHER in line
+    daemon.wait_state(GOOD, "watching")
+    assert simulator.state(OTHER)["logins"] == 0
+
+
 def test_message_that_cannot_be_had(simulator, daemon):
     """exchange-online 5.8 A: OK with nothing. Later mail flows on, the UID stays owed."""
     simulator.mailbox(OTHER)

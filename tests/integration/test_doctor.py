@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from lib.cloud import TENANT, Cloud
 from lib.daemon import BUILD
 
 M, CLIENT, OID = "support@contoso.example", "05cd6963-0000-0000-0000-000000000000", "0a1b2c3d-0000-0000-0000-0000000000ff"
@@ -19,7 +20,7 @@ ROOT = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to see with anot
 
 
 def command(daemon, *args):
-    return [os.path.join(BUILD, daemon.program), "-c", daemon.file, "doctor", *args]
+    return [*daemon.prefix, os.path.join(BUILD, daemon.program), "-c", daemon.file, "doctor", *args]
 
 
 def doctor(daemon, *args, env=None):
@@ -220,6 +221,16 @@ def test_as_the_daemons_user(simulator, ready):
 
 
 @ROOT
+def test_state_dir_that_cannot_be_written(simulator, ready):
+    open_path(ready.directory)
+    shutil.chown(ready.state_dir, "nobody")
+    shutil.chown(os.path.join(ready.directory, "mail"), "nobody")
+    shutil.chown(ready.secret_file, "nobody")
+    os.chmod(ready.state_dir, 0o500)
+    expect(ready, "state_dir", "Permission denied", "writable for user nobody")
+
+
+@ROOT
 def test_directories_that_cannot_be_passed(simulator, ready):
     """What is told is the directory that is in the way; the command opens it"""
     open_path(ready.directory)
@@ -326,6 +337,20 @@ def test_certificates(simulator, ready):
         tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
         assert code == 0 and tls["hint"] == "The certificate ends in 2 days: its owner must renew it before."
         simulator.post("/certificate", server=server, name="good")
+
+
+@pytest.mark.parametrize("of", ["credential", "mailboxes"])
+def test_ca_file_that_holds_none(simulator, ready, of):
+    junk = os.path.join(ready.directory, "ca.txt")
+    with open(junk, "w") as f:
+        f.write("no certificate\n")
+    with open(ready.file) as f:
+        conf = json.load(f)
+    (conf["credentials"]["contoso"] if of == "credential" else conf["defaults"])["ca_file"] = junk
+    with open(ready.file, "w") as f:
+        json.dump(conf, f)
+    steps = expect(ready, "CA certificates", junk, "Correct ca_file in the configuration.")
+    assert step(steps, "sign-in")["result"] == "skipped"
 
 
 def test_port_that_speaks_no_tls(simulator, ready):
@@ -457,6 +482,25 @@ def test_token_shows_what_is_wrong(simulator, ready):
         steps = expect(ready, name, text, hint, commands)
         if name == "roles":         # that comes first: what New-ServicePrincipal does would not help
             assert step(steps, "sign-in")["commands"] is None and "grant admin consent" in step(steps, "sign-in")["hint"]
+
+
+@ROOT
+def test_exchange_online_by_its_names(simulator, daemon):
+    """A credential is tenant, client_id and secret; hosts, ports and scope are the cloud's (exchange-online 2.1, 4.1). A token of another directory is told."""
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": 1, "size": 1500}])
+    daemon.config([M])
+    cloud = Cloud(simulator, daemon)
+    try:
+        code, steps = doctor(daemon)
+        assert code == 0 and step(steps, "tenant")["text"] == TENANT and "login.microsoftonline.com" in step(steps, "DNS", "contoso")["text"]
+        assert {s["subject"] for s in steps if s["step"] == "DNS"} == {"contoso", "outlook.office365.com:993"}
+        daemon.start()
+        daemon.wait_delivered(M, 1)
+        simulator.post("/token", claims={"tid": TENANT.replace("3", "4")})
+        steps = expect(daemon, "tenant", TENANT.replace("3", "4"), "The token is of another directory: correct `tenant`.")
+    finally:
+        cloud.close()
 
 
 def test_token_that_shows_nothing(simulator, ready):

@@ -51,10 +51,15 @@ ANSWERS = [
     Fault("unavailable-bare", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "bare"}),
     answer("not-connected", "no-access", (6, 300), "Add-MailboxPermission bad@contoso.example", "{tag} BAD User is authenticated but not connected."),    # 5.1
     answer("closed-14", "closed-14", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
-    answer("closed-99", "closed", NETWORK, "", "* BYE Connection closed. 99", True),
+    answer("closed-99", "closed", NETWORK, "closed the connection of bad@contoso.example: mailpolld signs in again", "* BYE Connection closed. 99", True),
     answer("command-error", "command-refused", (30, 60), "please report", "{tag} BAD Command Error. 10"),                     # 5.7
     answer("argument-error", "argument-refused", (30, 60), "please report", "{tag} BAD Command Argument Error. 11"),
-    answer("invalid-state", "invalid-state", UNAVAILABLE, "", "{tag} BAD Command received in Invalid state."),                # 5.14
+    answer("invalid-state", "invalid-state", UNAVAILABLE, "begins a new one", "{tag} BAD Command received in Invalid state."),                # 5.14
+    answer("bad", "bad", UNAVAILABLE, "did not take a command for bad@contoso.example", "{tag} BAD That was nothing."),
+    answer("serverbug", "unavailable", UNAVAILABLE, "nothing to change here", "{tag} NO [SERVERBUG] Internal server error."),    # 5.14
+    answer("code-unavailable", "unavailable", UNAVAILABLE, "nothing to change here", "{tag} NO [UNAVAILABLE] Later."),          # RFC 5530
+    answer("code-throttled", "throttled", (300, 330), "throttling mailbox bad@contoso.example for 300 seconds", "{tag} NO [THROTTLED] Slow down."),
+    answer("in-use", "in-use", UNAVAILABLE, "stop other clients on it", "{tag} NO [INUSE] Locked."),
     answer("limit", "in-use", UNAVAILABLE, "stop other clients on it", "{tag} NO [LIMIT] Too many."),                           # 8
     answer("wrong-tag", "protocol", NETWORK, "what is not IMAP", "Z99 OK SEARCH completed."),
     answer("uid-too-large", "protocol", NETWORK, "what is not IMAP", "* SEARCH 1 4294967296\n{tag} OK SEARCH completed."),
@@ -96,6 +101,8 @@ BODIES = [
     Fault("literal-longer-than-told", "protocol", NETWORK, "what is not IMAP", "lie", {"by": -40}),
     Fault("literal-shorter-than-told", "network", NETWORK, "", "lie", {"by": 100000}),
 ]
+# what befalls one message as long as it lasts; 5.8 A, B, C and 5.9
+MESSAGES = [("fetch-empty", {}), ("substitute", {}), ("fetch-no", {}), ("close-mid-literal", {"after": 700}), ("body-nil", {"form": "NIL"})]
 # what comes while it idles, unasked
 IN_IDLE = [
     Fault("throttle-bye", "throttled", (20, 22), "throttling mailbox bad@contoso.example for 20 seconds", "throttle", {"form": "BYE", "ms": 20000}),    # 5.6
@@ -319,6 +326,30 @@ def test_body(scene, fault, moment):
         scene.start()
     scene.expect(fault)
     scene.mended()
+
+
+@pytest.mark.parametrize("kind,more", MESSAGES, ids=[kind for kind, _ in MESSAGES])
+@pytest.mark.parametrize("moment", ["first-contact", "idle", "batch"])
+def test_message_that_cannot_be_had(scene, kind, more, moment):
+    """exchange-online 5.8, 5.9: it is owed and asked for alone, the others come meanwhile; when it can be had, it comes"""
+    if moment == "idle":
+        scene.watch()
+    n = 130 if moment == "batch" else 3
+    uid = scene.simulator.folder(BAD)["uidnext"] + (49 if moment == "batch" else 1)
+    scene.simulator.fault(kind, BAD, uids=[uid], **more)
+    scene.add(BAD, n)
+    if moment != "idle":
+        scene.start()
+    scene.daemon.wait_line("event=owed .*message UID %d could not be had .*trying again in 60 s" % uid)
+    scene.daemon.wait_delivered(BAD, n - 1)
+    status = scene.daemon.of(BAD)
+    assert [f["owed"] for f in status["folders"]] == [1] and (status["failures"] == 0 or kind == "close-mid-literal")
+    scene.add(GOOD)
+    scene.daemon.wait_delivered(GOOD, 1)
+    assert scene.daemon.of(GOOD)["failures"] == 0
+    scene.clear()
+    scene.mended()
+    assert [f["owed"] for f in scene.daemon.of(BAD)["folders"]] == [0]
 
 
 @pytest.mark.parametrize("after_bytes", [2500, 4000, 6000, 60000])

@@ -284,20 +284,46 @@ def test_more_mailboxes_than_can_sign_in_anew(simulator, daemon):
     daemon.wait(lambda s: not s["reasons"])
 
 
-def test_token_in_hand_outlives_the_endpoint(simulator, daemon):
-    """Renewal fails: the old token is used until its end, sessions go on; back again, nothing has happened."""
+@pytest.mark.parametrize("fail", [{"status": 503}, {"status": 429}, {"status": 401, "error": "invalid_client", "code": 7000222},
+                                  {"status": 400, "error": "unauthorized_client", "code": 700016}, {"status": 200, "body": "<html>"}],
+                         ids=["unavailable", "throttled", "secret-expired", "app-unknown", "no-json"])
+def test_token_in_hand_outlives_the_endpoint(simulator, daemon, fail):
+    """exchange-online 3.2, 3.3: a renewal fails: the old token is used until its end, sessions go on; back again, nothing has happened"""
     simulator.mailbox(ADDRESS)
     simulator.post("/token", life_s=60, refresh_in=2)
     daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
     daemon.start()
     simulator.wait("logins", 1)
-    simulator.post("/token", fail={"status": 503})
+    simulator.post("/token", fail=fail)
     daemon.wait(lambda s: credential(s)["state"] == "stale", timeout=60)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
     before = simulator.counts("logins")
     simulator.wait("logins", before + 3)
     assert daemon.of(ADDRESS)["failures"] == 0
     simulator.post("/token", fail=None)
+    daemon.request("POST", "/reload")           # a person has changed something: tried at once
     daemon.wait(lambda s: credential(s)["state"] == "fresh")
+
+
+def test_secret_file_that_is_away_for_a_while(simulator, make_daemon):
+    """It is read at each renewal: the sentence names it; put back, no reload is needed"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=400)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    os.rename(daemon.secret_file, daemon.secret_file + ".away")
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    line = daemon.wait_line("event=token-failed")
+    assert "failure=secret-file" in line and "Put the client secret of app %s into %s" % (simulator.client_id, daemon.secret_file) in line
+    assert simulator.counts("token_requests") == 0
+    os.rename(daemon.secret_file + ".away", daemon.secret_file)
+    daemon.wait_state(ADDRESS, "watching")
+    os.unlink(daemon.secret_file)
+    daemon.wait(lambda s: credential(s)["state"] == "stale" and "Put the client secret" in credential(s)["hint"])
+    assert daemon.of(ADDRESS)["failures"] == 0
+    daemon.write_secret(simulator.secret)
+    daemon.wait(lambda s: credential(s)["state"] == "fresh" and credential(s)["error"] is None)
 
 
 def test_rotated_secret_is_refused_for_a_while(simulator, make_daemon):

@@ -165,7 +165,10 @@ class Daemon:
     def cleanup(self):
         if self.process and self.process.poll() is None:
             try:
-                assert self.stop() == 0, "\n".join(self.lines[-60:])
+                # In fast time 9 s are soon over; what is given up then, LeakSanitizer sees.
+                given_up = self.program == "mailpolld-scaled" and "/asan" in BUILD
+                code = self.stop()
+                assert code == 0 or (given_up and self.has_line("did not stop in time")), "\n".join(self.lines[-60:])
             finally:
                 if self.process.poll() is None:
                     self.process.kill()
