@@ -65,6 +65,8 @@ static const struct row rows[] = {
 	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent (Entra admin "
 	  "center, App registrations, API permissions), that New-ServicePrincipal was run with the Object ID of the Enterprise "
 	  "application{oid}, and that {mailbox} is a mailbox of this tenant.{finding}" },
+	{ IMAP_ROW("closed-14", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. 14"), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
+	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
 	{ IMAP_ROW("sign-in-closed", IN(PHASE_AUTHENTICATE), AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
 	  "{host} closes the connection when {mailbox} signs in: sign-ins may have failed too often; mailpolld waits." },
 	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", "doesn't exist"), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
@@ -77,8 +79,6 @@ static const struct row rows[] = {
 	  "Mailbox {mailbox} is over its quota: make room in it." },
 	{ IMAP_ROW("no-target", IN(PHASE_OTHER), AS(ANSWER_NO), "TRYCREATE NONEXISTENT", NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
 	  "The folder that messages are moved to (`after`) does not exist in mailbox {mailbox}: make it." },
-	{ IMAP_ROW("closed-14", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. 14"), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
-	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
 	{ IMAP_ROW("closed-while-idle", IN(PHASE_IDLE), AS(ANSWER_BYE), NULL, NULL), FAIL_EXPECTED, SCHEDULE_NETWORK, 0, NO_HINT },
 	{ IMAP_ROW("closed", ANY_PHASE, AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "{host} closed the connection of {mailbox}: mailpolld signs in again; if it comes often, look for other IMAP clients on the mailbox." },

@@ -21,7 +21,8 @@ In imap.py and fetch.py, within an answer:
     looking      search-hides (only), search-also (words), search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,
                  uidvalidity (is), uidnext (is), permanent-flags (flags), select-no, exists-before-plus, silent-idle, hang-done, unsolicited
     afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move
-    signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds)
+    signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds),
+                 connections (most: so many sessions of a mailbox, 5.13)
     the server   options (greeting, before, after, without, bads), long-capability (words, lines), no-idle, no-move, no-uidplus, no-sasl-ir
     at once      close-on-connect, hang-greeting, greeting (line, close), cut (after: so many bytes the connection ends; single: each byte comes
                  by itself): for a line's port, or for everybody

@@ -283,6 +283,10 @@ class Session(fetch.Fetching):
             if fault:
                 await faults.play(self, kind, fault, tag, lambda: self.no(tag, "AUTHENTICATE failed."))
                 return
+        full = self.state.fault(mailbox, "connections") if mailbox else None
+        if full and len(mailbox.sessions) >= full["most"]:      # 5.13
+            self.say("* BYE Connection closed. 14")
+            await self.close()
         refused = self.state.fault(mailbox, "auth-refused")
         if mailbox is None or token is None or refused:
             if mailbox:

@@ -78,6 +78,16 @@ def test_beside_a_running_daemon(simulator, ready):
     assert ready.of(M)["failures"] == 0
 
 
+def test_beside_too_many_connections(simulator, ready):
+    """exchange-online 5.13: the daemon needs one connection, also when it signs in anew; the doctor's is a second one"""
+    simulator.post("/token", life_s=20)
+    simulator.fault("connections", M, most=1)
+    ready.start()
+    simulator.wait("logins", 4, M, timeout_s=60)
+    assert ready.of(M)["failures"] == 0 and not ready.has_line("failure=")
+    expect(ready, "sign-in", "BYE Connection closed. 14", "after errors or too many connections")
+
+
 def test_configuration_with_errors(daemon):
     daemon.config([{"address": M, "interval": "45x"}])
     code, steps = doctor(daemon)
