@@ -16,9 +16,10 @@ struct gate {
 	struct gate *next;
 	char *credential;
 	struct admission_conf conf;
-	struct seat *waiting, **waiting_end;	/* in the order of asking */
-	struct seat *fetch_waiting, **fetch_waiting_end;
-	size_t n_seats, n_waiting;
+	struct seat **waiting; size_t n_waiting, room_waiting;	/* a heap: first who goes first */
+	uint64_t n_asked;
+	TAILQ_HEAD(, seat) fetch_waiting;	/* in the order of asking */
+	size_t n_seats;
 	unsigned n_starting, n_fetching;
 	double starts;				/* that may happen now; grows by sessions_per_second */
 	msec_t counted_ms;			/* when starts was last brought up to date */
@@ -58,6 +59,7 @@ void admission_free(struct admission **admission)
 		(*admission)->gates = g->next;
 		event_free(g->timer);
 		event_free(g->recovery);
+		free(g->waiting);
 		free(g->credential);
 		free(g);
 	}
@@ -149,8 +151,7 @@ static struct gate *gate_make(struct admission *a, const char *credential)
 	struct gate *g = xcalloc(1, sizeof(*g));
 
 	g->credential = xstrdup(credential);
-	g->waiting_end = &g->waiting;
-	g->fetch_waiting_end = &g->fetch_waiting;
+	TAILQ_INIT(&g->fetch_waiting);
 	g->starts = 1;
 	g->counted_ms = clock_now_ms();
 	g->timer = evtimer_new(a->base, on_timer, g);
@@ -174,35 +175,66 @@ void admission_configure(struct admission *a, const struct config *config)
 	}
 }
 
-/* --- starting --- */
+/* --- waiting to start --- */
 
-static msec_t last_look_ms(const struct seat *s)
+/* Who is longest without a look; of those that never looked, or at the same time, who asked first. */
+static bool goes_before(const struct seat *a, const struct seat *b)
 {
-	return s->ops->last_look_ms(s->arg);
+	return a->looked_ms != b->looked_ms ? a->looked_ms < b->looked_ms : a->asked < b->asked;
 }
 
-/* The one longest without a look; of those that never looked the first that asked. */
-static struct seat **longest_without_look(struct gate *g)
+static void place(struct gate *g, struct seat *s, size_t at)
 {
-	struct seat **best = &g->waiting;
-
-	for (struct seat **p = &g->waiting; *p != NULL && last_look_ms(*best) != 0; p = &(*p)->next_waiting)
-		if (last_look_ms(*p) < last_look_ms(*best))
-			best = p;
-	return best;
+	g->waiting[at] = s;
+	s->place = at;
 }
 
-static void unlink_waiting(struct gate *g, struct seat **at)
+static void move_up(struct gate *g, struct seat *s, size_t at)
 {
-	struct seat *s = *at;
+	for (; at > 0 && goes_before(s, g->waiting[(at - 1) / 2]); at = (at - 1) / 2)
+		place(g, g->waiting[(at - 1) / 2], at);
+	place(g, s, at);
+}
 
-	*at = s->next_waiting;
-	if (*at == NULL)
-		g->waiting_end = at;
-	s->next_waiting = NULL;
+static void move_down(struct gate *g, struct seat *s, size_t at)
+{
+	size_t below;
+
+	while ((below = 2 * at + 1) < g->n_waiting) {
+		if (below + 1 < g->n_waiting && goes_before(g->waiting[below + 1], g->waiting[below]))
+			below++;
+		if (!goes_before(g->waiting[below], s))
+			break;
+		place(g, g->waiting[below], at);
+		at = below;
+	}
+	place(g, s, at);
+}
+
+static void begin_waiting(struct gate *g, struct seat *s)
+{
+	if (g->n_waiting == g->room_waiting) {
+		g->room_waiting = g->room_waiting == 0 ? 16 : 2 * g->room_waiting;
+		g->waiting = xreallocarray(g->waiting, g->room_waiting, sizeof(*g->waiting));
+	}
+	s->waiting = true;
+	s->looked_ms = s->ops->last_look_ms(s->arg);
+	s->asked = g->n_asked++;
+	move_up(g, s, g->n_waiting++);
+}
+
+static void end_waiting(struct gate *g, struct seat *s)
+{
+	struct seat *last = g->waiting[--g->n_waiting];
+
 	s->waiting = false;
-	g->n_waiting--;
+	if (last == s)
+		return;
+	move_down(g, last, s->place);
+	move_up(g, last, last->place);
 }
+
+/* --- starting --- */
 
 static void count_starts(struct gate *g)
 {
@@ -238,10 +270,10 @@ static void gate_next(struct gate *g)
 {
 	struct log_context ctx = { .credential = g->credential };
 
-	while (g->waiting != NULL && may_start(g)) {
-		struct seat **at = longest_without_look(g), *s = *at;
+	while (g->n_waiting > 0 && may_start(g)) {
+		struct seat *s = g->waiting[0];
 
-		unlink_waiting(g, at);
+		end_waiting(g, s);
 		s->starting = true;
 		g->n_starting++;
 		log_debug(&ctx, "admitted to sign in; %zu wait", g->n_waiting);
@@ -259,10 +291,7 @@ void seat_want_session(struct seat *s)
 {
 	struct gate *g = s->gate;
 
-	s->waiting = true;
-	*g->waiting_end = s;
-	g->waiting_end = &s->next_waiting;
-	g->n_waiting++;
+	begin_waiting(g, s);
 	gate_soon(g);
 }
 
@@ -279,13 +308,10 @@ void seat_started(struct seat *s)
 
 static void fetch_next(struct gate *g)
 {
-	while (g->fetch_waiting != NULL && (g->conf.fetching_at_once == 0 || g->n_fetching < g->conf.fetching_at_once)) {
-		struct seat *s = g->fetch_waiting;
+	struct seat *s;
 
-		g->fetch_waiting = s->next_fetching;
-		if (g->fetch_waiting == NULL)
-			g->fetch_waiting_end = &g->fetch_waiting;
-		s->next_fetching = NULL;
+	while ((s = TAILQ_FIRST(&g->fetch_waiting)) != NULL && (g->conf.fetching_at_once == 0 || g->n_fetching < g->conf.fetching_at_once)) {
+		TAILQ_REMOVE(&g->fetch_waiting, s, fetch_link);
 		s->fetch_waiting = false;
 		s->fetching = true;
 		g->n_fetching++;
@@ -298,8 +324,7 @@ void seat_want_fetch(struct seat *s)
 	struct gate *g = s->gate;
 
 	s->fetch_waiting = true;
-	*g->fetch_waiting_end = s;
-	g->fetch_waiting_end = &s->next_fetching;
+	TAILQ_INSERT_TAIL(&g->fetch_waiting, s, fetch_link);
 	fetch_next(g);
 }
 
@@ -311,15 +336,9 @@ void seat_fetch_over(struct seat *s)
 		s->fetching = false;
 		g->n_fetching--;
 	}
-	for (struct seat **p = &g->fetch_waiting; s->fetch_waiting && *p != NULL; p = &(*p)->next_fetching) {
-		if (*p != s)
-			continue;
-		*p = s->next_fetching;
-		if (*p == NULL)
-			g->fetch_waiting_end = p;
-		s->next_fetching = NULL;
+	if (s->fetch_waiting) {
+		TAILQ_REMOVE(&g->fetch_waiting, s, fetch_link);
 		s->fetch_waiting = false;
-		break;
 	}
 	fetch_next(g);
 }
@@ -340,12 +359,8 @@ void seat_leave(struct seat *s)
 {
 	struct gate *g = s->gate;
 
-	for (struct seat **p = &g->waiting; s->waiting && *p != NULL; p = &(*p)->next_waiting) {
-		if (*p == s) {
-			unlink_waiting(g, p);
-			break;
-		}
-	}
+	if (s->waiting)
+		end_waiting(g, s);
 	seat_started(s);
 	seat_fetch_over(s);
 	g->n_seats--;

@@ -6,6 +6,8 @@
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
 #include "clock.h"
 
 struct event_base; struct config;
@@ -21,8 +23,9 @@ struct seat {				/* a mailbox's; the caller's, zeroed; private */
 	const struct seat_ops *ops;
 	void *arg;
 	struct gate *gate;
-	struct seat *next_waiting, *next_fetching;
 	bool waiting, starting, fetch_waiting, fetching;
+	msec_t looked_ms; uint64_t asked; size_t place;		/* while waiting: in the gate's order */
+	TAILQ_ENTRY(seat) fetch_link;
 };
 
 struct admission *admission_new(struct event_base *);

@@ -123,6 +123,31 @@ static void test_longest_without_a_look_first(void **state)
 	assert_ptr_equal(w.order[3], &w.boxes[0]);
 }
 
+/* Whatever the order of asking, and whoever leaves meanwhile; equals as they asked. */
+static void test_order_of_many(void **state)
+{
+	int gone = 0, n = MAX;
+
+	(void)state;
+	configure(0, 1, 0);
+	for (int i = 0; i < MAX; i++)
+		w.boxes[i].last_look_ms = (i * 37) % 101;
+	ask(0, MAX);
+	for (int i = 3; i < MAX; i += 7, gone++)
+		seat_leave(&w.boxes[i].seat);
+	n -= gone;
+	for (int i = 0; i < n; i++) {
+		run_until(i + 1);
+		seat_started(&w.order[i]->seat);
+		assert_int_not_equal((w.order[i] - w.boxes) % 7, 3);
+		if (i > 0)
+			assert_true(w.order[i - 1]->last_look_ms < w.order[i]->last_look_ms ||
+			    (w.order[i - 1]->last_look_ms == w.order[i]->last_look_ms && w.order[i - 1] < w.order[i]));
+	}
+	for (int i = 3; i < MAX; i += 7)
+		w.boxes[i].seat.gate = NULL;
+}
+
 static void test_no_more_at_once(void **state)
 {
 	struct gate_snapshot s;
@@ -225,7 +250,7 @@ static void test_slowed_without_a_limit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_longest_without_a_look_first), TEST(test_no_more_at_once), TEST(test_never_all_at_once),
+		TEST(test_longest_without_a_look_first), TEST(test_order_of_many), TEST(test_no_more_at_once), TEST(test_never_all_at_once),
 		TEST(test_no_more_in_a_second), TEST(test_fetching_in_turn),
 		TEST(test_slowed_by_throttling), TEST(test_slowed_without_a_limit),
 	};
