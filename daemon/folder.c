@@ -18,6 +18,7 @@ void folder_done(struct folder *f)
 	ranges_done(&f->under_way);
 	ranges_done(&f->unanswered);
 	ranges_done(&f->missing);
+	ranges_done(&f->absent);
 	free(f->sizes);
 	free(f->place_dir);
 	free(f->name);
@@ -64,24 +65,6 @@ bool folder_list(struct folder *f, uint32_t lo, uint32_t hi)
 	return true;
 }
 
-/* The highest number of a set below number; 0: none. */
-static uint32_t last_below(const struct ranges *set, uint32_t number)
-{
-	size_t lo = 0, hi = set->n;
-
-	while (lo < hi) {		/* the first range that does not begin below number */
-		size_t mid = lo + (hi - lo) / 2;
-
-		if (set->v[mid].lo < number)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	if (lo == 0)
-		return 0;
-	return set->v[lo - 1].hi < number ? set->v[lo - 1].hi : number - 1;
-}
-
 /* UIDs in [from, top] that are neither settled nor owed nor listed nor under way. */
 static void find_holes(const struct folder *f, uint32_t from, struct ranges *ret_holes)
 {
@@ -105,10 +88,10 @@ static void find_gone(struct folder *f, struct ranges *holes, msec_t now_ms, str
 	ranges_keep(&f->missing, holes);
 	if (long_enough)
 		ranges_copy(ret_gone, &f->missing);
-	if (f->proven_to > 0) {
+	if (f->absent.n > 0) {
 		struct ranges proven = { 0 };
 
-		ranges_add(&proven, 1, f->proven_to);
+		ranges_copy(&proven, &f->absent);
 		ranges_keep(&proven, holes);
 		for (size_t i = 0; i < proven.n; i++)
 			ranges_add(ret_gone, proven.v[i].lo, proven.v[i].hi);
@@ -121,6 +104,15 @@ static void find_gone(struct folder *f, struct ranges *holes, msec_t now_ms, str
 	f->missing_ms = now_ms;
 }
 
+/* It listed as many as there are, so what is between them is nothing. */
+static void note_absent(struct folder *f)
+{
+	ranges_done(&f->absent);
+	if (f->listed.n > 0)
+		ranges_add(&f->absent, 1, ranges_last(&f->listed));
+	ranges_remove_all(&f->absent, &f->listed);
+}
+
 uint64_t folder_look_done(struct folder *f, uint32_t from, msec_t now_ms, struct ranges *ret_gone)
 {
 	struct ranges holes = { 0 };
@@ -128,7 +120,8 @@ uint64_t folder_look_done(struct folder *f, uint32_t from, msec_t now_ms, struct
 	if (from > 1)			/* n:* answers the last message even when it is below n (exchange-online 4.6) */
 		ranges_remove(&f->listed, 1, from - 1);
 	else if (from == 1 && ranges_count(&f->listed) >= f->exists)
-		f->proven_to = ranges_last(&f->listed);
+		note_absent(f);
+	ranges_remove_all(&f->absent, &f->at.settled);
 	ranges_done(ret_gone);
 	find_holes(f, from, &holes);
 	find_gone(f, &holes, now_ms, ret_gone);
@@ -191,20 +184,7 @@ void folder_pick(struct folder *f, uint64_t max_messages, uint64_t max_bytes, st
 
 uint32_t folder_settle_from(const struct folder *f, uint32_t uid)
 {
-	uint32_t below = last_below(&f->at.settled, uid), other = last_below(&f->under_way, uid);
-
-	if (uid > f->proven_to)
-		return uid;
-	if (other > below)
-		below = other;
-	if ((other = last_below(&f->pending, uid)) > below)
-		below = other;
-	if ((other = last_below(&f->unanswered, uid)) > below)
-		below = other;
-	for (size_t i = 0; i < f->at.n_owed; i++)
-		if (f->at.owed[i].uid < uid && f->at.owed[i].uid > below)
-			below = f->at.owed[i].uid;
-	return below + 1;
+	return ranges_run_up_to(&f->absent, uid - 1);
 }
 
 void folder_settled(struct folder *f, uint32_t from, uint32_t uid)

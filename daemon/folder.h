@@ -26,7 +26,7 @@ struct folder {
 	msec_t owed_ms;			/* when one was last owed in this run: to be tried in a later session; 0: not in this run */
 	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
 	uint32_t exists;		/* as last told */
-	uint32_t proven_to;		/* a look listed as many as exist: what it left out up to here does not; 0: none has yet */
+	struct ranges absent;		/* UIDs between others that a look has proven not to exist, since it listed as many as EXISTS tells */
 	struct ranges missing; msec_t missing_ms;	/* holes between settled UIDs that looks have left out since then */
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are */
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */

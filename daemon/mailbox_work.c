@@ -75,7 +75,7 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 void work_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
 {
 	f->beginning = true;
-	f->proven_to = 0;
+	ranges_done(&f->absent);
 	ranges_done(&f->missing);
 	m->answers_due++;
 	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
@@ -84,6 +84,7 @@ void work_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity
 void work_unsettle(struct mailbox *m, struct folder *f, const struct ranges *uids)
 {
 	f->beginning = true;
+	ranges_remove_all(&f->absent, uids);
 	m->answers_due++;
 	store_unsettle(m->env->store, m->conf->id, f->name, uids, on_begun, f);
 }

@@ -175,6 +175,13 @@ uint32_t ranges_first_missing(const struct ranges *set, uint32_t from)
 	return set->v[i].hi + 1;	/* ranges are not adjacent; UINT32_MAX + 1 is 0: none */
 }
 
+uint32_t ranges_run_up_to(const struct ranges *set, uint32_t to)
+{
+	size_t i = position(set, to);
+
+	return i == set->n || set->v[i].lo > to ? to + 1 : set->v[i].lo;
+}
+
 void ranges_take(struct ranges *set, uint64_t max, struct ranges *ret_taken)
 {
 	size_t whole = 0;

@@ -21,6 +21,8 @@ uint32_t ranges_first(const struct ranges *);	/* 0 when empty */
 uint32_t ranges_last(const struct ranges *);	/* 0 when empty */
 /* The first number >= from that is not in the set; 0 when there is none below 2^32. */
 uint32_t ranges_first_missing(const struct ranges *, uint32_t from);
+/* The lowest number from which on all up to to are in the set; to + 1 when to is not. */
+uint32_t ranges_run_up_to(const struct ranges *, uint32_t to);
 /* Moves the lowest numbers, at most max of them, from one set to another (which is emptied first). */
 void ranges_take(struct ranges *, uint64_t max, struct ranges *ret_taken);
 

@@ -124,6 +124,21 @@ def test_message_that_search_leaves_out(simulator, daemon, moment):
     assert set(Maildir(daemon.maildir(ADDRESS)).sums().values()) == {1}
 
 
+def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
+    """exchange-online 4.5: the first look has listed it, the second, in the middle of the fetching, has not: it is there all the same"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1000} for i in range(300)])
+    simulator.fault("delay-fetch", ADDRESS, seconds=2, skip=1, count=1)
+    simulator.fault("search-hides", ADDRESS, only=[250], skip=1, count=1)
+    daemon.config([ADDRESS], {"interval": "2s"})
+    daemon.start()
+    simulator.wait("fault-delay-fetch", 1)
+    simulator.add(ADDRESS, [{"seed": 1000, "size": 1000}])
+    simulator.wait("fault-search-hides", 1)
+    daemon.wait_delivered(ADDRESS, 301, timeout=30)
+    assert set(Maildir(daemon.maildir(ADDRESS)).sums().values()) == {1}
+
+
 def test_poll(simulator, daemon):
     """connect, look with STATUS, LOGOUT; SELECT only when there is something"""
     simulator.mailbox(ADDRESS)

@@ -123,6 +123,33 @@ static void test_a_look_that_proves(void **state)
 	folder_done(&f);
 }
 
+/* What such a look did list exists, also when later ones leave it out. */
+static void test_proof_is_not_of_what_was_listed(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	f.exists = 5;
+	look(&f, "1:4,6", 5, "");
+	folder_pick(&f, 2, UINT64_MAX, &batch);
+	folder_settled(&f, 1, 1);
+	folder_settled(&f, 2, 2);
+	f.exists = 6;
+	look(&f, "3,6", 2, "");
+	folder_pick(&f, 2, UINT64_MAX, &batch);
+	expect(&batch, "3,6");
+	folder_settled(&f, folder_settle_from(&f, 3), 3);
+	assert_int_equal(folder_settle_from(&f, 6), 5);
+	folder_settled(&f, 5, 6);
+	expect(&f.at.settled, "1:3,5:6");
+	look(&f, "", 0, "");
+	look(&f, "4", 1, "");
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
 static void test_what_a_settlement_covers(void **state)
 {
 	struct folder f;
@@ -219,7 +246,6 @@ static void test_owed(void **state)
 	folder_init(&f, "INBOX");
 	set(&f.at.settled, "1:4");
 	look(&f, "5:6", 2, "");
-	f.proven_to = 6;
 	set(&f.listed, "4:6");
 	assert_int_equal(folder_count_new(&f, &f.listed), 3);
 	o = folder_owe(&f, 5, "nothing came", 1000);
@@ -267,7 +293,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_known_before),
-		cmocka_unit_test(test_a_look), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
+		cmocka_unit_test(test_a_look), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 	};

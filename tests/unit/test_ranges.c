@@ -39,6 +39,7 @@ static void test_add(void **state)
 	expect(&set, "1:4294967295");
 	assert_int_equal(ranges_count(&set), UINT32_MAX);
 	assert_int_equal(ranges_first_missing(&set, 1), 0);
+	assert_int_equal(ranges_run_up_to(&set, 7), 1);
 	ranges_add(&set, 5, 4);
 	assert_int_equal(set.n, 1);
 	ranges_done(&set);
@@ -53,6 +54,9 @@ static void test_remove(void **state)
 	ranges_add(&set, 1, 10);
 	ranges_remove(&set, 4, 6);
 	expect(&set, "1:3,7:10");
+	assert_int_equal(ranges_run_up_to(&set, 9), 7);
+	assert_int_equal(ranges_run_up_to(&set, 6), 7);
+	assert_int_equal(ranges_run_up_to(&set, 0), 1);
 	ranges_remove(&set, 3, 7);
 	expect(&set, "1:2,8:10");
 	ranges_remove(&set, 20, 30);
