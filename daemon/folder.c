@@ -252,6 +252,13 @@ uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s)
 	return 0;
 }
 
+bool folder_owed_to_the_last(const struct folder *f, uint32_t uid)
+{
+	const struct store_owed *o = owed_find(f, uid);
+
+	return o != NULL && o->attempts > ARRAY_LEN(owed_waits_s) - 1;
+}
+
 void folder_owed_over(struct folder *f, uint32_t uid)
 {
 	struct store_owed *o = owed_find(f, uid);
@@ -262,12 +269,12 @@ void folder_owed_over(struct folder *f, uint32_t uid)
 	*o = f->at.owed[--f->at.n_owed];
 }
 
-int64_t folder_next_owed_wall_s(const struct folder *f)
+int64_t folder_next_owed_wall_s(const struct folder *f, int64_t after_wall_s)
 {
 	int64_t next = 0;
 
 	for (size_t i = 0; i < f->at.n_owed; i++)
-		if (f->at.owed[i].next_wall_s != 0 && (next == 0 || f->at.owed[i].next_wall_s < next))
+		if (f->at.owed[i].next_wall_s > after_wall_s && (next == 0 || f->at.owed[i].next_wall_s < next))
 			next = f->at.owed[i].next_wall_s;
 	return next;
 }

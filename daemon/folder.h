@@ -40,6 +40,7 @@ struct folder {
 	bool look_due;
 	bool select_due;		/* STATUS said that there is something: SELECT now */
 	bool exists_rose;		/* EXISTS promised something new that no look has found */
+	bool sizes_refused;		/* a session ended when it asked for them: the next fetch goes without */
 	uint32_t singly_to;		/* a FETCH of many was refused: one at a time up to this UID; 0: not so */
 	unsigned looks_for_nothing;	/* in a row, after an EXISTS that promised something */
 	msec_t look_again_ms;		/* 0: no need */
@@ -84,4 +85,5 @@ struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int
 uint64_t folder_count_new(const struct folder *, const struct ranges *uids);	/* how many are not owed already */
 uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s);	/* 0: none */
 void folder_owed_over(struct folder *, uint32_t uid);
-int64_t folder_next_owed_wall_s(const struct folder *);			/* 0: none */
+bool folder_owed_to_the_last(const struct folder *, uint32_t uid);	/* owed, and not to be tried again */
+int64_t folder_next_owed_wall_s(const struct folder *, int64_t after_wall_s);	/* of those due later than that; 0: none */

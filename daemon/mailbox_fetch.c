@@ -125,9 +125,9 @@ static void send_fetch(struct mailbox *m, struct folder *f, struct ranges *batch
 static enum step fetch_batch(struct mailbox *m, struct folder *f)
 {
 	struct ranges batch = { 0 };
-	uint64_t bytes;
+	uint64_t bytes, own = room_for_bytes(m), all = spool_room_bytes(m->env->spool);
 
-	folder_pick(f, batch_max(m, f), room_for_bytes(m), &batch);
+	folder_pick(f, batch_max(m, f), own < all ? own : all, &batch);
 	bytes = estimate(f, &batch);
 	if (spool_has_room(m->env->spool, f->volume, bytes)) {
 		send_fetch(m, f, &batch);
@@ -197,7 +197,7 @@ enum step fetch_step(struct mailbox *m, struct folder *f)
 		return STEP_WAIT;
 	if (owed)
 		return fetch_owed(m, f, folder_owed_due(f, clock_wall_s()));
-	if (f->sizes == NULL && ranges_count(&f->pending) > 1) {
+	if (f->sizes == NULL && !f->sizes_refused && ranges_count(&f->pending) > 1) {
 		ask_sizes(m, f);
 		return STEP_SENT;
 	}
@@ -436,12 +436,32 @@ bool fetch_none_given(struct mailbox *m, const struct folder *f, const struct ra
 	return true;
 }
 
+/* The connection died, or the server was unavailable, when this message was next: once may be chance, twice in a row is
+ * the message (exchange-online 5.8 C). */
+static void suspect(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	uint32_t uid = ranges_first(&m->batch);
+
+	if (f->suspect == uid) {
+		f->suspect = 0;
+		m->had_none++;
+		fetch_owe(m, f, uid, why->text);
+		ranges_remove(&m->batch, uid, uid);
+	} else {
+		f->suspect = uid;
+	}
+}
+
 /* The server refused: for this mailbox as a whole, or for a message among those asked for (exchange-online 5.8 C). */
 static void on_refused(struct mailbox *m, struct folder *f, const struct failure *why)
 {
 	uint32_t first = ranges_first(&m->batch);
 
 	if (mailbox_is_refused(why)) {
+		if (why->schedule != SCHEDULE_THROTTLED && ranges_count(&m->batch) > 1)
+			f->singly_to = ranges_last(&m->batch);		/* is it one of them? */
+		else if (why->schedule != SCHEDULE_THROTTLED && first != 0)
+			suspect(m, f, why);
 		folder_put_back(f, &m->batch);
 		mailbox_end_session(m, why);
 	} else if (ranges_count(&m->batch) == 1) {
@@ -470,6 +490,8 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 	m->one_owed = false;
 	if (done->ok && m->batch_limit < BATCH_MESSAGES)
 		m->batch_limit += m->batch_limit < BATCH_MESSAGES - BATCH_GROWTH ? BATCH_GROWTH : BATCH_MESSAGES - m->batch_limit;
+	if (done->ok && f->singly_to == 0)
+		f->sizes_refused = false;
 	if (!done->ok) {
 		on_refused(m, f, done->failure);
 	} else if (m->batch.n > 0) {		/* OK with nothing (5.8 A): the next look tells whether they are still there */
@@ -486,26 +508,13 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 	hand_over(m);
 }
 
-/* The connection died when this message was next: once may be chance, twice in a row is the message (5.8 C). */
-static void suspect(struct mailbox *m, struct folder *f, const struct failure *why)
-{
-	uint32_t uid = ranges_first(&m->batch);
-
-	if (f->suspect == uid) {
-		f->suspect = 0;
-		m->had_none++;
-		fetch_owe(m, f, uid, why->text);
-		ranges_remove(&m->batch, uid, uid);
-	} else {
-		f->suspect = uid;
-	}
-}
-
 void fetch_over(struct mailbox *m, const struct failure *why)
 {
 	if (m->coming != NULL)
 		drop_coming(m);
 	m->one_owed = false;
+	if (m->task == TASK_SIZES && why->fail == FAIL_WAIT)
+		m->task_folder->sizes_refused = true;
 	if (m->task == TASK_FETCH && m->batch.n > 0) {
 		if (why->fail == FAIL_WAIT && why->schedule != SCHEDULE_THROTTLED && !m->stopping)
 			suspect(m, m->task_folder, why);

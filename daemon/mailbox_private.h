@@ -96,6 +96,7 @@ struct mailbox {
 	bool some_came;				/* since the last look one could */
 	unsigned rests;				/* sessions that ended for that, since one could */
 	bool one_owed;				/* the batch is an owed one, alone */
+	msec_t made_due_ms; int64_t made_due_wall_s;	/* when the session last looked what time has made due */
 	msec_t no_room_until_ms;		/* neither spool nor disk had room */
 	struct failure *no_room;
 };

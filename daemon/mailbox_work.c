@@ -186,13 +186,36 @@ static void settle_gone(struct mailbox *m, struct folder *f, const struct ranges
 	}
 }
 
+/* What is owed and not listed has probably been moved or deleted: on with its schedule, and at the end of that it is gone. */
+static void judge_owed(struct mailbox *m, struct folder *f, const struct ranges *not_listed)
+{
+	struct ranges gone = { 0 };
+
+	for (size_t i = f->at.n_owed; i-- > 0;) {
+		uint32_t uid = f->at.owed[i].uid;
+
+		if (!ranges_has(not_listed, uid))
+			continue;
+		if (folder_owed_to_the_last(f, uid))
+			ranges_add(&gone, uid, uid);
+		else
+			fetch_owe(m, f, uid, "FETCH answered OK without the message, and SEARCH does not list it");
+	}
+	settle_gone(m, f, &gone);
+	ranges_done(&gone);
+}
+
 /* A FETCH brought nothing for these: those still listed are owed, the others have perhaps been moved or deleted. */
 static void judge_unanswered(struct mailbox *m, struct folder *f)
 {
 	static const char why[] = "FETCH answered OK without the message";
-	struct ranges there = f->unanswered;
+	struct ranges there = f->unanswered, not_listed = { 0 };
 
 	f->unanswered = (struct ranges){ 0 };
+	ranges_copy(&not_listed, &there);
+	ranges_remove_all(&not_listed, &f->listed);
+	judge_owed(m, f, &not_listed);
+	ranges_done(&not_listed);
 	ranges_keep(&there, &f->listed);
 	if (there.n > 0 && (m->some_came || !fetch_none_given(m, f, &there, why)))
 		for (size_t i = 0; i < there.n; i++)
@@ -405,9 +428,10 @@ msec_t work_next_slot_ms(const struct mailbox *m)
 	return now + interval - (since < 0 ? since + interval : since);
 }
 
-static void earlier(msec_t *at_ms, msec_t candidate_ms)
+/* What was due already when make_due() looked, and could not be done, waits for an event: of the sink, the gate, a delivery. */
+static void earlier(const struct mailbox *m, msec_t *at_ms, msec_t candidate_ms)
 {
-	if (candidate_ms != 0 && candidate_ms < *at_ms)
+	if (candidate_ms > m->made_due_ms && candidate_ms < *at_ms)
 		*at_ms = candidate_ms;
 }
 
@@ -416,23 +440,35 @@ static msec_t next_due_ms(const struct mailbox *m)
 {
 	msec_t now = clock_now_ms(), at = now + IDLE_MAX_MS;
 	int64_t owed;
-	bool this_session;
 
 	for (size_t i = 0; i < m->n_folders; i++) {
 		const struct folder *f = &m->folders[i];
 
-		earlier(&at, (f->looked_ms != 0 ? f->looked_ms : now) + m->conf->interval_ms);
-		earlier(&at, f->look_again_ms);
-		earlier(&at, f->at.after_owed.n > 0 ? f->after_retry_ms : 0);
-		if (fetch_is_owed(m, f, &this_session))
-			earlier(&at, this_session ? now : 0);	/* else the new session comes when it is admitted */
-		else if ((owed = folder_next_owed_wall_s(f)) != 0)
-			earlier(&at, now + (owed - clock_wall_s()) * 1000);
+		earlier(m, &at, (f->looked_ms != 0 ? f->looked_ms : now) + m->conf->interval_ms);
+		earlier(m, &at, f->look_again_ms);
+		earlier(m, &at, f->at.after_owed.n > 0 ? f->after_retry_ms : 0);
+		if ((owed = folder_next_owed_wall_s(f, m->made_due_wall_s)) != 0)
+			earlier(m, &at, now + (owed - clock_wall_s()) * 1000);
 	}
-	earlier(&at, m->relogin_ms);
-	if (m->no_room != NULL)
-		earlier(&at, m->no_room_until_ms);
 	return at > now ? at : now + 1;
+}
+
+/* When mailbox_next() is wanted again, while the session may go on idling. 0: no need. */
+static msec_t next_aside_ms(const struct mailbox *m)
+{
+	msec_t at = !m->relogin_due && m->token_request == NULL ? m->relogin_ms : 0;
+
+	if (m->no_room != NULL && (at == 0 || m->no_room_until_ms < at))
+		at = m->no_room_until_ms;
+	return at;
+}
+
+static void wake_aside(struct mailbox *m)
+{
+	msec_t at = next_aside_ms(m);
+
+	if (at != 0)
+		mailbox_wake_at(m, at);
 }
 
 /* What has become due by time alone. */
@@ -441,6 +477,8 @@ static void make_due(struct mailbox *m)
 	msec_t now = clock_now_ms();
 	bool this_session;
 
+	m->made_due_ms = now;
+	m->made_due_wall_s = clock_wall_s();
 	for (size_t i = 0; i < m->n_folders; i++) {
 		struct folder *f = &m->folders[i];
 
@@ -486,6 +524,7 @@ static void send_idle(struct mailbox *m)
 	mailbox_expect(m, at_most_ms + IDLE_SLACK_MS);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
 	m->idle_began_ms = clock_now_ms();
+	wake_aside(m);
 	imap_session_idle(m->session, at_most_ms);
 }
 
@@ -505,9 +544,11 @@ static bool can_idle(struct mailbox *m)
 /* Without IDLE, though asked for: stay signed in and look when the interval is over. */
 static void wait_in_session(struct mailbox *m)
 {
+	msec_t due_ms = next_due_ms(m), aside_ms = next_aside_ms(m);
+
 	mailbox_expect(m, 0);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
-	mailbox_wake_at(m, next_due_ms(m));
+	mailbox_wake_at(m, aside_ms != 0 && aside_ms < due_ms ? aside_ms : due_ms);
 }
 
 /* Deliveries under way will bring more to do: `after`, room for the next batch. */
@@ -583,6 +624,9 @@ void work_next(struct mailbox *m)
 		mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
 		if (is_wanted(m))
 			imap_session_leave_idle(m->session);
+		else
+			fetch_release(m);
+		wake_aside(m);
 		return;
 	}
 	if (!imap_session_is_ready(m->session))
@@ -595,6 +639,7 @@ void work_next(struct mailbox *m)
 		mailbox_set_state(m, MAILBOX_SYNCING);
 	switch (any_step(m)) {
 	case STEP_NOTHING:
+		fetch_release(m);	/* held, or nothing is left of what it was for: others wait for the turn */
 		rest(m);
 		break;
 	case STEP_WAIT:
@@ -643,6 +688,8 @@ void work_on_done(void *arg, const struct imap_done *done)
 			on_first_look_done(m, f);
 		break;
 	case TASK_SIZES:
+		if (!done->ok)
+			f->sizes_refused = true;
 		if (!done->ok && mailbox_is_refused(done->failure))
 			mailbox_end_session(m, done->failure);
 		else if (f->sizes == NULL)	/* none were told: do not ask again for these */

@@ -303,13 +303,18 @@ void spool_set_limits(struct spool *s, uint64_t limit_bytes, uint64_t min_free_b
 	s->min_free_bytes = min_free_bytes;
 }
 
+uint64_t spool_room_bytes(const struct spool *s)
+{
+	return s->bytes < s->limit_bytes ? s->limit_bytes - s->bytes : 0;
+}
+
 bool spool_has_room(const struct spool *s, const struct volume *volume, uint64_t bytes)
 {
 	uint64_t free_bytes = volume_free_bytes(volume);
 
 	if (free_bytes < s->min_free_bytes || free_bytes - s->min_free_bytes < bytes)
 		return false;
-	return s->bytes == 0 || (s->bytes < s->limit_bytes && s->limit_bytes - s->bytes >= bytes);
+	return s->bytes == 0 || (s->bytes < s->limit_bytes && spool_room_bytes(s) >= bytes);
 }
 
 uint64_t spool_bytes(const struct spool *s)

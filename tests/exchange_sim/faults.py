@@ -15,7 +15,7 @@ it is for the next one after the sign-in, whichever that is. state.State.fault()
 in-idle has one of these as "play" and comes while the client idles, by itself; mid-fetch comes in place of a message (uids), after others.
 
 In imap.py and fetch.py, within an answer:
-    messages     fetch-no, fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
+    messages     fetch-no (text), fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
                  size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags, fetch-descending
                  fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
     looking      search-hides (only), search-also (words), search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,

@@ -43,8 +43,9 @@ class Fetching:
         items = re.findall(r"BODY(?:\.PEEK)?\[[^\]]*\](?:<[^>]*>)?|[A-Z0-9.]+", items.upper().strip("()"))
         numbers = {u: i for i, u in enumerate(self.folder.messages, 1)}
         for uid in uids:
-            if self.fault("fetch-no", uid):
-                await self.no(tag, "The specified message set is invalid.")
+            refused = self.fault("fetch-no", uid)
+            if refused:
+                await self.no(tag, refused.get("text", "The specified message set is invalid."))
                 return
         self.state.in_flight += 1
         try:

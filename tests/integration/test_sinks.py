@@ -1,5 +1,6 @@
 """The command's hygiene, quarantine, held mailboxes, Maildir permissions."""
 import collections
+import contextlib
 import json
 import os
 import pwd
@@ -8,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -269,9 +271,63 @@ def test_too_little_room(simulator, daemon):
     assert simulator.state(ADDRESS)["logins"] == 1
 
 
+def test_held_mailbox_asks_for_nothing(simulator, make_daemon):
+    """Also when it owes a message that is due: it comes after the hold"""
+    simulator.mailbox(ADDRESS)
+    uids = simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(2)])
+    simulator.fault("fetch-no", ADDRESS, uids=uids[:1])
+    daemon = make_daemon(program="mailpolld-scaled")
+    path = script(daemon, '[ -e "$out/mended" ] || exit 75; cat > "$out/$MAILPOLLD_UID"')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "1"})
+    daemon.wait_line("event=owed")
+    daemon.wait_state(ADDRESS, "held")
+    daemon.stop()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    daemon.wait_state(ADDRESS, "held")
+    before, began = simulator.state()["commands"]["UID SEARCH"], time.monotonic()
+    daemon.wait(lambda s: time.monotonic() - began > 3)     # three minutes of its own
+    assert simulator.state()["commands"]["UID SEARCH"] - before <= 20
+    simulator.clear(ADDRESS)
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 2)
+
+
+def test_spool_limit(simulator, daemon):
+    """A sink that is slow does not make mailpolld hoard: no more is fetched than the limit, until it takes some"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 40000} for i in range(20)])
+    path = script(daemon, 'cat > "$out/$MAILPOLLD_UID"; [ "$MAILPOLLD_UID" = 1 ] || while [ ! -e "$out/go" ]; do sleep 0.05; done')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}], top={"spool_limit": "100K"})
+    daemon.start()
+    daemon.wait(lambda s: len(out(daemon)) == 2)
+    status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+    assert "raise spool_limit" in status["mailboxes"][0]["hint"] and 1 < simulator.counts("bodies") <= 4
+    open(os.path.join(daemon.directory, "out", "go"), "w").close()
+    daemon.wait_delivered(ADDRESS, 20)
+    assert len(out(daemon)) == 21 and simulator.counts("bodies") == 20
+
+
+def test_commands_at_once(simulator, daemon):
+    """deliver.at_once: so many of one sink's commands, whatever mailbox they are for"""
+    addresses = ["at%d@contoso.example" % i for i in range(4)]
+    for address in addresses:
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    path = script(daemon, ': > "$out/$MAILPOLLD_ADDRESS"; cat > /dev/null; while [ ! -e "$out/go" ]; do sleep 0.05; done')
+    daemon.config(addresses, {"deliver": {"command": [path], "at_once": 2}})
+    daemon.start()
+    daemon.wait(lambda s: s["sinks"][0]["running"] == 4 and len(out(daemon)) == 2)
+    daemon.status()
+    assert len(out(daemon)) == 2
+    open(os.path.join(daemon.directory, "out", "go"), "w").close()
+    daemon.wait_total(4)
+    assert sorted(out(daemon)) == [*addresses, "go"]
+
+
 def test_full_disk(simulator, daemon, tmp_path):
     """A small file system fills up: held, nothing lost; room is made: all arrive, once."""
-    import subprocess
     mount = str(tmp_path / "small")
     os.makedirs(mount)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", mount], capture_output=True).returncode != 0:
@@ -287,6 +343,35 @@ def test_full_disk(simulator, daemon, tmp_path):
         daemon.wait_delivered(ADDRESS, 12)
         assert Maildir(mount + "/m").sums() == collections.Counter(simulator.sums(ADDRESS).values())
         assert Maildir(mount + "/m").tmp() == []
+        assert daemon.stop() == 0
+    finally:
+        if daemon.process and daemon.process.poll() is None:
+            daemon.kill9()
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_full_state_dir(simulator, daemon, tmp_path):
+    """What cannot be written down is not delivered; when there is room again, it goes on where it was"""
+    mount = str(tmp_path / "small")
+    os.makedirs(mount)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        simulator.mailbox(ADDRESS)
+        daemon.config([ADDRESS], top={"state_dir": mount, "min_free": "0K"})
+        daemon.start()
+        simulator.wait("idling", 1)
+        with contextlib.suppress(OSError), open(mount + "/full", "wb", buffering=0) as f:
+            while f.write(b"x" * 4096):
+                pass
+        simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(3)])
+        line = daemon.wait_line("event=store-failed")
+        assert "cannot write the state in %s" % mount in line and "Make room on the file system of state_dir" in line
+        assert len(Maildir(daemon.maildir(ADDRESS))) == 0
+        os.unlink(mount + "/full")
+        daemon.wait_line("event=store-recovered")
+        daemon.wait_delivered(ADDRESS, 3)
+        assert Maildir(daemon.maildir(ADDRESS)).sums() == collections.Counter(simulator.sums(ADDRESS).values()) and simulator.counts("bodies") == 3
         assert daemon.stop() == 0
     finally:
         if daemon.process and daemon.process.poll() is None:

@@ -257,7 +257,8 @@ static void test_owed(void **state)
 	assert_int_equal(folder_search_from(&f), 6);		/* later mail flows on */
 	assert_int_equal(folder_owed_due(&f, 1059), 0);
 	assert_int_equal(folder_owed_due(&f, 1060), 5);
-	assert_int_equal(folder_next_owed_wall_s(&f), 1060);
+	assert_int_equal(folder_next_owed_wall_s(&f, 1059), 1060);
+	assert_int_equal(folder_next_owed_wall_s(&f, 1060), 0);
 	assert_int_equal(folder_owe(&f, 5, "again", 1060).next_wall_s, 1660);
 	assert_int_equal(folder_owe(&f, 5, "again", 1660).next_wall_s, 5260);
 	o = folder_owe(&f, 5, "again", 5260);
@@ -265,7 +266,7 @@ static void test_owed(void **state)
 	assert_int_equal(o.first_wall_s, 1000);
 	assert_string_equal(o.why, "again");
 	assert_int_equal(folder_owed_due(&f, 999999), 0);
-	assert_int_equal(folder_next_owed_wall_s(&f), 0);
+	assert_int_equal(folder_next_owed_wall_s(&f, 0), 0);
 	assert_int_equal(folder_settle_from(&f, 6), 6);		/* an owed UID is never settled along with others */
 	folder_owed_over(&f, 5);
 	assert_int_equal(f.at.n_owed, 0);
