@@ -176,7 +176,7 @@ static void done_read(struct job *job)
 		outcome.ok = true;
 		outcome.warnings = warnings;
 		for (size_t i = 0; i < r->warnings.n; i++)
-			log_warning(NULL, "%s", r->warnings.v[i]);
+			log_write(LOG_LEVEL_WARNING, EVENT_CONFIG_DOUBTFUL, NULL, NULL, 0, "%s", r->warnings.v[i]);
 		tls_forget(f->tls);
 		fleet_apply_globals(f, r->config);
 		take_mailboxes(f, f->config, &outcome);

@@ -402,7 +402,8 @@ static void on_after_done(struct mailbox *m, struct folder *f, const struct imap
 		send_after(m, f);
 	} else {
 		if (flagged && !f->after_warned) {
-			log_warning(&m->log, "the server has no UIDPLUS: delivered messages stay in %s, marked \\Deleted", f->name);
+			log_write(LOG_LEVEL_WARNING, EVENT_SERVER_LACKS, &m->log, NULL, 0, "the server has no UIDPLUS: delivered messages stay in %s, "
+			    "marked \\Deleted", f->name);
 			f->after_warned = true;
 		}
 		after_done(m, f);
@@ -535,8 +536,8 @@ static bool can_idle(struct mailbox *m)
 	if (imap_session_can(m->session, "IDLE") && !m->no_idle)
 		return true;
 	if (!m->no_idle_told)
-		log_warning(&m->log, "the server offers no IDLE%s: looking every %lld s instead", m->no_idle ? " that works" : "",
-		    (long long)m->conf->interval_ms / 1000);
+		log_write(LOG_LEVEL_WARNING, EVENT_SERVER_LACKS, &m->log, NULL, 0, "the server offers no IDLE%s: looking every %lld s instead",
+		    m->no_idle ? " that works" : "", (long long)m->conf->interval_ms / 1000);
 	m->no_idle_told = true;
 	return false;
 }

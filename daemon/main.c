@@ -259,7 +259,7 @@ static int load_and_run(const char *path)
 	for (size_t i = 0; i < errors.n; i++)
 		log_write(LOG_LEVEL_ERROR, EVENT_START_FAILED, NULL, NULL, 0, "%s", errors.v[i]);
 	for (size_t i = 0; i < warnings.n; i++)
-		log_warning(NULL, "%s", warnings.v[i]);
+		log_write(LOG_LEVEL_WARNING, EVENT_CONFIG_DOUBTFUL, NULL, NULL, 0, "%s", warnings.v[i]);
 	config_messages_done(&errors);
 	config_messages_done(&warnings);
 	return config != NULL ? run(config) : EX_CONFIG;

@@ -35,7 +35,9 @@ class Certificates:
     def __init__(self, directory):
         os.makedirs(directory, exist_ok=True)
         ca, stranger = _authority(directory, "ca"), _authority(directory, "stranger-ca")
-        here = "DNS:localhost,IP:127.0.0.1,IP:::1,DNS:login.microsoftonline.com,DNS:outlook.office365.com"
+        here = "DNS:localhost,IP:127.0.0.1,IP:::1," + ",".join("DNS:" + name for name in (
+            "login.microsoftonline.com", "outlook.office365.com", "login.microsoftonline.us", "outlook.office365.us", "outlook-dod.office365.us",
+            "login.partner.microsoftonline.cn", "partner.outlook.cn"))
         self.ca_file = ca[1]
         self.files = {"good": _server(directory, "localhost", ca, here), "wrong-host": _server(directory, "elsewhere", ca, "DNS:elsewhere.example"),
                       "stranger": _server(directory, "stranger", stranger, here), "expired": _server(directory, "expired", ca, here, -1),

@@ -53,7 +53,7 @@ def handler(state):
         date = {"Date": email.utils.formatdate(clock.wall() + state.token_conf.get("date_offset_s", 0), usegmt=True)}
         if request.method == "POST" and request.path.endswith("/oauth2/v2.0/token"):
             state.counts["token_requests"] += 1
-            state.note("token request")
+            state.note("token request for %s" % request.form().get("scope"))
             if state.token_conf["hang"]:
                 await asyncio.sleep(3600)
             status, headers, body = token_answer(state, request)

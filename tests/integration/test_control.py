@@ -233,6 +233,16 @@ def audited(path):
         return [line for line in f if "event=delivered" in line]
 
 
+def test_audit_off(simulator, daemon):
+    """Then no line tells of a message; the counts do"""
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([A], top={"audit": "off"})
+    daemon.start()
+    daemon.wait_delivered(A, 3)
+    assert daemon.stop() == 0 and daemon.has_line("event=stopped") and not daemon.has_line("event=delivered")
+
+
 def test_audit_file(simulator, daemon, tmp_path):
     """One line per message; a reload, also one that is refused, opens it anew for logrotate"""
     log, rotated = tmp_path / "audit.log", tmp_path / "audit.log.1"

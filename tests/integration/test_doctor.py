@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from lib.cloud import TENANT, Cloud
+from lib.cloud import HOSTS, TENANT, Cloud
 from lib.daemon import BUILD
 
 M, CLIENT, OID = "support@contoso.example", "05cd6963-0000-0000-0000-000000000000", "0a1b2c3d-0000-0000-0000-0000000000ff"
@@ -495,20 +495,24 @@ def test_token_shows_what_is_wrong(simulator, ready):
 
 
 @ROOT
-def test_exchange_online_by_its_names(simulator, daemon):
-    """A credential is tenant, client_id and secret; hosts, ports and scope are the cloud's (exchange-online 2.1, 4.1). A token of another directory is told."""
+@pytest.mark.parametrize("name", HOSTS)
+def test_exchange_online_by_its_names(simulator, daemon, name):
+    """exchange-online 1: a credential is tenant, client_id and secret; hosts, ports and scope are the cloud's"""
     simulator.mailbox(M)
     simulator.add(M, [{"seed": 1, "size": 1500}])
     daemon.config([M])
-    cloud = Cloud(simulator, daemon)
+    cloud = Cloud(simulator, daemon, name)
     try:
         code, steps = doctor(daemon)
-        assert code == 0 and step(steps, "tenant")["text"] == TENANT and "login.microsoftonline.com" in step(steps, "DNS", "contoso")["text"]
-        assert {s["subject"] for s in steps if s["step"] == "DNS"} == {"contoso", "outlook.office365.com:993"}
+        assert code == 0 and step(steps, "tenant")["text"] == TENANT
+        entra, exchange = HOSTS[name]
+        assert entra in step(steps, "DNS", "contoso")["text"] and step(steps, "DNS", exchange + ":993")["result"] == "ok"
+        scope = "https://%s/.default" % exchange.replace("outlook-dod", "outlook")
+        assert [line for line in simulator.log_lines() if "token request" in line] == ["token request for " + scope]
         daemon.start()
         daemon.wait_delivered(M, 1)
         simulator.post("/token", claims={"tid": TENANT.replace("3", "4")})
-        steps = expect(daemon, "tenant", TENANT.replace("3", "4"), "The token is of another directory: correct `tenant`.")
+        expect(daemon, "tenant", TENANT.replace("3", "4"), "The token is of another directory: correct `tenant`.")
     finally:
         cloud.close()
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -96,6 +97,37 @@ def test_each_event_has_its_fields(simulator, daemon):
     assert audit["uid"] == "1" and audit["folder"] == "INBOX" and audit["sink"] == "maildir" and audit["size"] == "1500"
     assert audit["key"] == "a@contoso.example%2FINBOX%2F14%2F1" and re.fullmatch("[0-9a-f]{24}", audit["digest"]) and int(audit["duration_ms"]) >= 0
     assert len(events(daemon, "held")) == 1 and len(events(daemon, "sign-in-failed")) == 1
+
+
+def test_events_of_what_breaks_around_it(simulator, daemon):
+    """Sink, audit, port and server; each with what mailpolld(8) promises, and its end told too"""
+    simulator.mailbox(A)
+    simulator.post("/options", without=["IDLE", "UIDPLUS"])
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(12)])
+    take = script(daemon, 'cat >/dev/null; [ -e %s/mended ] || exit 65\n' % daemon.directory)
+    audit = os.path.join(daemon.directory, "audits", "audit.log")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        top = {"audit": audit, "mailbox_files": ["none-*.yaml"]}
+        daemon.config([{"address": A, "deliver": {"command": [take]}, "after": "delete"}], top=top)
+        daemon.start()
+        daemon.wait_line("event=config-doubtful .*none-")
+        daemon.wait_line("event=sink-failing mailbox=%s .*sink=command" % A)
+        open(os.path.join(daemon.directory, "mended"), "w").close()
+        daemon.poll(A)
+        daemon.wait_line("event=audit-failed .*audits/audit.log: No such file")
+        daemon.wait_line("event=server-lacks mailbox=%s .*no UIDPLUS" % A)
+        daemon.wait_line("event=server-lacks mailbox=%s .*no IDLE: looking every" % A)
+        os.mkdir(os.path.dirname(audit))
+        daemon.config([{"address": A, "deliver": {"command": [take]}, "after": "delete"}], top={**top, "metrics_listen": "127.0.0.1:%d" % taken.getsockname()[1]})
+        assert daemon.ctl("reload").returncode == 0
+        daemon.wait_line("event=metrics-failed .*tried again until it works")
+        daemon.wait_line("event=audit-recovered")
+    known = promised()
+    for t in (fields(line) for line in daemon.lines if " event=" in line):
+        assert set(t) - {"level", "event", "msg"} <= known[t["event"]], t
+    with open(audit) as f:
+        taken, refused = [fields(line)["key"] for line in f], [t["key"] for t in events(daemon, "quarantined")]
+    assert len(refused) == 5 and len(set(taken + refused)) == len(taken + refused) == 12
 
 
 def test_what_lasts_is_told_hourly(simulator, make_daemon):

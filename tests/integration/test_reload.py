@@ -54,6 +54,23 @@ def two(simulator, daemon):
     return daemon
 
 
+def test_mailboxes_in_files_of_their_own(simulator, two):
+    """`mailbox_files`: a file more is mailboxes more at the next reload, a file less is mailboxes less; relative to mailpolld.yaml"""
+    more = os.path.join(os.path.dirname(two.file), "more")
+    os.mkdir(more)
+    configuration(two, lambda data: data.update(mailbox_files=["more/*.yaml"]))
+    with open(os.path.join(more, "c.yaml"), "w", encoding="utf-8") as f:
+        json.dump({"defaults": {"interval": "7m"}, "mailboxes": [C]}, f)
+    assert two.ctl("reload").stdout == "reloaded: 1 mailboxes added, 0 removed, 0 changed, 2 unchanged\n"
+    simulator.add(C, [{"seed": 1, "size": 1500}])
+    two.wait_delivered(C, 1)
+    assert two.stop() == 0
+    two.start()
+    two.wait(lambda s: s["totals"]["watching"] == 3)
+    os.unlink(os.path.join(more, "c.yaml"))
+    assert "0 mailboxes added, 1 removed, 0 changed, 2 unchanged" in two.ctl("reload").stdout
+
+
 @HOW
 def test_what_did_not_change_keeps_its_session(simulator, two, reload):
     """The order, the log, the gate, the sink of others: nothing that a session depends on"""

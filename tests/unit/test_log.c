@@ -71,7 +71,7 @@ static void test_events(void **state)
 	enum log_level level;
 
 	(void)state;
-	for (int i = EVENT_STARTED; i <= EVENT_STORE_RECOVERED; i++) {
+	for (int i = EVENT_STARTED; i <= EVENT_VERB; i++) {
 		assert_int_equal(strlen(log_event_id((enum log_event)i)), 32);
 		for (int j = EVENT_STARTED; j < i; j++)
 			assert_string_not_equal(log_event_id((enum log_event)i), log_event_id((enum log_event)j));

@@ -6,7 +6,8 @@ import socket
 import threading
 
 ADDRESS = "127.0.0.77"
-HOSTS = "127.0.0.1 localhost\n%s login.microsoftonline.com outlook.office365.com\n" % ADDRESS
+HOSTS = {"worldwide": ("login.microsoftonline.com", "outlook.office365.com"), "usgov": ("login.microsoftonline.us", "outlook.office365.us"),
+         "dod": ("login.microsoftonline.us", "outlook-dod.office365.us"), "china": ("login.partner.microsoftonline.cn", "partner.outlook.cn")}
 TENANT = "3f2a0c1e-0000-4000-8000-00000000c0de"
 
 
@@ -44,17 +45,17 @@ class Forward:
 class Cloud:
     """For daemon.config() that has been called: leaves out all that a user of Exchange Online need not write."""
 
-    def __init__(self, simulator, daemon):
+    def __init__(self, simulator, daemon, cloud="worldwide"):
         self.forwards = [Forward(443, simulator.token_port), Forward(993, simulator.imap_port)]
         hosts = os.path.join(daemon.directory, "hosts")
         with open(hosts, "w") as f:
-            f.write(HOSTS)
+            f.write("127.0.0.1 localhost\n%s %s\n" % (ADDRESS, " ".join(HOSTS[cloud])))
         daemon.in_namespace(hosts, "/etc/hosts")
         with open(daemon.file) as f:
             conf = json.load(f)
         credential = conf["credentials"]["contoso"]
         del credential["token_url"], credential["scope"], conf["defaults"]["host"], conf["defaults"]["port"]
-        credential["tenant"] = TENANT
+        credential.update(tenant=TENANT, **({} if cloud == "worldwide" else {"cloud": cloud}))
         with open(daemon.file, "w") as f:
             json.dump(conf, f)
         simulator.post("/token", claims={"tid": TENANT})
