@@ -130,6 +130,7 @@ void member_retire(struct member *member)
 		return;
 	member_end_traces(member, f->stopping ? "mailpolld stops" : "a reload has changed or removed this mailbox");
 	f->by_state[mailbox_state(member->mailbox)]--;
+	TAILQ_INSERT_TAIL(&f->leaving, member, leaving_link);
 	f->n_leaving++;
 	member->leaving = true;
 	mailbox_stop(member->mailbox);
@@ -147,6 +148,7 @@ static void stopped(void *arg, struct mailbox *mailbox)
 	struct fleet *f = arg;
 	struct member *member = mailbox_owner(mailbox), *successor = member->successor, *predecessor = member->predecessor;
 
+	TAILQ_REMOVE(&f->leaving, member, leaving_link);
 	f->n_leaving--;
 	member_free(member);
 	if (predecessor != NULL)
@@ -258,6 +260,8 @@ void fleet_apply_globals(struct fleet *f, struct config *config)
 struct fleet *fleet_new(struct event_base *base, struct workers *workers, struct config *config, char *ret_error, size_t size)
 {
 	struct fleet *f = xcalloc(1, sizeof(*f));
+
+	TAILQ_INIT(&f->leaving);
 
 	f->base = base;
 	f->workers = workers;
@@ -450,12 +454,27 @@ bool fleet_resume(struct fleet *f, const char *address)
 	return set_paused(f, address, false);
 }
 
-bool fleet_forget(struct fleet *f, const char *id, void (*done)(void *arg, uint64_t folders), void *arg)
+struct member *fleet_last_leaving(const struct fleet *f, const char *id)
 {
-	if (fleet_member(f, id) != NULL)
-		return false;
+	struct member *member;
+
+	TAILQ_FOREACH(member, &f->leaving, leaving_link)
+		if (member->successor == NULL && strcmp(mailbox_conf(member->mailbox)->id, id) == 0)
+			return member;
+	return NULL;
+}
+
+bool fleet_may_forget(const struct fleet *f, const char *id)
+{
+	for (size_t i = 0; i < f->n_members; i++)
+		if (strcmp(mailbox_conf(f->members[i]->mailbox)->id, id) == 0)
+			return false;
+	return fleet_last_leaving(f, id) == NULL;
+}
+
+void fleet_forget(struct fleet *f, const char *id, void (*done)(void *arg, uint64_t folders), void *arg)
+{
 	store_forget(f->store, id, done, arg);
-	return true;
 }
 
 void fleet_quarantine_list(struct fleet *f, void (*list)(void *arg, char *json), void *arg)

@@ -28,8 +28,9 @@ bool fleet_poll(struct fleet *, const char *address);
 bool fleet_resync(struct fleet *, const char *address, int year, int month, int day);
 bool fleet_pause(struct fleet *, const char *address);
 bool fleet_resume(struct fleet *, const char *address);
-/* Removes the state of a mailbox that the configuration does not have any more; false: it still has it. done from the loop. */
-bool fleet_forget(struct fleet *, const char *id, void (*done)(void *arg, uint64_t folders), void *arg);
+/* May its state be removed? The configuration does not have it any more, and it has stopped. */
+bool fleet_may_forget(const struct fleet *, const char *id);
+void fleet_forget(struct fleet *, const char *id, void (*done)(void *arg, uint64_t folders), void *arg);
 /* Refused messages. Each answers later, from the loop, exactly once. list takes json: {"messages":[...]}; keys must be sane. */
 void fleet_quarantine_list(struct fleet *, void (*list)(void *arg, char *json), void *arg);
 void fleet_quarantine_drop(struct fleet *, const char *key, void (*done)(void *arg, int error), void *arg);

@@ -2,6 +2,7 @@
  * fleet_retry.c (refused messages once more), fleet_trace.c (who looks at a mailbox's wire), fleet_reload.c (an old and a new configuration turned into start, stop, keep) and fleet_health.c (the verdict on
  * them all). Nobody else includes it. */
 #pragma once
+#include <sys/queue.h>
 #include "admission.h"
 #include "config.h"
 #include "counters.h"
@@ -16,7 +17,8 @@ struct member {				/* a mailbox of the configuration, or one on its way out */
 	struct seat seat;
 	struct member *successor;	/* starts when this one has stopped: the same id, changed */
 	struct member *predecessor;	/* that has not stopped yet */
-	bool leaving;			/* not in fleet->members any more */
+	bool leaving;			/* not in fleet->members any more, but of fleet->leaving until it has stopped */
+	TAILQ_ENTRY(member) leaving_link;
 	bool kept;			/* by the reload that runs */
 	struct fleet_trace *traces;	/* who looks at its wire */
 };
@@ -37,7 +39,7 @@ struct fleet {
 	struct mailbox_ops ops;
 	struct lane *look_lane;		/* directories, configuration files */
 	struct member **members; size_t n_members;	/* in the order of the configuration */
-	size_t n_leaving;
+	TAILQ_HEAD(, member) leaving; size_t n_leaving;
 	size_t by_state[MAILBOX_STATE_N];
 	uint64_t delivered;
 	struct counters counters;
@@ -57,6 +59,7 @@ struct member *fleet_member(const struct fleet *, const char *address_or_id);	/*
 struct member *member_new(struct fleet *, const struct mailbox_conf *);
 struct volume *fleet_state_volume(struct fleet *);
 void member_start(struct member *);
+struct member *fleet_last_leaving(const struct fleet *, const char *id);	/* of those that nobody follows yet; NULL: none */
 void member_retire(struct member *);		/* stops it; freed when it has stopped */
 void member_end_traces(struct member *, const char *why);
 void fleet_drop_reloads(struct fleet *);	/* those that will not be done any more are answered */

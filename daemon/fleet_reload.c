@@ -64,13 +64,20 @@ static struct member *look_up(struct member **sorted, size_t n, const char *id)
 	return NULL;
 }
 
+/* It starts when the old one of the same id, if there is one, has stopped. */
+static void follow(struct member *old, struct member *new)
+{
+	new->predecessor = old;
+	if (old != NULL)
+		old->successor = new;
+}
+
 /* A changed mailbox is another one that takes over when the old one has stopped: both would write the same state. */
 static struct member *replace(struct fleet *f, struct member *old, const struct mailbox_conf *conf)
 {
 	struct member *new = member_new(f, conf);
 
-	old->successor = new;
-	new->predecessor = old;
+	follow(old, new);
 	member_retire(old);
 	return new;
 }
@@ -88,6 +95,7 @@ static void take_mailboxes(struct fleet *f, const struct config *config, struct 
 		if (member == NULL) {
 			outcome->added++;
 			new[i] = member_new(f, conf);
+			follow(fleet_last_leaving(f, conf->id), new[i]);
 			member_start(new[i]);
 		} else if (mailbox_conf_equal(mailbox_conf(member->mailbox), conf)) {
 			outcome->kept++;

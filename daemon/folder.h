@@ -39,7 +39,8 @@ struct folder {
 	bool loaded;			/* at is what the store has */
 	bool look_due;
 	bool select_due;		/* STATUS said that there is something: SELECT now */
-	bool exists_rose;		/* EXISTS promised something new that no look has found */
+	bool exists_rose;		/* EXISTS has promised something new since the last look began */
+	bool news_promised;		/* the same before it; no look has found it */
 	bool sizes_refused;		/* a session ended when it asked for them: the next fetch goes without */
 	uint32_t singly_to;		/* a FETCH of many was refused: one at a time up to this UID; 0: not so */
 	unsigned looks_for_nothing;	/* in a row, after an EXISTS that promised something */

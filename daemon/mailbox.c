@@ -197,6 +197,8 @@ static void mailbox_next(struct mailbox *m)
 	}
 	if (m->stopping) {
 		stop_next(m);
+	} else if (!m->started) {
+		return;			/* the one before it, of the same id, has not stopped yet */
 	} else if (m->session == NULL) {
 		begin_next(m);
 	} else {
@@ -396,6 +398,7 @@ void mailbox_poll(struct mailbox *m)
 	if (m->stopping || m->paused)
 		return;
 	m->wait_until_ms = 0;
+	m->poll_asked = true;
 	for (size_t i = 0; i < m->n_folders; i++) {
 		m->folders[i].look_due = true;
 		m->folders[i].after_retry_ms = 0;

@@ -303,7 +303,7 @@ static void after_failure(struct mailbox *m, const struct failure *why, msec_t r
 /* As planned: a poll is done, or a pause, a stop, a hold. */
 static void after_logout(struct mailbox *m)
 {
-	if (m->conf->watch == WATCH_POLL && !m->paused && !m->stopping && !mailbox_is_held(m))
+	if (m->conf->watch == WATCH_POLL && !m->poll_asked && !m->paused && !m->stopping && !mailbox_is_held(m))
 		wait_until(m, work_next_slot_ms(m), MAILBOX_SLEEPING);
 	else
 		next_session_at_once(m);

@@ -36,6 +36,7 @@ void work_begin(struct mailbox *m)
 	m->task = TASK_NONE;
 	m->selected = NULL;
 	m->looked_all = false;
+	m->poll_asked = false;
 	m->no_idle = false;
 	m->progress_ms = clock_now_ms();
 	mailbox_expect(m, 0);
@@ -159,6 +160,8 @@ static void look_begins(struct folder *f)
 {
 	f->look_due = false;
 	f->looked_ms = 0;
+	f->news_promised = f->news_promised || f->exists_rose;
+	f->exists_rose = false;
 }
 
 static void send_search(struct mailbox *m, struct folder *f)
@@ -226,14 +229,10 @@ static void judge_unanswered(struct mailbox *m, struct folder *f)
 
 static void plan_look_again(struct folder *f, bool found)
 {
-	if (found) {
-		f->exists_rose = false;
-		f->looks_for_nothing = 0;
-		f->look_again_ms = 0;
-	} else if (f->exists_rose && f->looks_for_nothing < ARRAY_LEN(look_again_s)) {
+	if (!found && f->news_promised && f->looks_for_nothing < ARRAY_LEN(look_again_s)) {
 		f->look_again_ms = clock_now_ms() + 1000 * (msec_t)look_again_s[f->looks_for_nothing++];
 	} else {
-		f->exists_rose = false;
+		f->news_promised = false;
 		f->looks_for_nothing = 0;
 		f->look_again_ms = 0;
 	}
@@ -242,7 +241,7 @@ static void plan_look_again(struct folder *f, bool found)
 static void on_look_done(struct mailbox *m, struct folder *f)
 {
 	struct ranges gone = { 0 };
-	uint64_t n;
+	uint64_t n, before = ranges_count(&f->pending);
 
 	judge_unanswered(m, f);
 	m->some_came = false;
@@ -256,7 +255,7 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 		f->waiting_since_wall_s = clock_wall_s();
 	else if (n == 0 && f->under_way.n == 0)
 		f->waiting_since_wall_s = 0;
-	plan_look_again(f, n > 0);
+	plan_look_again(f, n > before);
 	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
 }
 
@@ -513,6 +512,7 @@ static void note_complete(struct mailbox *m)
 static void log_out(struct mailbox *m)
 {
 	m->task = TASK_NONE;
+	m->poll_asked = false;		/* up to here this session has looked for it */
 	mailbox_expect(m, 60000);
 	imap_session_logout(m->session);
 }

@@ -106,6 +106,9 @@ static void child_free(struct child *c)
 static void answer(struct child *c, enum sink_outcome outcome, const struct failure *why)
 {
 	struct sink_command *s = c->sink;
+	struct message *message = c->message;
+	sink_done_cb *cb = c->cb;
+	void *arg = c->arg;
 
 	for (struct child **p = &s->running; *p != NULL; p = &(*p)->next) {
 		if (*p == c) {
@@ -114,9 +117,9 @@ static void answer(struct child *c, enum sink_outcome outcome, const struct fail
 			break;
 		}
 	}
-	c->cb(c->arg, c->message, outcome, why);
 	child_free(c);
 	start_waiting(s);
+	cb(arg, message, outcome, why);		/* the last: it may let go of the sink */
 }
 
 static void read_said(struct child *c)

@@ -54,6 +54,39 @@ def two(simulator, daemon):
     return daemon
 
 
+@pytest.mark.parametrize("how", ["out and in again", "changed and polled"])
+def test_one_of_an_id_at_a_time(simulator, daemon, how):
+    """What has not stopped yet still hands over its message: who follows it waits; its state is nobody's to forget"""
+    simulator.mailbox(A)
+    take = os.path.join(daemon.directory, "take")
+    with open(take, "w", encoding="utf-8") as f:
+        f.write('#!/bin/sh\necho "$MAILPOLLD_UID" >> %s/taken\nwhile [ ! -e %s/go ]; do sleep 0.05; done\n' % (daemon.directory, daemon.directory))
+    os.chmod(take, 0o755)
+    box = {"address": A, "deliver": {"command": [take]}}
+    daemon.config([box, B])
+    simulator.mailbox(B)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.start()
+    daemon.wait(lambda s: os.path.exists(daemon.directory + "/taken") and s["totals"]["watching"] == 2)
+    if how == "changed and polled":
+        daemon.config([{**box, "interval": "7m"}, B])
+        assert daemon.ctl("reload").returncode == 0
+        daemon.poll(A)
+    else:
+        daemon.config([B])
+        assert daemon.ctl("reload").returncode == 0
+        refused = daemon.ctl("forget", A)
+        assert refused.returncode == 1 and "on its way out" in refused.stderr
+        daemon.config([box, B])
+        assert daemon.ctl("reload").returncode == 0
+    assert daemon.of(A)["state"] not in ("watching", "syncing") and simulator.state(A)["logins"] == 1
+    open(daemon.directory + "/go", "w", encoding="utf-8").close()
+    daemon.wait_delivered(A, 1)
+    daemon.wait_state(A, "watching")
+    with open(daemon.directory + "/taken", encoding="utf-8") as f:
+        assert f.read() == "1\n"
+
+
 def test_mailboxes_in_files_of_their_own(simulator, two):
     """`mailbox_files`: a file more is mailboxes more at the next reload, a file less is mailboxes less; relative to mailpolld.yaml"""
     more = os.path.join(os.path.dirname(two.file), "more")

@@ -124,6 +124,20 @@ def test_message_that_search_leaves_out(simulator, daemon, moment):
     assert set(Maildir(daemon.maildir(ADDRESS)).sums().values()) == {1}
 
 
+def test_poll_asked_for_during_a_logout(simulator, daemon):
+    """The session that ends has looked before: another one looks"""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "1h"})
+    daemon.start()
+    daemon.wait_state(ADDRESS, "sleeping")
+    simulator.fault("delay-logout", ADDRESS, seconds=0.8, count=1)
+    daemon.poll(ADDRESS)
+    simulator.wait("fault-delay-logout", 1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1, timeout=15)
+
+
 def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
     """exchange-online 4.5: the first look has listed it, the second, in the middle of the fetching, has not: it is there all the same"""
     simulator.mailbox(ADDRESS)

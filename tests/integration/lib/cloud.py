@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 
-ADDRESS = "127.0.0.77"
+ADDRESS = "127.77.%d.%d" % (os.getpid() >> 8 & 255, os.getpid() & 255)
 HOSTS = {"worldwide": ("login.microsoftonline.com", "outlook.office365.com"), "usgov": ("login.microsoftonline.us", "outlook.office365.us"),
          "dod": ("login.microsoftonline.us", "outlook-dod.office365.us"), "china": ("login.partner.microsoftonline.cn", "partner.outlook.cn")}
 TENANT = "3f2a0c1e-0000-4000-8000-00000000c0de"
