@@ -262,7 +262,6 @@ struct fleet *fleet_new(struct event_base *base, struct workers *workers, struct
 	struct fleet *f = xcalloc(1, sizeof(*f));
 
 	TAILQ_INIT(&f->leaving);
-
 	f->base = base;
 	f->workers = workers;
 	f->config = config;

@@ -1,6 +1,7 @@
 /* mailpollctl.c - a client of mailpolld's control socket: asks over HTTP, shows the JSON that comes back as a person
  * reads it. Everything the daemon says passes printable() before it reaches the terminal. */
 #include <curl/curl.h>
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <signal.h>
@@ -212,6 +213,12 @@ static int run_backup(const struct options *o, const char *file)
 	char *here = file[0] == '/' ? NULL : getcwd(NULL, 0), *path = xasprintf("%s%s%s", here != NULL ? here : "", here != NULL ? "/" : "", file);
 	int status = run_other_verb(o, "/backup?file=", path, ": a copy of the state");
 
+	if (status == EX_OK && access(path, F_OK) < 0 && errno == ENOENT) {	/* PrivateTmp= of the unit: it goes when the daemon stops */
+		fflush(stdout);
+		fputs("mailpollctl: but it is not to be seen from here: the daemon has another directory of that name (/tmp and /var/tmp are its own); "
+		    "name another place, such as one in its state directory\n", stderr);
+		status = EX_CANTCREAT;
+	}
 	free(here);
 	free(path);
 	return status;

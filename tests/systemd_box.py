@@ -285,6 +285,15 @@ def test_watchdog(simulator, taken):
     wait("the next run tells it", lambda: len(journal("MESSAGE_ID=" + event_ids()["watchdog"])) == 1)
 
 
+def test_backup():
+    """Where the daemon may write; and it is told when what it wrote is out of sight"""
+    run("mailpollctl", "backup", "/var/lib/mailpolld/copy.db")
+    assert os.path.getsize("/var/lib/mailpolld/copy.db") > 4096
+    done = run("mailpollctl", "backup", "/tmp/copy.db", check=False)
+    assert done.returncode == 73 and "not to be seen from here" in done.stderr and not os.path.exists("/tmp/copy.db")
+    ok("a backup, and one into the unit's own /tmp")
+
+
 def test_no_start_limit(simulator, taken):
     """Oftener than the service manager's own limit (5 in 10 s) would let it"""
     for n in range(7):
@@ -359,6 +368,7 @@ def main():
     taken = test_group(simulator)
     test_reload(simulator)
     test_journal(simulator)
+    test_backup()
     test_watchdog(simulator, taken)
     test_no_start_limit(simulator, taken)
     test_stop(simulator, taken)

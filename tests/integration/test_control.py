@@ -1,5 +1,7 @@
 """The control socket, mailpollctl, reload, stop, exit codes, notifications: how an operator meets it."""
+import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -214,6 +216,18 @@ def test_backup(simulator, daemon, tmp_path):
         assert db.execute("SELECT count(*) FROM delivered").fetchone() == (3,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert simulator.state(A)["logins"] == 1
+    simulator.add(A, [{"seed": 7, "size": 1500}])
+    daemon.wait_delivered(A, 4)
+    daemon.stop()
+    for name in ("state.db-wal", "state.db-shm"):           # back to the copy, as mailpollctl(8) says
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(daemon.state_dir, name))
+    shutil.copy(copy, os.path.join(daemon.state_dir, "state.db"))
+    daemon.start()
+    simulator.wait("idling", 1)
+    daemon.wait_delivered(A, 4)
+    assert simulator.counts("bodies") == 5          # and the file that is still there is the same one
+    assert sorted(Maildir(daemon.maildir(A)).sums().values()) == [1, 1, 1, 1]
 
 
 def test_log_level(simulator, daemon):
