@@ -25,7 +25,7 @@ FUZZ_SECONDS ?= 30
 SOAK_SECONDS ?= 3600
 SOAK_SEED ?= 1
 # Most tests wait most of the time.
-TEST_JOBS ?= 8
+TEST_JOBS ?= 10
 
 # libevent's loop and its OpenSSL bufferevents; OpenSSL for TLS and hashes; libcurl for the token endpoint and
 # mailpollctl; libyaml for the configuration; libsystemd for sd_notify and the journal; SQLite for the state;
@@ -128,7 +128,7 @@ SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fr
 asan:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" all build/asan/mailpolld-scaled
 asan-test:
-	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" unit integration
+	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" TEST_JOBS=8 unit integration
 
 tsan:
 	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" unit

@@ -151,7 +151,7 @@ def test_after_that_is_refused(simulator, make_daemon, line, failure, hint):
     simulator.add(OTHER, [{"seed": 1, "size": 1500}])
     simulator.fault("answer", OTHER, command="UID MOVE", line="{tag} " + line)
     daemon.config([{"address": OTHER, "after": {"move": "Done"}}])
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
     told = daemon.wait_line("event=after-refused")
     assert "failure=%s " % failure in told and hint in told and "mailbox=" + OTHER in told
     simulator.add(OTHER, [{"seed": 2, "size": 1500}])

@@ -80,7 +80,7 @@ def test_beside_a_running_daemon(simulator, ready):
 
 def test_beside_too_many_connections(simulator, ready):
     """exchange-online 5.13: the daemon needs one connection, also when it signs in anew; the doctor's is a second one"""
-    simulator.post("/token", life_s=20)
+    simulator.post("/token", life_s=10)
     simulator.fault("connections", M, most=1)
     ready.start()
     simulator.wait("logins", 4, M, timeout_s=60)
