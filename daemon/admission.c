@@ -230,7 +230,7 @@ static void end_waiting(struct gate *g, struct seat *s)
 	s->waiting = false;
 	if (last == s)
 		return;
-	move_down(g, last, s->place);
+	move_down(g, last, s->place);		/* it comes from another branch, so it may belong either way */
 	move_up(g, last, last->place);
 }
 
@@ -310,7 +310,8 @@ static void fetch_next(struct gate *g)
 {
 	struct seat *s;
 
-	while ((s = TAILQ_FIRST(&g->fetch_waiting)) != NULL && (g->conf.fetching_at_once == 0 || g->n_fetching < g->conf.fetching_at_once)) {
+	while ((s = TAILQ_FIRST(&g->fetch_waiting)) != NULL &&
+	    (g->conf.fetching_at_once == 0 || g->n_fetching < g->conf.fetching_at_once)) {
 		TAILQ_REMOVE(&g->fetch_waiting, s, fetch_link);
 		s->fetch_waiting = false;
 		s->fetching = true;

@@ -177,7 +177,8 @@ static void on_forgotten(void *arg, uint64_t folders)
 static void post_forget(struct control *c, struct evhttp_request *req, const char *id)
 {
 	if (!fleet_may_forget(c->fleet, id)) {
-		control_reply_error(req, HTTP_CONFLICT, "A mailbox with this id is in the configuration, or on its way out of it: take it out and reload first.");
+		control_reply_error(req, HTTP_CONFLICT, "A mailbox with this id is in the configuration, or on its way out of it: take it out and "
+		    "reload first.");
 		return;
 	}
 	control_log_peer(req, "forget", NULL, id);

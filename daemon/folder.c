@@ -252,11 +252,11 @@ uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s)
 	return 0;
 }
 
-bool folder_owed_to_the_last(const struct folder *f, uint32_t uid)
+bool folder_owed_last_try(const struct folder *f, uint32_t uid)
 {
 	const struct store_owed *o = owed_find(f, uid);
 
-	return o != NULL && o->attempts > ARRAY_LEN(owed_waits_s) - 1;
+	return o != NULL && o->attempts >= ARRAY_LEN(owed_waits_s);
 }
 
 void folder_owed_over(struct folder *f, uint32_t uid)

@@ -86,5 +86,5 @@ struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int
 uint64_t folder_count_new(const struct folder *, const struct ranges *uids);	/* how many are not owed already */
 uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s);	/* 0: none */
 void folder_owed_over(struct folder *, uint32_t uid);
-bool folder_owed_to_the_last(const struct folder *, uint32_t uid);	/* owed, and not to be tried again */
+bool folder_owed_last_try(const struct folder *, uint32_t uid);	/* the next folder_owe() gives it up */
 int64_t folder_next_owed_wall_s(const struct folder *, int64_t after_wall_s);	/* of those due later than that; 0: none */

@@ -177,35 +177,28 @@ static void send_search(struct mailbox *m, struct folder *f)
 	imap_session_search_from(m->session, m->search_from);
 }
 
-/* UIDs that the server does not have any more are settled, so that no look asks for them again. */
-static void settle_gone(struct mailbox *m, struct folder *f, const struct ranges *gone)
+/* What the server does not have any more is settled, so that no look asks for it again. */
+static void settle_gone(struct mailbox *m, struct folder *f, uint32_t lo, uint32_t hi)
 {
-	for (size_t i = 0; i < gone->n; i++) {
-		struct store_settlement s = { .folder = f->at.ref, .uid = gone->v[i].hi, .settle_from = gone->v[i].lo,
-		    .sink = sink_conf(m->sink)->name };
+	struct store_settlement s = { .folder = f->at.ref, .uid = hi, .settle_from = lo, .sink = sink_conf(m->sink)->name };
 
-		store_settle(m->env->store, &s, NULL, NULL);
-		folder_settled(f, gone->v[i].lo, gone->v[i].hi);
-	}
+	store_settle(m->env->store, &s, NULL, NULL);
+	folder_settled(f, lo, hi);
 }
 
 /* What is owed and not listed has probably been moved or deleted: on with its schedule, and at the end of that it is gone. */
 static void judge_owed(struct mailbox *m, struct folder *f, const struct ranges *not_listed)
 {
-	struct ranges gone = { 0 };
-
-	for (size_t i = f->at.n_owed; i-- > 0;) {
+	for (size_t i = f->at.n_owed; i-- > 0;) {	/* settling one moves the last into its place */
 		uint32_t uid = f->at.owed[i].uid;
 
 		if (!ranges_has(not_listed, uid))
 			continue;
-		if (folder_owed_to_the_last(f, uid))
-			ranges_add(&gone, uid, uid);
+		if (folder_owed_last_try(f, uid))
+			settle_gone(m, f, uid, uid);
 		else
 			fetch_owe(m, f, uid, "FETCH answered OK without the message, and SEARCH does not list it");
 	}
-	settle_gone(m, f, &gone);
-	ranges_done(&gone);
 }
 
 /* A FETCH brought nothing for these: those still listed are owed, the others have perhaps been moved or deleted. */
@@ -246,7 +239,8 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	judge_unanswered(m, f);
 	m->some_came = false;
 	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
-	settle_gone(m, f, &gone);
+	for (size_t i = 0; i < gone.n; i++)
+		settle_gone(m, f, gone.v[i].lo, gone.v[i].hi);
 	ranges_done(&gone);
 	f->looked_ms = m->last_look_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();

@@ -16,8 +16,8 @@ struct spool *spool_new(uint64_t limit_bytes, uint64_t min_free_bytes);
 void spool_free(struct spool **);
 void spool_set_limits(struct spool *, uint64_t limit_bytes, uint64_t min_free_bytes);
 /* Is there room for about that many bytes more on this volume? An empty spool always takes one message. */
-uint64_t spool_room_bytes(const struct spool *);		/* below the limit; one message alone may be larger */
 bool spool_has_room(const struct spool *, const struct volume *, uint64_t bytes);
+uint64_t spool_room_bytes(const struct spool *);		/* below the limit, whatever the volume */
 uint64_t spool_bytes(const struct spool *);
 size_t spool_files(const struct spool *);
 void spool_release(struct spool *, uint64_t bytes);	/* a finished file has left the spool */

@@ -238,7 +238,7 @@ def latency(bench):
     def quantile(values, q):
         return sorted(values)[min(int(len(values) * q), len(values) - 1)]
     bench.report.table(("ms", "n", "p50", "p90", "p99", "max"), [(who, str(len(v)), *(quantile(v, q) for q in (0.5, 0.9, 0.99, 1))) for who, v in took.items()])
-    bench.report.target("latency", "p99 beyond the floor's EXISTS, ms", quantile(took["mailpolld"], 0.99) - quantile(took["floor"], 0.99), "<=", 15)
+    bench.report.target("latency", "p99 beyond the floor's EXISTS, ms", quantile(took["mailpolld"], 0.99) - quantile(took["floor"], 0.99), "<=", 15, comparable=False)
 
 
 ROWS = [poll, idle, latency]

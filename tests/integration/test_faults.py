@@ -486,13 +486,13 @@ def test_message_that_is_given_up(simulator, make_daemon):
 def test_owed_message_that_is_deleted(simulator, make_daemon):
     """exchange-online 5.8: it may have been moved or deleted; it is asked for on its schedule, no oftener, and forgotten at the end"""
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
-    uids = scene.add(BAD, 4)
-    simulator.fault("fetch-empty", BAD, uids=[uids[1]])
+    uids = scene.add(BAD, 5)
+    simulator.fault("fetch-empty", BAD, uids=uids[1:3])
     scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
-    scene.daemon.wait_line("event=owed")
-    simulator.post("/remove", address=BAD, uids=[uids[1]])
+    scene.daemon.wait(lambda s: any(f["owed"] == 2 for m in s["mailboxes"] for f in m["folders"]))
+    simulator.post("/remove", address=BAD, uids=uids[1:3])
     scene.daemon.wait(lambda s: all(f["owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
-    assert simulator.state()["commands"]["UID FETCH"] <= 12 and not scene.daemon.has_line("event=unretrievable")
+    assert simulator.state()["commands"]["UID FETCH"] <= 24 and not scene.daemon.has_line("event=unretrievable")
     scene.daemon.wait_delivered(BAD, 3)
 
 

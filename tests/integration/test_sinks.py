@@ -271,6 +271,30 @@ def test_too_little_room(simulator, daemon):
     assert simulator.state(ADDRESS)["logins"] == 1
 
 
+def test_held_mailbox_keeps_nobodys_turn(simulator, daemon):
+    """fetching_at_once: who waits for a turn and is held meanwhile gives it back"""
+    other = "other@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+    path = script(daemon, '[ "$MAILPOLLD_UID" -gt 1 ] || exit 0; while [ ! -e "$out/fail" ]; do sleep 0.05; done; exit 75')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}, other], admission={"fetching_at_once": 1})
+    daemon.start()
+    simulator.add(ADDRESS, [{"seed": 0, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait(lambda s: any(sink["running"] == 1 for sink in s["sinks"]) and s["totals"]["watching"] == 2)
+    simulator.fault("delay-fetch", other, seconds=6, count=1)
+    simulator.add(other, [{"seed": 2, "size": 1500}])
+    simulator.wait("fault-delay-fetch", 1)                  # it has the only turn
+    simulator.add(ADDRESS, [{"seed": 3, "size": 1500}])
+    daemon.wait(lambda s: any(m["address"] == ADDRESS and m["folders"][0]["backlog"] == 2 for m in s["mailboxes"]))
+    open(os.path.join(daemon.directory, "out", "fail"), "w").close()
+    daemon.wait_state(ADDRESS, "held")
+    daemon.wait_delivered(other, 1)
+    simulator.add(other, [{"seed": 4, "size": 1500}])
+    daemon.wait_delivered(other, 2, timeout=20)
+
+
 def test_held_mailbox_asks_for_nothing(simulator, make_daemon):
     """Also when it owes a message that is due: it comes after the hold"""
     simulator.mailbox(ADDRESS)
@@ -326,15 +350,27 @@ def test_commands_at_once(simulator, daemon):
     assert sorted(out(daemon)) == [*addresses, "go"]
 
 
-def test_full_disk(simulator, daemon, tmp_path):
-    """A small file system fills up: held, nothing lost; room is made: all arrive, once."""
-    mount = str(tmp_path / "small")
+@contextlib.contextmanager
+def small_disk(daemon, directory, size):
+    """A file system of that size, gone again with the daemon."""
+    mount = str(directory / "small")
     os.makedirs(mount)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", mount], capture_output=True).returncode != 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + size, "tmpfs", mount], capture_output=True).returncode != 0:
         pytest.skip("cannot mount a tmpfs here")
     try:
-        simulator.mailbox(ADDRESS)
-        simulator.add(ADDRESS, [{"seed": i, "size": 400000} for i in range(12)])
+        yield mount
+        assert daemon.stop() == 0
+    finally:
+        if daemon.process and daemon.process.poll() is None:
+            daemon.kill9()
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_full_disk(simulator, daemon, tmp_path):
+    """A small file system fills up: held, nothing lost; room is made: all arrive, once."""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 400000} for i in range(12)])
+    with small_disk(daemon, tmp_path, "3m") as mount:
         daemon.config([{"address": ADDRESS, "deliver": {"maildir": mount + "/m"}}], top={"min_free": "0K"})
         daemon.start()
         daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
@@ -343,21 +379,12 @@ def test_full_disk(simulator, daemon, tmp_path):
         daemon.wait_delivered(ADDRESS, 12)
         assert Maildir(mount + "/m").sums() == collections.Counter(simulator.sums(ADDRESS).values())
         assert Maildir(mount + "/m").tmp() == []
-        assert daemon.stop() == 0
-    finally:
-        if daemon.process and daemon.process.poll() is None:
-            daemon.kill9()
-        subprocess.run(["umount", mount], check=True)
 
 
 def test_full_state_dir(simulator, daemon, tmp_path):
     """What cannot be written down is not delivered; when there is room again, it goes on where it was"""
-    mount = str(tmp_path / "small")
-    os.makedirs(mount)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True).returncode != 0:
-        pytest.skip("cannot mount a tmpfs here")
-    try:
-        simulator.mailbox(ADDRESS)
+    simulator.mailbox(ADDRESS)
+    with small_disk(daemon, tmp_path, "2m") as mount:
         daemon.config([ADDRESS], top={"state_dir": mount, "min_free": "0K"})
         daemon.start()
         simulator.wait("idling", 1)
@@ -372,11 +399,6 @@ def test_full_state_dir(simulator, daemon, tmp_path):
         daemon.wait_line("event=store-recovered")
         daemon.wait_delivered(ADDRESS, 3)
         assert Maildir(daemon.maildir(ADDRESS)).sums() == collections.Counter(simulator.sums(ADDRESS).values()) and simulator.counts("bodies") == 3
-        assert daemon.stop() == 0
-    finally:
-        if daemon.process and daemon.process.poll() is None:
-            daemon.kill9()
-        subprocess.run(["umount", mount], check=True)
 
 
 def test_quarantine_for_operators(simulator, daemon):
@@ -410,6 +432,27 @@ def test_quarantine_for_operators(simulator, daemon):
     assert daemon.ctl("quarantine", "list").stdout == "0 messages in quarantine\n"
     assert json.loads(daemon.ctl("quarantine", "list", "--json").stdout) == {"messages": []}
     assert daemon.ctl("quarantine", "burn").returncode == 64
+
+
+def test_retry_for_a_mailbox_that_goes(simulator, daemon):
+    """Its sink has no other user when the answer comes (the sanitizers look on)"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    path = script(daemon, '[ -e "$out/again" ] || exit 65; : > "$out/begun"; while [ ! -e "$out/go" ]; do sleep 0.05; done; exit 75')
+    box = {"address": ADDRESS, "deliver": {"command": [path]}}
+    daemon.config([box, "other@contoso.example"])
+    daemon.start()
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1)
+    key = json.loads(daemon.ctl("quarantine", "list", "--json").stdout)["messages"][0]["key"]
+    open(os.path.join(daemon.directory, "out", "again"), "w").close()
+    retry = subprocess.Popen([os.path.join(BUILD, "mailpollctl"), "-s", daemon.socket, "quarantine", "retry", key], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    daemon.wait(lambda s: "begun" in out(daemon))
+    daemon.config(["other@contoso.example"])
+    assert daemon.ctl("reload").returncode == 0
+    daemon.wait(lambda s: simulator.state(ADDRESS)["sessions"] == 0)
+    open(os.path.join(daemon.directory, "out", "go"), "w").close()
+    retry.communicate(timeout=20)
+    assert retry.returncode == 75 and daemon.status()["totals"]["mailboxes"] == 1
 
 
 def test_retried_message_counts_as_delivered(simulator, daemon):

@@ -279,8 +279,8 @@ def test_more_mailboxes_than_can_sign_in_anew(simulator, daemon):
     assert reason["name"] == "contoso" and "40 mailboxes of contoso sign in anew within" in reason["hint"] and "Raise sessions_per_second" in reason["hint"]
     assert status["credentials"][0]["admission"]["hint"] == reason["hint"] and status["health"] == "ok"
     assert "Raise sessions_per_second" in daemon.ctl("status").stdout
-    state = simulator.state()
-    assert state["commands"]["IDLE"] <= 5 * state["counts"]["logins"]       # who waits for the gate goes on idling
+    simulator.wait("logins", 55, timeout_s=90)              # who waits for the gate goes on idling
+    assert simulator.state()["commands"]["IDLE"] <= 5 * simulator.counts("logins")
     daemon.config(addresses, admission={"sessions_per_second": 50})
     daemon.request("POST", "/reload")
     daemon.wait(lambda s: not s["reasons"])

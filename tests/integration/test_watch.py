@@ -79,7 +79,7 @@ def test_exists_that_search_finds_later(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1, timeout=20)
 
 
-@pytest.mark.parametrize("by", ["exists", "poll"])
+@pytest.mark.parametrize("by", ["exists", "exists-that-search-finds-later", "poll"])
 def test_news_in_the_middle_of_a_look(simulator, daemon, by):
     """RFC 3501 7.3.1: EXISTS may come between SEARCH and its OK; what its numbers leave out, or what an operator asks for meanwhile, is not forgotten"""
     simulator.mailbox(ADDRESS)
@@ -90,7 +90,9 @@ def test_news_in_the_middle_of_a_look(simulator, daemon, by):
     simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
     simulator.wait("fault-search-rest", 1)
     looks = simulator.state()["commands"]["UID SEARCH"]
-    if by == "exists":
+    if by != "poll":
+        if by != "exists":
+            simulator.fault("search-hides", ADDRESS, only=[2], count=1)
         simulator.add(ADDRESS, [{"seed": 2, "size": 1500}])
         daemon.wait_delivered(ADDRESS, 2, timeout=15)
     else:
