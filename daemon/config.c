@@ -2,6 +2,7 @@
  * `defaults`, the credential's cloud. */
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <errno.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,8 +97,11 @@ static void read_secret_file(struct loading *l, struct node *n, const char *wher
 static void read_ca_file(struct loading *l, struct node *n, const char *where, char **ret)
 {
 	read_path(l, n, where, ret);
-	if (*ret != NULL && access(*ret, R_OK) < 0)
-		suspect(l, n, where, "ca_file %s cannot be read", *ret);
+	if (*ret == NULL || n->looked_at)
+		return;
+	n->looked_at = true;
+	if (access(*ret, R_OK) < 0)
+		suspect(l, n, where, "%s cannot be read: %s", *ret, strerror(errno));
 }
 
 /* The cloud gives token URL, scope and IMAP host; `scope` may replace its scope. */
@@ -147,7 +151,7 @@ static struct credential_conf *read_credential(struct loading *l, struct node *n
 		"managed_identity", "service_account_file", "kind", NULL };
 	struct node *inline_secret = node_get(map, "client_secret"), *secret_file = node_get(map, "client_secret_file");
 	struct credential_conf *c = xcalloc(1, sizeof(*c));
-	char where[160], shown[80];
+	char where[160], where_ca[176], shown[80];
 
 	printable(shown, sizeof(shown), name->text, strlen(name->text));
 	snprintf(where, sizeof(where), "credentials.%s", shown);
@@ -175,7 +179,8 @@ static struct credential_conf *read_credential(struct loading *l, struct node *n
 	else if (inline_secret == NULL)
 		missing(l, map, where, "client_secret_file is missing");
 	read_date(l, node_get(map, "client_secret_expires"), where, &c->secret_expires_s);
-	read_ca_file(l, node_get(map, "ca_file"), where, &c->ca_file);
+	snprintf(where_ca, sizeof(where_ca), "%s.ca_file", where);
+	read_ca_file(l, node_get(map, "ca_file"), where_ca, &c->ca_file);
 	read_admission(l, node_get(map, "admission"), where, &c->admission);
 	return c;
 }
@@ -299,6 +304,15 @@ static void read_credential_name(struct loading *l, struct node *n, const char *
 	free(name);
 }
 
+static bool is_host(const char *s)
+{
+	uint8_t address[16];
+
+	if (inet_pton(AF_INET6, s, address) == 1)
+		return true;
+	return s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")] == '\0';
+}
+
 static void read_values(struct loading *l, const struct scope *s, struct mailbox_conf *m)
 {
 	static const char *const watches[] = { "idle", "poll", NULL };	/* in the order of enum watch_kind */
@@ -311,13 +325,14 @@ static void read_values(struct loading *l, const struct scope *s, struct mailbox
 	read_credential_name(l, n, where, m);
 	n = find(s, "host", where, sizeof(where));
 	read_text(l, n, where, &m->host);
-	if (m->host != NULL && (strpbrk(m->host, " /:@") != NULL && strchr(m->host, ':') == strrchr(m->host, ':')))
-		bad(l, n, where, "%s is not a host name", m->host);
+	if (m->host != NULL && !is_host(m->host))
+		bad(l, n, where, "%.80s is neither a host's name nor an address: it stands alone, without https:// and brackets; its port is in `port`",
+		    m->host);
 	n = find(s, "port", where, sizeof(where));
 	read_number(l, n, where, 1, 65535, &port);
 	m->port = (uint16_t)port;
 	n = find(s, "ca_file", where, sizeof(where));
-	read_path(l, n, where, &m->ca_file);
+	read_ca_file(l, n, where, &m->ca_file);
 	n = find(s, "folders", where, sizeof(where));
 	read_folders(l, n, where, m);
 	n = find(s, "watch", where, sizeof(where));
@@ -462,8 +477,6 @@ static struct node *read_defaults(struct loading *l, struct node *n)
 		return NULL;
 	check_keys(l, n, "defaults", default_keys, NULL);
 	read_values(l, &s, &scratch);
-	if (scratch.ca_file != NULL && access(scratch.ca_file, R_OK) < 0)
-		suspect(l, node_get(n, "ca_file"), "defaults.ca_file", "%s cannot be read", scratch.ca_file);
 	free(scratch.host);
 	free(scratch.ca_file);
 	free(scratch.after_folder);

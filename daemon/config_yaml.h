@@ -15,6 +15,7 @@ struct node {
 	struct node **items; size_t n_items;	/* LIST; MAP: the values */
 	struct node **keys;	/* MAP: as many, all scalars */
 	bool reported;			/* an error of its own has been told: not again for each who inherits it */
+	bool looked_at;			/* config.c's: the file that it names, likewise */
 	void *made;			/* config.c's: the one object that was made of it; lent */
 };
 

@@ -69,6 +69,11 @@ BAD = [
     ("no time", more("  - {address: b@x.org, interval: 0s}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: must be more than nothing"),
     ("overflow", more("  - {address: b@x.org, interval: 99999999999999999999h}\n"), "mailpolld.yaml:9:34: mailboxes[1].interval: 99999999999999999999h is too large"),
     ("port", more("  - {address: b@x.org, port: 65536}\n"), "mailpolld.yaml:9:30: mailboxes[1].port: 65536 is not a number from 1 to 65535"),
+    ("URL for a host", more("  - {address: b@x.org, host: \"https://imap.x.org\"}\n"), "mailpolld.yaml:9:30: mailboxes[1].host: https://imap.x.org is neither a host's name"),
+    ("URL with a port for a host", more("  - {address: b@x.org, host: \"https://imap.x.org:993/\"}\n"), "mailboxes[1].host: https://imap.x.org:993/ is neither"),
+    ("port in the host", more("  - {address: b@x.org, host: \"imap.x.org:993\"}\n"), "its port is in `port`"),
+    ("port in the host's address", more("  - {address: b@x.org, host: \"[::1]:993\"}\n"), "mailboxes[1].host: [::1]:993 is neither"),
+    ("space in the host", more("  - {address: b@x.org, host: \"imap x::y\"}\n"), "mailboxes[1].host: imap x::y is neither"),
     ("negative port", more("  - {address: b@x.org, port: -1}\n"), "mailpolld.yaml:9:30: mailboxes[1].port: -1 is not a number"),
     ("size", more("spool_limit: 1024\n"), "mailpolld.yaml:9:14: spool_limit: 1024 needs a unit"),
     ("size overflow", more("spool_limit: 99999999999999T\n"), "mailpolld.yaml:9:14: spool_limit: 99999999999999T is too large"),
@@ -147,9 +152,24 @@ def test_what_is_missing_here_is_a_warning(tmp_path):
     text = text.replace("client_secret_file: secret", "client_secret_file: no-secret")
     code, err, _ = check(tmp_path, text)
     assert code == 0
-    for part in ("no-secret: No such file", "/no/such/program cannot be run", "no file matches"):
+    for part in ("no-secret: No such file", "/no/such/program cannot be run", "no file matches",
+                 "mailpolld.yaml:9:73: mailboxes[1].ca_file: /no/such/ca.pem cannot be read: No such file"):
         assert part in err, err
     assert check(tmp_path, text, "--strict")[0] == 78
+
+
+def test_a_missing_authority_is_told_where_it_stands(tmp_path):
+    text = GOOD.replace("client_id: a", "client_id: a, ca_file: /no/a.pem").replace("defaults:\n", "defaults:\n  ca_file: /no/b.pem\n")
+    code, err, _ = check(tmp_path, text + "  - b@x.org\n  - {address: c@x.org, ca_file: /no/c.pem}\n")
+    assert code == 0 and err.count("cannot be read") == 3, err
+    for part in ("4:69: credentials.contoso.ca_file: /no/a.pem", "6:12: defaults.ca_file: /no/b.pem", "11:33: mailboxes[2].ca_file: /no/c.pem"):
+        assert part in err, err
+
+
+def test_hosts(tmp_path):
+    for host in ("imap_1.x.org", "127.0.0.1", '"::1"', '"fe80::1:2"', "xn--bcher-kva.example"):
+        code, err, _ = check(tmp_path, GOOD.replace("defaults:\n", "defaults:\n  host: %s\n" % host), "--strict")
+        assert (code, err) == (0, ""), err
 
 
 def test_secret_files(tmp_path):
