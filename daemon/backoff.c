@@ -57,17 +57,25 @@ msec_t backoff_next_ms(struct backoff *b, const struct failure *why, uint32_t ra
 	return backoff_wait_ms(why->schedule, *attempts, why->asked_wait_ms, random);
 }
 
-void backoff_describe(enum schedule schedule, char *ret_text, size_t size)
+static size_t put_time(char *to, size_t size, const char *before, unsigned seconds)
+{
+	bool minutes = seconds >= 60 && seconds % 60 == 0;
+	int len = snprintf(to, size, "%s%u %s", before, minutes ? seconds / 60 : seconds, minutes ? "min" : "s");
+
+	return (size_t)len < size ? (size_t)len : size - 1;
+}
+
+void backoff_describe(enum schedule schedule, msec_t asked_wait_ms, char *ret_text, size_t size)
 {
 	const struct steps *s = &schedules[schedule];
 	size_t at = 0;
 
-	ret_text[0] = '\0';
-	for (unsigned i = 0; i < s->n && at < size; i++) {
-		unsigned seconds = s->seconds[i];
-		bool minutes = seconds >= 60 && seconds % 60 == 0;
-
-		at += (size_t)snprintf(ret_text + at, size - at, "%s%u %s", i == 0 ? "" : i + 1U == s->n ? ", then every " : ", ",
-		    minutes ? seconds / 60 : seconds, minutes ? "min" : "s");
+	if (schedule == SCHEDULE_THROTTLED) {
+		put_time(ret_text, size, "as long as the server asks; when it does not say, ", s->seconds[0]);
+		return;
 	}
+	for (unsigned i = 0; i < s->n; i++)
+		at += put_time(ret_text + at, size - at, i == 0 ? "" : i + 1U == s->n ? ", then every " : ", ", s->seconds[i]);
+	if (asked_wait_ms > 0)
+		put_time(ret_text + at, size - at, "; at least ", (unsigned)(asked_wait_ms / 1000));
 }

@@ -13,5 +13,5 @@ msec_t backoff_wait_ms(enum schedule, unsigned attempt, msec_t asked_wait_ms, ui
 struct backoff { uint8_t attempts[SCHEDULE_N]; };
 msec_t backoff_next_ms(struct backoff *, const struct failure *, uint32_t random);	/* counts it; the wait */
 
-/* The schedule in words: "5 min, 15 min, then every 30 min". */
-void backoff_describe(enum schedule, char *ret_text, size_t size);
+/* The schedule in words: "5 min, 15 min, then every 30 min". asked_wait_ms: what counts as asked for when the server says nothing. */
+void backoff_describe(enum schedule, msec_t asked_wait_ms, char *ret_text, size_t size);

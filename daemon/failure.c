@@ -576,7 +576,8 @@ bool failure_row(size_t i, struct failure_row *ret)
 {
 	if (i >= ARRAY_LEN(rows))
 		return false;
-	*ret = (struct failure_row){ .name = rows[i].name, .hint = rows[i].hint, .fail = rows[i].fail, .schedule = rows[i].schedule };
+	*ret = (struct failure_row){ .name = rows[i].name, .hint = rows[i].hint, .fail = rows[i].fail, .schedule = rows[i].schedule,
+	    .asked_wait_ms = rows[i].asked_wait_ms };
 	switch (rows[i].source) {
 	case IMAP:
 		describe_imap(&rows[i], ret->seen, sizeof(ret->seen));

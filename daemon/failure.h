@@ -89,5 +89,6 @@ struct failure_row {
 	char seen[320];			/* what it matches, in words */
 	enum fail fail;
 	enum schedule schedule;
+	msec_t asked_wait_ms;		/* when the server did not say; 0: nothing */
 };
 bool failure_row(size_t i, struct failure_row *ret);

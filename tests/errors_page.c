@@ -1,5 +1,6 @@
 /* Prints mailpolld-errors(7) from the failure table; `make man` writes it, `make check-tree` compares it. */
 #include <stdio.h>
+#include <string.h>
 #include "backoff.h"
 #include "failure.h"
 
@@ -32,8 +33,27 @@ static const struct { const char *name, *seen; } local[] = {
 	{ "no-room", "The spool has reached spool_limit, or a file system min_free: mail stays on the server until there is room." },
 	{ "quarantine", "A refused message cannot be put into the quarantine directory of state_dir." },
 	{ "store", "The state cannot be written: nothing is settled until it can." },
-	{ "not-owner", "Another machine has this mailbox in its state: it is paused here." },
+	{ "not-owner", "Another machine has this mailbox in its state. No state is shared by machines yet, so this does not come." },
 };
+
+static void put_cure(const struct failure_row *row)
+{
+	char waits[200];
+
+	if (strcmp(row->name, "unretrievable") == 0) {		/* of one message, when all tries are over: mailpolld 8 */
+		puts("A person must act; the message is not tried again before\n.Ic mailpollctl resync .");
+		return;
+	}
+	puts(cures[row->fail]);
+	if (row->fail == FAIL_EXPECTED || row->fail == FAIL_NONE)
+		return;
+	backoff_describe(row->schedule, row->asked_wait_ms, waits, sizeof(waits));
+	printf("Waits: %s.\n", waits);
+	if (row->schedule == SCHEDULE_NO_ACCESS) {		/* failure_from_imap() */
+		backoff_describe(SCHEDULE_LOST_ACCESS, row->asked_wait_ms, waits, sizeof(waits));
+		printf("When the mailbox has been opened before, it may go away by itself; waits: %s.\n", waits);
+	}
+}
 
 int main(void)
 {
@@ -41,21 +61,26 @@ int main(void)
 	char waits[200];
 
 	puts(".\\\" Made by `make man` from the table in daemon/failure.c; do not edit.\n"
-	    ".Dd November 24, 2026\n.Dt MAILPOLLD-ERRORS 7\n.Os\n.Sh NAME\n.Nm mailpolld-errors\n.Nd what mailpolld has seen, and what to do about it\n"
+	    ".Dd November 26, 2026\n.Dt MAILPOLLD-ERRORS 7\n.Os\n.Sh NAME\n.Nm mailpolld-errors\n.Nd what mailpolld has seen, and what to do about it\n"
 	    ".Sh DESCRIPTION\nThe field\n.Li FAILURE\nof a log line of\n.Xr mailpolld 8\nis one of these names.\n"
 	    "The rows are tried from the top; the first that matches what was seen counts.\n"
-	    "A wait is drawn at random up to the time given, is never shorter than what the server asked for, and begins anew once the mailbox\n"
-	    "has been looked at with success.\n"
+	    "A wait is drawn at random between a tenth of the time given and all of it, and the waits begin anew once the mailbox has been looked\n"
+	    "at with success.\n"
+	    "It is never shorter than what the server asked for, or the row's\n.Dq at least ,\n"
+	    "to which up to a tenth is added; what it asked for counts as 1 s at least and as 1 h at most.\n"
+	    "A client secret's file is looked at every 30 s while a person must act: a new secret is tried at once.\n"
+	    "A secret that is refused within 10 minutes of its change is tried again after a minute at most, since not all of Entra knows it at once.\n"
+	    ".Pp\n"
+	    "mailpolld signs in with a client secret.\n"
+	    ".Li certificate-refused , clock-wrong\nand\n.Li federation-mismatch\n"
+	    "are what Entra says of other ways to sign in; they are here in case that an endpoint says them all the same.\n"
+	    ".Pp\n"
 	    "Words in braces stand for what the hint fills in.\n.Bl -tag -width Ds");
 	for (size_t i = 0; failure_row(i, &row); i++) {
 		printf(".It Li %s\nSeen: ", row.name);
 		put(row.seen);
 		puts(".br");
-		fputs(cures[row.fail], stdout);
-		backoff_describe(row.schedule, waits, sizeof(waits));
-		if (row.fail != FAIL_EXPECTED && row.fail != FAIL_NONE)
-			printf("\nWaits: %s.", waits);
-		putchar('\n');
+		put_cure(&row);
 		if (row.hint[0] != '\0') {
 			puts(".br");
 			fputs("Hint: ", stdout);
@@ -63,7 +88,7 @@ int main(void)
 		}
 	}
 	puts(".El\n.Ss Disks and sinks");
-	backoff_describe(SCHEDULE_SINK, waits, sizeof(waits));
+	backoff_describe(SCHEDULE_SINK, 0, waits, sizeof(waits));
 	printf("These come from this machine and have no row; their hint is beside them.\nWaits: %s.\n.Bl -tag -width Ds\n", waits);
 	for (size_t i = 0; i < sizeof(local) / sizeof(*local); i++) {
 		printf(".It Li %s\n", local[i].name);

@@ -72,12 +72,16 @@ static void test_in_words(void **state)
 	char text[200];
 
 	(void)state;
-	backoff_describe(SCHEDULE_NO_ACCESS, text, sizeof(text));
+	backoff_describe(SCHEDULE_NO_ACCESS, 0, text, sizeof(text));
 	assert_string_equal(text, "5 min, 15 min, then every 30 min");
-	backoff_describe(SCHEDULE_UNAVAILABLE, text, sizeof(text));
+	backoff_describe(SCHEDULE_UNAVAILABLE, 0, text, sizeof(text));
 	assert_string_equal(text, "5 s, 15 s, 1 min, then every 5 min");
-	backoff_describe(SCHEDULE_THROTTLED, text, sizeof(text));
-	assert_string_equal(text, "5 min");
+	backoff_describe(SCHEDULE_REFUSED, 30000, text, sizeof(text));
+	assert_string_equal(text, "1 min, 5 min, 15 min, then every 30 min; at least 30 s");
+	backoff_describe(SCHEDULE_THROTTLED, 300000, text, sizeof(text));
+	assert_string_equal(text, "as long as the server asks; when it does not say, 5 min");
+	backoff_describe(SCHEDULE_TOKEN, 30000, text, 20);		/* cut, not overrun */
+	assert_string_equal(text, "1 s, 2 s, 4 s, 8 s,");
 }
 
 int main(void)
