@@ -109,7 +109,7 @@ static int status_watch(const struct options *given, const char *address)
 		int status;
 
 		if (page == NULL)
-			return EX_OSERR;
+			abort();		/* no memory, as everywhere */
 		o.complaints = first ? stderr : page;
 		status = status_once(page, &o, address);
 		fclose(page);
@@ -316,21 +316,22 @@ static int run(const struct options *o, char **arguments, int n)
 	int status;
 
 	if (n > 1 && strcmp(arguments[0], "quarantine") == 0 && !o->failing && !o->watch && o->since == NULL) {
-		curl_global_init(CURL_GLOBAL_DEFAULT);
 		status = run_quarantine(o, arguments + 1, n - 1);
-		curl_global_cleanup();
-		return status == EX_USAGE ? usage(stderr, EX_USAGE) : status;
+		return status < 0 ? usage(stderr, EX_USAGE) : status;
 	}
 	if (command == NULL || n > 2 || o->older_than != NULL || (address != NULL && !command->takes_address) || (address == NULL && command->needs_address) ||
 	    (flags && !command->takes_flags) || (o->failing && address != NULL && !is_pattern(address)) || (o->json && o->watch) ||
 	    (address != NULL && *address == '\0') || command->needs_since != (o->since != NULL))
 		return usage(stderr, EX_USAGE);
-	curl_global_init(CURL_GLOBAL_DEFAULT);
-	status = command->run(o, address);
-	curl_global_cleanup();
-	if (fflush(stdout) != 0 || ferror(stdout))
-		return status != EX_OK ? status : EX_IOERR;
-	return status;
+	return command->run(o, address);
+}
+
+/* What was not written has not been said. */
+static int finish(int status)
+{
+	bool written = fflush(stdout) == 0 && !ferror(stdout);
+
+	return written || status != EX_OK ? status : EX_IOERR;
 }
 
 int main(int argc, char **argv)
@@ -342,7 +343,7 @@ int main(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct options o = { .socket = DEFAULT_SOCKET, .complaints = stderr };
-	int option;
+	int option, status;
 
 	while ((option = getopt_long(argc, argv, "s:hV", long_options, NULL)) != -1) {
 		switch (option) {
@@ -365,13 +366,16 @@ int main(int argc, char **argv)
 			o.since = optarg;
 			break;
 		case 'h':
-			return usage(stdout, EX_OK);
+			return finish(usage(stdout, EX_OK));
 		case 'V':
 			printf("mailpollctl %s\n", MAILPOLLD_VERSION);
-			return EX_OK;
+			return finish(EX_OK);
 		default:
 			return usage(stderr, EX_USAGE);
 		}
 	}
-	return run(&o, argv + optind, argc - optind);
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+	status = run(&o, argv + optind, argc - optind);
+	curl_global_cleanup();
+	return finish(status);
 }

@@ -26,7 +26,7 @@ int complain_refused(const struct options *, const struct reply *);	/* gives the
 
 int run_trace(const struct options *, const char *address);
 
-int run_quarantine(const struct options *, char **arguments, int n);	/* EX_USAGE: nothing has been done */
+int run_quarantine(const struct options *, char **arguments, int n);	/* -1: it is not said so; nothing has been done */
 
 /* Members of an answer; lent. */
 const char *string_of(const json_t *object, const char *key);	/* NULL: null or absent */

@@ -156,9 +156,9 @@ int run_quarantine(const struct options *o, char **arguments, int n)
 	const char *verb = arguments[0];
 
 	if (o->json && strcmp(verb, "list") != 0)
-		return EX_USAGE;
+		return -1;
 	if (o->older_than != NULL)
-		return strcmp(verb, "drop") == 0 && n == 1 ? drop_old(o) : EX_USAGE;
+		return strcmp(verb, "drop") == 0 && n == 1 ? drop_old(o) : -1;
 	if (strcmp(verb, "list") == 0 && n == 1)
 		return list(o);
 	if (strcmp(verb, "show") == 0 && n == 2)
@@ -167,5 +167,5 @@ int run_quarantine(const struct options *o, char **arguments, int n)
 		return act_on_all(o, "retry", arguments + 1, n - 1, "is delivered");
 	if (strcmp(verb, "drop") == 0 && n > 1)
 		return act_on_all(o, "drop", arguments + 1, n - 1, "is dropped");
-	return EX_USAGE;
+	return -1;
 }

@@ -160,8 +160,11 @@ def test_what_it_does_and_exits_with(simulator, daemon):
         assert done.returncode == 64 and "usage: mailpollctl" in done.stderr and done.stdout == "", wrong
     assert daemon.ctl("resync", A, "--since", "yesterday").returncode == 64
     assert daemon.ctl("quarantine", "show", "no%2Fsuch%2F1%2F2").returncode == 67
+    malformed = daemon.ctl("quarantine", "drop", "no/key")
+    assert malformed.returncode == 64 and "not the KEY of a message" in malformed.stderr and "usage" not in malformed.stderr
     with open("/dev/full", "w") as full:
-        assert subprocess.run([CTL, "-s", daemon.socket, "status"], stdout=full, stderr=subprocess.DEVNULL).returncode == 74
+        for args in (["status"], ["poll", A], ["log-level", "info"], ["quarantine", "list"], ["quarantine", "list", "--json"], ["--help"], ["--version"]):
+            assert subprocess.run([CTL, "-s", daemon.socket, *args], stdout=full, stderr=subprocess.DEVNULL).returncode == 74, args
     assert daemon.ctl("--help").returncode == 0 and daemon.ctl("--version").stdout.startswith("mailpollctl ")
 
 
