@@ -165,7 +165,7 @@ def test_unit_file():
                "/etc/systemd/system/" + UNIT, check=False)
     assert done.returncode == 0 and done.stdout + done.stderr == "", done.stdout + done.stderr
     ok("systemd-analyze verify has nothing to say")
-    assert show("StartLimitIntervalUSec") == "0"
+    assert show("StartLimitIntervalUSec") == "0" and show("TimeoutStartUSec") == "infinity"
     assert show("ExecReload").split("path=")[1].startswith("/usr/local/bin/mailpollctl ")
 
 
