@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from urllib.parse import quote
 
 import pytest
 
@@ -265,9 +266,14 @@ def test_promtool_likes_the_metrics(served):
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 def test_prometheus_scrapes_it(served, tmp_path):
+    """With the lines that the alerts' file gives, so that its rules find the daemon."""
     port = free_port()
-    (tmp_path / "prometheus.yml").write_text("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: mailpolld\n    static_configs:\n"
-                                             "      - targets: ['127.0.0.1:%d']\n" % served.port)
+    rules = os.path.realpath(os.path.join(ROOT, "conf", "prometheus-alerts.yml"))
+    with open(rules) as f:
+        given = "\n".join(re.findall(r"(?m)^#   (.*)$", f.read())) + "\n"
+    assert "127.0.0.1:9479" in given and "/usr/share/mailpolld/prometheus-alerts.yml" in given
+    given = given.replace("127.0.0.1:9479", "127.0.0.1:%d" % served.port).replace("/usr/share/mailpolld/prometheus-alerts.yml", rules)
+    (tmp_path / "prometheus.yml").write_text("global: {scrape_interval: 1s}\n" + given)
     process = subprocess.Popen(["prometheus", "--config.file=%s" % (tmp_path / "prometheus.yml"), "--storage.tsdb.path=%s" % (tmp_path / "tsdb"),
                                 "--web.listen-address=127.0.0.1:%d" % port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -275,7 +281,10 @@ def test_prometheus_scrapes_it(served, tmp_path):
         while True:
             try:
                 answer = json.loads(get(port, "/api/v1/query?query=mailpolld_deliveries_total")[2])["data"]["result"]
-                if {r["metric"]["outcome"]: r["value"][1] for r in answer}.get("delivered") == "5":
+                groups = json.loads(get(port, "/api/v1/rules")[2])["data"]["groups"]
+                gone = next(rule["query"] for group in groups for rule in group["rules"] if rule["name"] == "MailpolldGone")
+                up = json.loads(get(port, "/api/v1/query?query=" + quote(gone.replace("== 0", "== 1")))[2])["data"]["result"]
+                if up and {r["metric"]["outcome"]: r["value"][1] for r in answer}.get("delivered") == "5":
                     break
             except (OSError, ValueError, KeyError):
                 pass
