@@ -173,6 +173,8 @@ def purge():
     with open(STATE + "/mail/new/1", "w") as f:
         f.write("mail")
     assert len(quarantine) == 2 and len(mail) > 2
+    with open(STATE + "/ended-by-watchdog", "w"):       # ExecStopPost= leaves it for the next run
+        pass
     assert "quarantine" in dpkg("-P", "mailpolld")
     assert not os.path.exists("/proc/" + pid)
     for path in ("/etc/mailpolld", "/var/log/mailpolld", "/etc/logrotate.d/mailpolld", "/run/mailpolld"):
