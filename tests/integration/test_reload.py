@@ -208,3 +208,23 @@ def test_many_at_once(simulator, two):
     assert set(told) <= {"reloaded: 1 mailboxes added, 0 removed, 0 changed, 2 unchanged\n", "reloaded: 0 mailboxes added, 0 removed, 0 changed, 3 unchanged\n"}
     two.wait(lambda s: s["totals"]["watching"] == 3)
     assert simulator.counts("connections") == 3
+
+
+def test_rotation_keeps_sessions(simulator, two):
+    """As conf/mailpolld.logrotate does it: the audit goes on in a new file, with an error in the configuration as well"""
+    audit = two.directory + "/audit.log"
+    configuration(two, lambda data: data.update(audit=audit))
+    assert by_signal(two)
+    for n, good in enumerate((True, False), 1):
+        simulator.add(A, [{"seed": n, "size": 1500}])
+        two.wait_delivered(A, n)
+        two.wait_changed(lambda: os.path.exists(audit), 20, "the audit")
+        os.rename(audit, "%s.%d" % (audit, n))
+        configuration(two, lambda data: data["defaults"].update(interval="9m" if good else "9"))
+        assert by_signal(two) is good
+    simulator.add(A, [{"seed": 3, "size": 1500}])
+    two.wait_delivered(A, 3)
+    two.wait_changed(lambda: os.path.exists(audit), 20, "the audit")
+    two.stop()
+    lines = [sum(1 for _ in open(path, encoding="utf-8")) for path in (audit + ".1", audit + ".2", audit)]
+    assert lines == [1, 1, 1] and simulator.counts("logins") == 2
