@@ -17,6 +17,7 @@
 #define KILL_AFTER_MS 5000		/* SIGTERM, then SIGKILL */
 #define HURRIED_KILL_AFTER_MS 1500	/* the same when the daemon stops */
 #define SAID_MAX 512			/* of what it printed, kept for the failure's text */
+#define SAID_AT_ONCE (64 * 1024)	/* read in one go, however fast it prints */
 
 struct child;
 struct sink_command {
@@ -122,27 +123,27 @@ static void answer(struct child *c, enum sink_outcome outcome, const struct fail
 	cb(arg, message, outcome, why);		/* the last: it may let go of the sink */
 }
 
-static void read_said(struct child *c)
+/* False: its last writer is gone. */
+static bool read_said(struct child *c)
 {
-	char rest[1024];
-	ssize_t n;
+	char rest[4096];
+	ssize_t n = -1;
 
-	while (c->said_fd >= 0 && (n = read(c->said_fd, rest, sizeof(rest))) > 0) {
+	for (size_t all = 0; all < SAID_AT_ONCE && (n = read(c->said_fd, rest, sizeof(rest))) > 0; all += (size_t)n) {
 		size_t room = sizeof(c->said) - 1 - c->said_len, take = (size_t)n < room ? (size_t)n : room;
 
 		memcpy(c->said + c->said_len, rest, take);	/* what is over the bound is read and dropped */
 		c->said_len += take;
 	}
+	return n != 0;
 }
 
 static void on_said(evutil_socket_t fd, short what, void *arg)
 {
 	struct child *c = arg;
-	char byte;
 
-	(void)what;
-	read_said(c);
-	if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)	/* its last writer is gone */
+	(void)fd, (void)what;
+	if (!read_said(c))
 		event_del(c->said_ev);
 }
 
@@ -272,8 +273,8 @@ static int child_spawn(struct child *c)
 	char *env[N_ENV + 1], **argv;
 	int said[2], error;
 
-	/* a socket pair rather than a pipe: its end can be told without reading */
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, said) < 0)
+	/* a pipe, which a script can open by its name: > /dev/stderr */
+	if (pipe2(said, O_CLOEXEC) < 0)
 		return errno;
 	make_environment(c->message, env);
 	argv = make_arguments(c->sink->conf, c->message);

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -144,6 +145,23 @@ def test_command_that_reads_nothing(simulator, daemon):
     daemon.config([{"address": ADDRESS, "deliver": {"command": ["/bin/true"]}}])
     daemon.start()
     daemon.wait_delivered(ADDRESS, 1)
+
+
+def test_what_a_command_says(simulator, daemon):
+    """Its output can be opened by name, as scripts do; the first of it is in the error; a flood of it hinders nobody; a child that it
+    leaves behind holds nobody up"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    path = script(daemon, '[ -e "$out/mended" ] && { sleep 600 & echo $! > "$out/left"; exit 0; }\n'
+                          'echo "no invoice" > /dev/stderr && echo "in it" > /dev/stdout && head -c 3000000 /dev/zero >&2 && exit 75')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
+    daemon.start()
+    daemon.wait_line("event=held .*exit status 75: no invoice.?.?.?.?in it")
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+    with open(os.path.join(daemon.directory, "out", "left"), encoding="ascii") as f:
+        os.kill(int(f.read()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("polite", [True, False])
