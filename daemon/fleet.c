@@ -25,6 +25,7 @@
 #include "workers.h"
 
 #define LOOK_THREADS 4
+#define SPAWN_THREADS 8
 #define CHECK_S 15			/* between two looks for mailboxes past their deadline */
 #define HURRY_BEFORE_MS 3000		/* before the end of the time given to stop */
 
@@ -199,7 +200,8 @@ struct volume *fleet_state_volume(struct fleet *f)
 static void make_sinks(struct fleet *f)
 {
 	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = fleet_state_volume(f),
-	    .lane = f->look_lane, .store = f->store, .state_dir = f->config->state_dir, .run = f->run, .quarantined = f->quarantined };
+	    .lane = f->look_lane, .spawn_lane = lane_new(f->workers, "spawn", LANE_DISK, SPAWN_THREADS), .store = f->store,
+	    .state_dir = f->config->state_dir, .run = f->run, .quarantined = f->quarantined };
 
 	f->sinks = sinks_new(&env);
 }

@@ -13,6 +13,7 @@
 #include "config.h"
 #include "sink_command.h"
 #include "util.h"
+#include "workers.h"
 
 #define KILL_AFTER_MS 5000		/* SIGTERM, then SIGKILL */
 #define HURRIED_KILL_AFTER_MS 1500	/* the same when the daemon stops */
@@ -25,8 +26,9 @@ struct sink_command {
 	const struct sink_conf *conf;	/* lent */
 	char *spool_dir;
 	struct child *waiting, **waiting_end;	/* in the order of arrival */
-	struct child *running;
+	struct child *running;			/* the one that is being started is among them */
 	unsigned n_running;
+	bool starting;				/* one at a time: a program whose disk hangs takes one thread, not all */
 	bool hurried;
 };
 struct child {				/* one attempt; freed with its answer */
@@ -36,10 +38,9 @@ struct child {				/* one attempt; freed with its answer */
 	sink_done_cb *cb;
 	void *arg;
 	pid_t pid;
-	int pidfd, said_fd;		/* -1: none */
+	int pidfd, said_fd;		/* -1: it has not been started */
 	struct event *exit_ev, *said_ev, *timer;
 	bool timed_out, killed;
-	int spawn_error;		/* errno; then pidfd is -1 */
 	char said[SAID_MAX];
 	size_t said_len;
 };
@@ -204,10 +205,22 @@ static void on_exit_event(evutil_socket_t fd, short what, void *arg)
 
 /* --- its birth --- */
 
+/* On a lane: a program's file may lie on a disk that hangs, and exec() waits for it. */
+struct spawn_job {
+	struct job job;
+	struct child *child;		/* the loop's; it waits for this */
+	char *path, **argv, **env;
+	pid_t pid;
+	int pidfd, said_fd;
+	bool lost;			/* the message's file cannot be had; then error says why */
+	int error;			/* errno; 0: it runs */
+};
+
 #define N_ENV 10
 
-static void make_environment(const struct message *m, char **env)
+static char **make_environment(const struct message *m)
 {
+	char **env = xcalloc(N_ENV + 1, sizeof(*env));
 	const char *path = getenv("PATH"), *lang = getenv("LANG");
 	char date[RFC3339_SIZE];
 
@@ -221,7 +234,7 @@ static void make_environment(const struct message *m, char **env)
 	env[7] = xasprintf("MAILPOLLD_KEY=%s", m->key);
 	env[8] = xasprintf("MAILPOLLD_SIZE=%llu", (unsigned long long)m->size_bytes);
 	env[9] = xasprintf("MAILPOLLD_INTERNALDATE=%s", rfc3339(m->internaldate_s, date));
-	env[N_ENV] = NULL;
+	return env;
 }
 
 static char **make_arguments(const struct sink_conf *conf, const struct message *m)
@@ -242,7 +255,7 @@ static char **make_arguments(const struct sink_conf *conf, const struct message 
 	return argv;
 }
 
-static int spawn(struct child *c, int said_fd, char **argv, char **env)
+static int spawn(struct spawn_job *j, int message_fd, int said_fd)
 {
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
@@ -252,7 +265,7 @@ static int spawn(struct child *c, int said_fd, char **argv, char **env)
 	sigemptyset(&none);
 	sigfillset(&all);
 	posix_spawn_file_actions_init(&files);
-	posix_spawn_file_actions_addopen(&files, STDIN_FILENO, c->message->path, O_RDONLY, 0);
+	posix_spawn_file_actions_adddup2(&files, message_fd, STDIN_FILENO);
 	posix_spawn_file_actions_adddup2(&files, said_fd, STDOUT_FILENO);
 	posix_spawn_file_actions_adddup2(&files, said_fd, STDERR_FILENO);
 	posix_spawn_file_actions_addclosefrom_np(&files, 3);	/* also what a library opened without O_CLOEXEC */
@@ -262,81 +275,119 @@ static int spawn(struct child *c, int said_fd, char **argv, char **env)
 	posix_spawnattr_setpgroup(&attr, 0);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setsigdefault(&attr, &all);
-	error = posix_spawn(&c->pid, argv[0], &files, &attr, argv, env);
+	error = posix_spawn(&j->pid, j->argv[0], &files, &attr, j->argv, j->env);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&files);
 	return error;
 }
 
-static int child_spawn(struct child *c)
+static void work_spawn(struct job *job)
 {
-	char *env[N_ENV + 1], **argv;
-	int said[2], error;
+	struct spawn_job *j = (struct spawn_job *)job;
+	int message_fd = open(j->path, O_RDONLY | O_CLOEXEC), said[2];
 
-	/* a pipe, which a script can open by its name: > /dev/stderr */
-	if (pipe2(said, O_CLOEXEC) < 0)
-		return errno;
-	make_environment(c->message, env);
-	argv = make_arguments(c->sink->conf, c->message);
-	error = spawn(c, said[1], argv, env);
-	close(said[1]);
-	c->said_fd = said[0];
-	fcntl(c->said_fd, F_SETFL, O_NONBLOCK);
-	if (error == 0 && (c->pidfd = pidfd_open(c->pid, 0)) < 0) {
-		error = errno;
-		kill(-c->pid, SIGKILL);
-		waitpid(c->pid, NULL, 0);
+	if (message_fd < 0) {
+		j->error = errno;
+		j->lost = true;
+		return;
 	}
-	for (size_t i = 0; i < N_ENV; i++)
-		free(env[i]);
-	for (size_t i = 0; argv[i] != NULL; i++)
-		free(argv[i]);
-	free(argv);
-	return error;
+	if (pipe2(said, O_CLOEXEC) < 0) {	/* a pipe, which a script can open by its name: > /dev/stderr */
+		j->error = errno;
+		close(message_fd);
+		return;
+	}
+	j->error = spawn(j, message_fd, said[1]);
+	close(message_fd);
+	close(said[1]);
+	j->said_fd = said[0];
+	fcntl(j->said_fd, F_SETFL, O_NONBLOCK);
+	if (j->error == 0 && (j->pidfd = pidfd_open(j->pid, 0)) < 0) {
+		j->error = errno;
+		kill(-j->pid, SIGKILL);
+		waitpid(j->pid, NULL, 0);
+	}
 }
 
-static void on_spawn_failed(evutil_socket_t fd, short what, void *arg)
+static void not_started(struct child *c, const struct spawn_job *j)
 {
-	struct child *c = arg;
+	const char *program = c->sink->conf->command[0];
 	struct failure why;
 	char hint[200];
 
-	(void)fd, (void)what;
-	snprintf(hint, sizeof(hint), "Check that %s exists and the daemon's user may run it.", c->sink->conf->command[0]);
-	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "command", hint, "cannot run %s: %s", c->sink->conf->command[0], strerror(c->spawn_error));
+	if (j->lost) {
+		failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "disk", "Nobody but mailpolld may remove files from the spool; the message is fetched again.",
+		    "cannot open %s: %s", j->path, strerror(j->error));
+		answer(c, j->error == ENOENT ? SINK_LOST : SINK_TEMPORARY, &why);
+		return;
+	}
+	snprintf(hint, sizeof(hint), "Check that %s exists and the daemon's user may run it.", program);
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "command", hint, "cannot run %s: %s", program, strerror(j->error));
 	answer(c, SINK_TEMPORARY, &why);
 }
 
-static void child_start(struct child *c)
+static void child_started(struct child *c, const struct spawn_job *j)
 {
 	struct event_base *base = c->sink->env->base;
 
-	if ((c->spawn_error = child_spawn(c)) != 0) {
-		c->timer = evtimer_new(base, on_spawn_failed, c);
-		set_timer(c, 0);
-		return;
-	}
+	c->pid = j->pid;
+	c->pidfd = j->pidfd;
 	c->exit_ev = event_new(base, c->pidfd, EV_READ | EV_PERSIST, on_exit_event, c);
 	c->said_ev = event_new(base, c->said_fd, EV_READ | EV_PERSIST, on_said, c);
 	c->timer = evtimer_new(base, on_child_timer, c);
 	event_add(c->exit_ev, NULL);
 	event_add(c->said_ev, NULL);
-	set_timer(c, c->sink->conf->timeout_ms);
+	set_timer(c, c->sink->hurried ? 0 : c->sink->conf->timeout_ms);
+}
+
+static void strings_free(char **v)
+{
+	for (size_t i = 0; v[i] != NULL; i++)
+		free(v[i]);
+	free(v);
+}
+
+static void done_spawn(struct job *job)
+{
+	struct spawn_job *j = (struct spawn_job *)job;
+	struct child *c = j->child;
+
+	c->sink->starting = false;
+	c->said_fd = j->said_fd;
+	if (j->error == 0) {
+		child_started(c, j);
+		start_waiting(c->sink);
+	} else {
+		not_started(c, j);
+	}
+	strings_free(j->argv);
+	strings_free(j->env);
+	free(j->path);
+	free(j);
+}
+
+static void child_start(struct child *c)
+{
+	struct spawn_job *j = xcalloc(1, sizeof(*j));
+
+	*j = (struct spawn_job){ .job = { .work = work_spawn, .done = done_spawn }, .child = c, .path = xstrdup(c->message->path),
+	    .argv = make_arguments(c->sink->conf, c->message), .env = make_environment(c->message), .pidfd = -1, .said_fd = -1 };
+	c->sink->starting = true;
+	lane_submit(c->sink->env->spawn_lane, &j->job);
 }
 
 static void start_waiting(struct sink_command *s)
 {
-	while (s->waiting != NULL && s->n_running < s->conf->at_once) {
-		struct child *c = s->waiting;
+	struct child *c = s->waiting;
 
-		s->waiting = c->next;
-		if (s->waiting == NULL)
-			s->waiting_end = &s->waiting;
-		c->next = s->running;
-		s->running = c;
-		s->n_running++;
-		child_start(c);
-	}
+	if (c == NULL || s->starting || s->n_running >= s->conf->at_once)
+		return;
+	s->waiting = c->next;
+	if (s->waiting == NULL)
+		s->waiting_end = &s->waiting;
+	c->next = s->running;
+	s->running = c;
+	s->n_running++;
+	child_start(c);
 }
 
 static void command_deliver(void *self, struct message *m, sink_done_cb *cb, void *arg)

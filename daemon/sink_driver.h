@@ -21,6 +21,7 @@ struct sink_env {		/* lent, outlives every sink */
 	struct volumes *volumes;
 	struct volume *state_volume;	/* state_dir's */
 	struct lane *lane;		/* for looking at directories; several threads */
+	struct lane *spawn_lane;	/* for starting programs; several threads */
 	struct store *store;
 	const char *state_dir;
 	const char *run;		/* 8 hex digits, new for each run; temporary files of other runs are left-overs */

@@ -1,8 +1,10 @@
-/* For LD_PRELOAD in tests: a disk that hangs. Flushing a file below STALL_BELOW waits while a test holds the lock (flock) of the file
+/* For LD_PRELOAD in tests: a disk that hangs. Flushing or running a file below STALL_BELOW waits while a test holds the lock (flock) of the file
  * STALL_GATE; the lock goes with the test. What was flushed there is a line in the file STALL_TOLD, if there is such a name. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,20 +23,46 @@ static void tell(const char *path)
 	close(fd);
 }
 
-static void wait_at_gate(int fd)
+static void wait_for(const char *path)
 {
 	const char *gate = getenv("STALL_GATE"), *below = getenv("STALL_BELOW");
-	char link[64], path[PATH_MAX] = "";
 	int lock;
 
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	if (gate == NULL || below == NULL || readlink(link, path, sizeof(path) - 1) < 0 || strncmp(path, below, strlen(below)) != 0)
+	if (gate == NULL || below == NULL || strncmp(path, below, strlen(below)) != 0)
 		return;
 	if ((lock = open(gate, O_RDONLY | O_CLOEXEC)) < 0)
 		return;
 	flock(lock, LOCK_SH);
 	close(lock);
 	tell(path);
+}
+
+static void wait_at_gate(int fd)
+{
+	char link[64], path[PATH_MAX] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (readlink(link, path, sizeof(path) - 1) > 0)
+		wait_for(path);
+}
+
+static void *next(const char *name)
+{
+	void *found = dlsym(RTLD_NEXT, name);
+
+	if (found == NULL)
+		abort();
+	return found;
+}
+
+int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *files, const posix_spawnattr_t *attr, char *const argv[],
+    char *const env[])
+{
+	typedef int function(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const[], char *const[]);
+	union { void *found; function *call; } real = { next("posix_spawn") };
+
+	wait_for(path);
+	return real.call(pid, path, files, attr, argv, env);
 }
 
 int fsync(int fd)

@@ -164,6 +164,26 @@ def test_what_a_command_says(simulator, daemon):
         os.kill(int(f.read()), signal.SIGKILL)
 
 
+def test_spooled_file_that_is_gone(simulator, daemon):
+    """Somebody has cleaned up: the message is fetched again, without a restart"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    path = script(daemon, '[ -e "$out/mended" ] || exit 75; cat > "$out/$MAILPOLLD_UID"')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
+    daemon.start()
+    daemon.wait_state(ADDRESS, "held")
+    spool = os.path.join(daemon.state_dir, "spool")
+    for name in os.listdir(spool):
+        os.unlink(os.path.join(spool, name))
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.wait_line("event=held .*failure=disk .*cannot open .*/spool/.*No such file")
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+    sums = simulator.sums(ADDRESS)
+    assert {uid: sha256_of(os.path.join(daemon.directory, "out", uid)) for uid in sums} == sums
+    assert simulator.counts("bodies") == 2 and daemon.status()["store"]["spool_bytes"] == 0 and os.listdir(spool) == []
+
+
 @pytest.mark.parametrize("polite", [True, False])
 def test_stop_ends_a_command_that_hangs(simulator, daemon, polite):
     simulator.mailbox(ADDRESS)

@@ -57,6 +57,35 @@ def test_disk_that_hangs(simulator, make_daemon, tmp_path, whose):
     daemon.wait(lambda s: s["health"] == "ok")
 
 
+def test_program_on_a_disk_that_hangs(simulator, make_daemon, tmp_path):
+    """Neither the loop nor another program waits for it; it is a disk like another: told after 20 s. Its message is not lost."""
+    daemon, programs = make_daemon(program="mailpolld-scaled"), tmp_path / "programs"
+    programs.mkdir()
+    take, other = programs / "take", tmp_path / "other"
+    for path in (take, other):
+        path.write_text("#!/bin/sh\ncat > /dev/null\n")
+        path.chmod(0o755)
+    gate = Gate(tmp_path / "gate", programs)
+    for address in (A, B, C):
+        simulator.mailbox(address)
+    daemon.config([{"address": A, "deliver": {"command": [str(take)]}}, {"address": B, "deliver": {"command": [str(other)]}}, C])
+    daemon.start(env={**FAST, **gate.env, "MAILPOLLD_CLOCK_RATE": str(RATE // 2)})
+    daemon.wait(lambda s: s["totals"]["watching"] == 3)
+    gate.shut()
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    gate.wait_stalled()
+    for address in (B, C):
+        simulator.add(address, [{"seed": 2, "size": 1500}])
+        daemon.wait_delivered(address, 1)
+    daemon.wait(lambda s: s["health"] == "down" and [r["what"] for r in s["reasons"]] == ["disk"])
+    wait_pings(daemon, 2)
+    assert daemon.of(A)["folders"][0]["delivered"] == 0
+    gate.open()
+    daemon.wait_delivered(A, 1)
+    daemon.wait(lambda s: s["health"] == "ok")
+    assert not daemon.has_line("withheld")
+
+
 def test_backup_that_hangs(simulator, make_daemon, tmp_path):
     """A copy of the state may go to a slow place: mail flows on, the health is good, the ping goes out"""
     daemon, away = make_daemon(program="mailpolld-scaled"), tmp_path / "away"
