@@ -183,7 +183,7 @@ static int make_spool_dir(const char *state_dir, char *ret_error, size_t size)
 	return 0;
 }
 
-struct volume *fleet_state_volume(struct fleet *f)
+static struct volume *find_state_volume(struct fleet *f)
 {
 	struct volume *volume;
 	struct statvfs vfs;
@@ -199,7 +199,7 @@ struct volume *fleet_state_volume(struct fleet *f)
 
 static void make_sinks(struct fleet *f)
 {
-	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = fleet_state_volume(f),
+	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = f->state_volume,
 	    .lane = f->look_lane, .spawn_lane = lane_new(f->workers, "spawn", LANE_DISK, SPAWN_THREADS), .store = f->store,
 	    .state_dir = f->config->state_dir, .run = f->run, .quarantined = f->quarantined };
 
@@ -236,6 +236,7 @@ static void make_modules(struct fleet *f)
 	f->audit = audit_new(f->base, f->workers);
 	f->look_lane = lane_new(f->workers, "look", LANE_DISK, LOOK_THREADS);
 	f->admission = admission_new(f->base);
+	f->state_volume = find_state_volume(f);
 	make_sinks(f);
 	make_env(f);
 	f->check_timer = event_new(f->base, -1, EV_PERSIST, on_check, f);

@@ -35,6 +35,7 @@ struct fleet {
 	struct volumes *volumes; struct store *store; struct spool *spool; struct resolver *resolver; struct dialer *dialer;
 	struct tls *tls; struct http *http; struct token_cache *tokens; struct quarantine_counts *quarantined;
 	struct sinks *sinks; struct admission *admission;
+	struct volume *state_volume;	/* one of volumes */
 	struct mailbox_env env;
 	struct mailbox_ops ops;
 	struct lane *look_lane;		/* directories, configuration files */
@@ -57,7 +58,6 @@ struct fleet {
 
 struct member *fleet_member(const struct fleet *, const char *address_or_id);	/* NULL: none */
 struct member *member_new(struct fleet *, const struct mailbox_conf *);
-struct volume *fleet_state_volume(struct fleet *);
 void member_start(struct member *);
 struct member *fleet_last_leaving(const struct fleet *, const char *id);	/* of those that nobody follows yet; NULL: none */
 void member_retire(struct member *);		/* stops it; freed when it has stopped */

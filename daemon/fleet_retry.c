@@ -111,7 +111,7 @@ void fleet_quarantine_retry(struct fleet *f, const char *key, retry_cb *done, vo
 	r->fleet = f;
 	r->key = xstrdup(key);
 	r->path = xasprintf("%s/spool/mailpolld.%s.retry.%llx", f->config->state_dir, f->run, ++names);
-	r->volume = fleet_state_volume(f);
+	r->volume = f->state_volume;
 	r->done = done;
 	r->arg = arg;
 	quarantine_take(f->look_lane, f->config->state_dir, key, r->path, on_taken_down, r);

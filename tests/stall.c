@@ -1,4 +1,4 @@
-/* For LD_PRELOAD in tests: a disk that hangs. Flushing or running a file below STALL_BELOW waits while a test holds the lock (flock) of the file
+/* For LD_PRELOAD in tests: a disk that hangs. Flushing or running a file below STALL_BELOW, and asking for its file system's room, waits while a test holds the lock (flock) of the file
  * STALL_GATE; the lock goes with the test. What was flushed there is a line in the file STALL_TOLD, if there is such a name. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -63,6 +64,15 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
 
 	wait_for(path);
 	return real.call(pid, path, files, attr, argv, env);
+}
+
+int statvfs(const char *path, struct statvfs *room)
+{
+	typedef int function(const char *, struct statvfs *);
+	union { void *found; function *call; } real = { next("statvfs") };
+
+	wait_for(path);
+	return real.call(path, room);
 }
 
 int fsync(int fd)

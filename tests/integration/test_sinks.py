@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from lib.daemon import BUILD
+from lib.daemon import BUILD, LAG_MOST_MS
+from lib.gate import Gate
 from lib.maildir import Maildir, sha256_of
 
 ADDRESS = "invoices@contoso.example"
@@ -470,6 +471,28 @@ def test_quarantine_for_operators(simulator, daemon):
     assert daemon.ctl("quarantine", "list").stdout == "0 messages in quarantine\n"
     assert json.loads(daemon.ctl("quarantine", "list", "--json").stdout) == {"messages": []}
     assert daemon.ctl("quarantine", "burn").returncode == 64
+
+
+def test_retry_while_the_disk_hangs(simulator, daemon, tmp_path):
+    """The loop waits for none of its steps"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    path = script(daemon, '[ -e "$out/mended" ] || exit 65')
+    gate = Gate(tmp_path / "gate", daemon.state_dir)
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
+    daemon.start(env=gate.env)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1)
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    key = daemon.ctl("quarantine", "list").stdout.split()[0]
+    daemon.status()
+    gate.shut()
+    retry = subprocess.Popen([os.path.join(BUILD, "mailpollctl"), "-s", daemon.socket, "quarantine", "retry", key])
+    try:
+        gate.wait_stalled()
+        assert daemon.status()["loop"]["lag_max_ms"] < LAG_MOST_MS
+    finally:
+        gate.open()
+        assert retry.wait(30) == 0
 
 
 def test_retry_for_a_mailbox_that_goes(simulator, daemon):
