@@ -67,12 +67,16 @@ static void job_free(struct audit_job *j)
 
 static void note_outcome(struct audit *a, const struct audit_job *j)
 {
+	static const char hint[] = "Make its directory writable for the daemon's user, or make room there; mailpolld goes on by itself.";
 	unsigned untold;
+	char repeated[16];
 
 	a->failing = j->error != 0;
 	if (a->failing && repeats_tell(&a->repeats, "audit", &untold)) {
-		log_write(LOG_LEVEL_ERROR, EVENT_AUDIT_FAILED, NULL, NULL, 0, "the audit cannot be written into %s: %s; its lines wait, %llu were dropped",
-		    j->path, strerror(j->error), (unsigned long long)a->dropped);
+		log_write(LOG_LEVEL_ERROR, EVENT_AUDIT_FAILED, NULL, (struct log_field[]){ { "FAILURE", "audit" }, { "HINT", hint },
+		    { "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } }, 3,
+		    "the audit cannot be written into %s: %s; its lines wait, %llu were dropped. %s", j->path, strerror(j->error),
+		    (unsigned long long)a->dropped, hint);
 	} else if (!a->failing) {
 		if (repeats_over(&a->repeats))
 			log_write(LOG_LEVEL_WARNING, EVENT_AUDIT_RECOVERED, NULL, NULL, 0, "the audit is written into %s again; %llu lines were dropped",

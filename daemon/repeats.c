@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <string.h>
 #include "repeats.h"
 
@@ -22,4 +23,10 @@ bool repeats_over(struct repeats *r)
 
 	*r = (struct repeats){ 0 };
 	return was;
+}
+
+const char *repeats_text(unsigned untold, char *room, size_t size)
+{
+	snprintf(room, size, "%u", untold);
+	return untold > 0 ? room : NULL;
 }

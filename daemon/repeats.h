@@ -2,6 +2,7 @@
  * meanwhile. */
 #pragma once
 #include <stdbool.h>
+#include <stddef.h>
 #include "clock.h"
 
 struct repeats {			/* zeroed: nothing has failed */
@@ -13,3 +14,5 @@ struct repeats {			/* zeroed: nothing has failed */
 /* It has come (again): is it to be told? name is static, or lives as long. ret_untold: how often it came since it was last told. */
 bool repeats_tell(struct repeats *, const char *name, unsigned *ret_untold);
 bool repeats_over(struct repeats *);	/* it has not come any more; false: there was none */
+/* The value of the field REPEATED, written into room; NULL: there is none. */
+const char *repeats_text(unsigned untold, char *room, size_t size);

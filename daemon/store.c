@@ -108,11 +108,13 @@ static void on_refused(struct store *s, struct commit_job *c)
 	msec_t wait_ms = backoff_wait_ms(SCHEDULE_SINK, ++s->attempts, 0, (uint32_t)clock_random(UINT32_MAX));
 	struct timeval tv = clock_interval(wait_ms < 30000 ? wait_ms : 30000);
 	unsigned untold;
+	char repeated[16];
 
 	failure_set(&s->failure, FAIL_WAIT, SCHEDULE_SINK, "store", "Make room on the file system of state_dir, or mend it; mailpolld goes on "
 	    "by itself.", "cannot write the state in %s: %s", s->state_dir, c->error);
 	if (repeats_tell(&s->failing, s->failure.name, &untold))
-		log_write(LOG_LEVEL_ERROR, EVENT_STORE_FAILED, NULL, NULL, 0, "%s; %s", s->failure.text, s->failure.hint);
+		log_write(LOG_LEVEL_ERROR, EVENT_STORE_FAILED, NULL, (struct log_field[]){ { "FAILURE", s->failure.name }, { "HINT", s->failure.hint },
+		    { "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } }, 3, "%s; %s", s->failure.text, s->failure.hint);
 	ops_append(&c->ops, &s->waiting);	/* the order stays */
 	ops_append(&s->waiting, &c->ops);
 	s->retry_waits = true;

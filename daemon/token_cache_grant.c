@@ -100,14 +100,13 @@ static void log_failed(struct grant *g, msec_t wait_ms)
 
 	if (!repeats_tell(&g->failing, why->name, &untold))
 		return;
-	snprintf(repeated, sizeof(repeated), "%u", untold);
 	n = snprintf(more, sizeof(more), "; trying again in %lld s", (long long)(wait_ms + 999) / 1000);
 	if (left_s > 0)
 		n += snprintf(more + n, sizeof(more) - (size_t)n, "; the present token is good for %lld s", (long long)left_s);
 	if (untold > 0)
 		snprintf(more + n, sizeof(more) - (size_t)n, "; the same %u times since this was last logged", untold);
 	log_write(why->fail == FAIL_ADMIN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING, EVENT_TOKEN_FAILED, &ctx,
-	    (struct log_field[]){ { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL }, { "REPEATED", untold > 0 ? repeated : NULL } },
+	    (struct log_field[]){ { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL }, { "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } },
 	    3, "no new token: %s%s%s%s", why->text, more, why->hint[0] != '\0' ? ". " : "", why->hint);
 }
 

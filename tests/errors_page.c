@@ -32,6 +32,7 @@ static const struct { const char *name, *seen; } local[] = {
 	{ "disk", "A message cannot be written where it waits for its sink, or is gone from there: then it is fetched again." },
 	{ "no-room", "The spool has reached spool_limit, or a file system min_free: mail stays on the server until there is room." },
 	{ "quarantine", "A refused message cannot be put into the quarantine directory of state_dir." },
+	{ "audit", "The file of `audit` cannot be written: its lines wait, 4 MiB of them at most; tried again every 5 s." },
 	{ "store", "The state cannot be written: nothing is settled until it can." },
 	{ "not-owner", "Another machine has this mailbox in its state. No state is shared by machines yet, so this does not come." },
 };

@@ -114,7 +114,7 @@ def test_events_of_what_breaks_around_it(simulator, daemon):
         daemon.wait_line("event=sink-failing mailbox=%s .*sink=command" % A)
         open(os.path.join(daemon.directory, "mended"), "w").close()
         daemon.poll(A)
-        daemon.wait_line("event=audit-failed .*audits/audit.log: No such file")
+        daemon.wait_line("event=audit-failed failure=audit hint=.*audits/audit.log: No such file")
         daemon.wait_line("event=server-lacks mailbox=%s .*no UIDPLUS" % A)
         daemon.wait_line("event=server-lacks mailbox=%s .*no IDLE: looking every" % A)
         os.mkdir(os.path.dirname(audit))

@@ -431,7 +431,7 @@ def test_full_state_dir(simulator, daemon, tmp_path):
             while f.write(b"x" * 4096):
                 pass
         simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(3)])
-        line = daemon.wait_line("event=store-failed")
+        line = daemon.wait_line("event=store-failed failure=store hint=")
         assert "cannot write the state in %s" % mount in line and "Make room on the file system of state_dir" in line
         assert len(Maildir(daemon.maildir(ADDRESS))) == 0
         os.unlink(mount + "/full")

@@ -16,6 +16,7 @@ static void test_change_then_hourly(void **state)
 {
 	struct repeats r = { 0 };
 	unsigned untold = 99;
+	char text[16];
 
 	(void)state;
 	assert_false(repeats_over(&r));
@@ -35,6 +36,8 @@ static void test_change_then_hourly(void **state)
 	assert_int_equal(untold, 0);
 	assert_true(repeats_over(&r));
 	assert_true(repeats_tell(&r, "network", &untold));
+	assert_null(repeats_text(0, text, sizeof(text)));
+	assert_string_equal(repeats_text(59, text, sizeof(text)), "59");
 }
 
 int main(void)
