@@ -562,7 +562,8 @@ size_t fleet_sinks(const struct fleet *f, struct sink_snapshot *ret_v, size_t ro
 
 		ret_v[i] = (struct sink_snapshot){ .name = conf->name, .kind = conf->kind == SINK_MAILDIR ? "maildir" : "command",
 		    .target = conf->kind == SINK_MAILDIR ? conf->maildir : conf->command[0], .failing = c->failing, .delivered = c->delivered,
-		    .refused = c->refused, .temporary = c->temporary, .running = c->running,
+		    .refused = c->refused, .temporary = c->temporary, .running = c->in_hand - sink_waiting(sink),
+		    .waiting = sink_waiting(sink),
 		    .failure = c->failure.fail != FAIL_NONE ? &c->failure : NULL };
 	}
 	return n;

@@ -69,7 +69,7 @@ struct sink_snapshot {
 	const char *name; const char *kind;			/* lent */
 	const char *target;					/* template or command */
 	bool failing; uint64_t delivered, refused, temporary;
-	unsigned running;
+	unsigned running, waiting;
 	const struct failure *failure;				/* NULL: none */
 };
 size_t fleet_sinks(const struct fleet *, struct sink_snapshot *ret_v, size_t room);

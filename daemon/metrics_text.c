@@ -180,7 +180,7 @@ static void put_counters(FILE *to, const struct counters *c)
 	single(to, "throttled_seconds_total", "counter", "Time that mailboxes waited because a server throttled them.", (double)c->throttled_ms / 1000);
 	single(to, "mailbox_stalls_total", "counter", "Sessions torn down because nothing moved within their deadline.", (double)c->stalls);
 	histogram(to, "delivery_lag_seconds", "From a message's INTERNALDATE to the sink's confirmation.", &c->delivery_lag);
-	histogram(to, "sink_duration_seconds", "How long sinks took for a message.", &c->sink_duration);
+	histogram(to, "sink_duration_seconds", "How long sinks took for a message, its wait for a turn included.", &c->sink_duration);
 	histogram(to, "loop_lag_seconds", "How late the event loop's timers came.", &c->loop_lag);
 }
 

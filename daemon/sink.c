@@ -136,7 +136,7 @@ static void answer(struct passage *p, enum sink_answer what)
 {
 	struct sink *sink = p->sink;
 
-	sink->counts.running--;
+	sink->counts.in_hand--;
 	histogram_note(&sink->sinks->env.counters->sink_duration, (double)(clock_now_ms() - p->begun_ms) / 1000);
 	if (what == SINK_AGAIN || what == SINK_FETCH_AGAIN || sink->counts.failing)	/* a refused message is not the sink's failure */
 		sink->counts.failure = p->why;
@@ -211,7 +211,7 @@ void sink_deliver(struct sink *sink, struct message *m, sink_answer_cb *cb, void
 	struct passage *p = xcalloc(1, sizeof(*p));
 
 	*p = (struct passage){ .sink = sink, .cb = cb, .arg = arg, .message = m, .begun_ms = clock_now_ms() };
-	sink->counts.running++;
+	sink->counts.in_hand++;
 	m->attempts++;
 	sink->driver->deliver(sink->self, m, on_outcome, p);
 }
@@ -236,4 +236,9 @@ const struct sink *sinks_at(const struct sinks *sinks, size_t i)
 const struct sink_counts *sink_counts(const struct sink *sink)
 {
 	return &sink->counts;
+}
+
+unsigned sink_waiting(const struct sink *sink)
+{
+	return sink->driver->waiting != NULL ? sink->driver->waiting(sink->self) : 0;
 }

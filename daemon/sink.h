@@ -30,7 +30,8 @@ typedef void sink_answer_cb(void *arg, struct message *, enum sink_answer, const
 void sink_deliver(struct sink *, struct message *, sink_answer_cb *cb, void *arg);
 void sinks_hurry(struct sinks *);		/* the daemon is stopping */
 
-struct sink_counts { uint64_t delivered, refused, temporary; unsigned running, refused_in_a_row; bool failing; struct failure failure; };
+struct sink_counts { uint64_t delivered, refused, temporary; unsigned in_hand, refused_in_a_row; bool failing; struct failure failure; };
 size_t sinks_count(const struct sinks *);
 const struct sink *sinks_at(const struct sinks *, size_t i);
 const struct sink_counts *sink_counts(const struct sink *);
+unsigned sink_waiting(const struct sink *);	/* of those in hand: who waits for a turn */

@@ -26,6 +26,7 @@ struct sink_command {
 	const struct sink_conf *conf;	/* lent */
 	char *spool_dir;
 	struct child *waiting, **waiting_end;	/* in the order of arrival */
+	unsigned n_waiting;
 	struct child *running;			/* the one that is being started is among them */
 	unsigned n_running;
 	bool starting;				/* one at a time: a program whose disk hangs takes one thread, not all */
@@ -384,6 +385,7 @@ static void start_waiting(struct sink_command *s)
 	s->waiting = c->next;
 	if (s->waiting == NULL)
 		s->waiting_end = &s->waiting;
+	s->n_waiting--;
 	c->next = s->running;
 	s->running = c;
 	s->n_running++;
@@ -398,6 +400,7 @@ static void command_deliver(void *self, struct message *m, sink_done_cb *cb, voi
 	*c = (struct child){ .sink = s, .message = m, .cb = cb, .arg = arg, .pidfd = -1, .said_fd = -1 };
 	*s->waiting_end = c;
 	s->waiting_end = &c->next;
+	s->n_waiting++;
 	start_waiting(s);
 }
 
@@ -411,6 +414,11 @@ static void command_hurry(void *self)
 			set_timer(c, 0);
 }
 
+static unsigned command_waiting(const void *self)
+{
+	return ((const struct sink_command *)self)->n_waiting;
+}
+
 const struct sink_driver sink_command_driver = {
 	.name = "command",
 	.many_at_once = false,
@@ -419,4 +427,5 @@ const struct sink_driver sink_command_driver = {
 	.prepare = command_prepare,
 	.deliver = command_deliver,
 	.hurry = command_hurry,
+	.waiting = command_waiting,
 };

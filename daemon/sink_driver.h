@@ -44,4 +44,5 @@ struct sink_driver {
 	void (*prepare)(void *self, const struct mailbox_conf *, const char *folder, sink_place_cb *cb, void *arg);
 	void (*deliver)(void *self, struct message *, sink_done_cb *cb, void *arg);
 	void (*hurry)(void *self);	/* the daemon is stopping: end what may take long; NULL: nothing to do */
+	unsigned (*waiting)(const void *self);	/* how many of those given to it have not had their turn; NULL: none ever has to wait */
 };

@@ -197,6 +197,7 @@ static json_t *sink_object(const struct sink_snapshot *sink)
 	put(object, "target", text_or_null(sink->target));
 	put(object, "failing", json_boolean(sink->failing));
 	put(object, "running", number(sink->running));
+	put(object, "waiting", number(sink->waiting));
 	put(object, "delivered", number(sink->delivered));
 	put(object, "refused", number(sink->refused));
 	put(object, "temporary", number(sink->temporary));

@@ -381,7 +381,7 @@ def test_commands_at_once(simulator, daemon):
     path = script(daemon, ': > "$out/$MAILPOLLD_ADDRESS"; cat > /dev/null; while [ ! -e "$out/go" ]; do sleep 0.05; done')
     daemon.config(addresses, {"deliver": {"command": [path], "at_once": 2}})
     daemon.start()
-    daemon.wait(lambda s: s["sinks"][0]["running"] == 4 and len(out(daemon)) == 2)
+    daemon.wait(lambda s: (s["sinks"][0]["running"], s["sinks"][0]["waiting"], len(out(daemon))) == (2, 2, 2))
     daemon.status()
     assert len(out(daemon)) == 2
     open(os.path.join(daemon.directory, "out", "go"), "w").close()
