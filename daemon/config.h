@@ -1,5 +1,5 @@
-/* config.h - YAML in, one immutable struct config out, or a list of errors with file:line:column. Pure but for
- * reading the files named (the file itself and mailbox_files): no network, no loop, changes nothing.
+/* config.h - YAML in, one immutable struct config out, or a list of errors with file:line:column. No network,
+ * no loop, changes nothing; but it looks at this machine (the files themselves, secrets, authorities, programs, groups), so it blocks.
  *
  * Everything in a struct config is owned by it and lives until config_free(). Mailboxes that inherit a `deliver`
  * share one struct sink_conf. Paths are made absolute (relative ones are relative to the file that names them),
@@ -99,9 +99,11 @@ bool mailbox_conf_equal(const struct mailbox_conf *, const struct mailbox_conf *
 bool credential_conf_equal(const struct credential_conf *, const struct credential_conf *);
 
 bool sink_conf_equal(const struct sink_conf *, const struct sink_conf *);
-/* Copies that live on their own; a mailbox's has its own credential and sink. Free with the two below. */
+/* Copies that live on their own; a mailbox's has its own credential and sink. */
 struct mailbox_conf *mailbox_conf_dup(const struct mailbox_conf *);
 void mailbox_conf_free(struct mailbox_conf **);
+struct credential_conf *credential_conf_dup(const struct credential_conf *);
+void credential_conf_free(struct credential_conf **);
 struct sink_conf *sink_conf_dup(const struct sink_conf *);
 void sink_conf_free(struct sink_conf **);
 

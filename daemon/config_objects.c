@@ -85,7 +85,7 @@ bool sink_conf_equal(const struct sink_conf *a, const struct sink_conf *b)
 
 /* --- credentials --- */
 
-static struct credential_conf *credential_conf_dup(const struct credential_conf *c)
+struct credential_conf *credential_conf_dup(const struct credential_conf *c)
 {
 	struct credential_conf *copy = xmalloc(sizeof(*copy));
 
@@ -101,8 +101,12 @@ static struct credential_conf *credential_conf_dup(const struct credential_conf 
 	return copy;
 }
 
-static void credential_conf_free(struct credential_conf *c)
+void credential_conf_free(struct credential_conf **credential)
 {
+	struct credential_conf *c = *credential;
+
+	if (c == NULL)
+		return;
 	free(c->name);
 	free(c->token_url);
 	free(c->scope);
@@ -112,6 +116,7 @@ static void credential_conf_free(struct credential_conf *c)
 	free(c->tenant);
 	free(c->imap_host);
 	free(c);
+	*credential = NULL;
 }
 
 /* admission does not count: it is not the session's */
@@ -161,7 +166,7 @@ void mailbox_conf_free(struct mailbox_conf **mailbox)
 		return;
 	credential.lent = m->credential;	/* a copy's are its own */
 	sink.lent = m->deliver;
-	credential_conf_free(credential.own);
+	credential_conf_free(&credential.own);
 	sink_conf_free(&sink.own);
 	mailbox_conf_free_own(m);
 	*mailbox = NULL;
@@ -186,7 +191,7 @@ void config_free(struct config **config)
 	for (size_t i = 0; i < c->n_mailboxes; i++)
 		mailbox_conf_free_own(c->mailboxes[i]);
 	for (size_t i = 0; i < c->n_credentials; i++)
-		credential_conf_free(c->credentials[i]);
+		credential_conf_free(&c->credentials[i]);
 	for (size_t i = 0; i < c->n_sinks; i++)
 		sink_conf_free(&c->sinks[i]);
 	free(c->mailboxes);

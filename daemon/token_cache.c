@@ -29,7 +29,7 @@ static void grant_drop(struct grant *g)
 
 	while ((r = TAILQ_FIRST(&g->waiting)) != NULL) {
 		TAILQ_REMOVE(&g->waiting, r, link);
-		request_orphan(r, cache, g->credential->conf.name);
+		request_orphan(r, cache, g->credential->conf->name);
 	}
 	grant_free(g);
 }
@@ -49,36 +49,21 @@ static struct credential *credential_find(struct token_cache *cache, const char 
 	struct credential *c;
 
 	TAILQ_FOREACH(c, &cache->credentials, link)
-		if (strcmp(c->conf.name, name) == 0)
+		if (strcmp(c->conf->name, name) == 0)
 			return c;
 	return NULL;
 }
 
 static void credential_done(struct credential *c)
 {
-	free(c->conf.name);
-	free(c->conf.token_url);
-	free(c->conf.scope);
-	free(c->conf.client_id);
-	free(c->conf.secret_file);
-	free(c->conf.ca_file);
-	free(c->conf.tenant);
-	free(c->conf.imap_host);
+	credential_conf_free(&c->conf);
 	free(c->token_host);
 }
 
 static void credential_set(struct credential *c, const struct credential_conf *conf)
 {
 	credential_done(c);
-	c->conf = *conf;
-	c->conf.name = xstrdup(conf->name);
-	c->conf.token_url = xstrdup(conf->token_url);
-	c->conf.scope = xstrdup(conf->scope);
-	c->conf.client_id = xstrdup(conf->client_id);
-	c->conf.secret_file = xstrdup(conf->secret_file);
-	c->conf.ca_file = xstrdup(conf->ca_file);
-	c->conf.tenant = xstrdup(conf->tenant);
-	c->conf.imap_host = xstrdup(conf->imap_host);
+	c->conf = credential_conf_dup(conf);
 	c->token_host = url_host(conf->token_url, NULL);
 }
 
@@ -101,7 +86,7 @@ static bool gives_same_token(const struct credential_conf *a, const struct crede
 static void credential_take(struct token_cache *cache, const struct credential_conf *conf)
 {
 	struct credential *c = credential_find(cache, conf->name);
-	bool same = c != NULL && gives_same_token(&c->conf, conf);
+	bool same = c != NULL && gives_same_token(c->conf, conf);
 	struct grant *g;
 
 	if (c == NULL) {
@@ -290,7 +275,7 @@ static void snapshot_credential(const struct credential *c, struct token_snapsho
 {
 	const struct grant *g;
 
-	*ret_snap = (struct token_snapshot){ .credential = c->conf.name };
+	*ret_snap = (struct token_snapshot){ .credential = c->conf->name };
 	LIST_FOREACH(g, &c->grants, link) {
 		ret_snap->requests += g->n_requests;
 		ret_snap->failures += g->n_failures;

@@ -92,7 +92,7 @@ static void grant_arm(struct grant *g)
 static void log_failed(struct grant *g, msec_t wait_ms)
 {
 	const struct failure *why = &g->failure;
-	struct log_context ctx = { .credential = g->credential->conf.name };
+	struct log_context ctx = { .credential = g->credential->conf->name };
 	msec_t left_s = grant_is_usable(g) ? (g->expires_ms - clock_now_ms()) / 1000 : 0;
 	char more[160], repeated[24];
 	unsigned untold;
@@ -134,7 +134,7 @@ static void grant_failed(struct grant *g, const struct failure *why)
 
 static struct failure_subject subject_of(const struct grant *g)
 {
-	const struct credential_conf *conf = &g->credential->conf;
+	const struct credential_conf *conf = g->credential->conf;
 
 	return (struct failure_subject){ .client_id = conf->client_id, .tenant = conf->tenant,
 	    .token_host = g->credential->token_host, .host = g->credential->token_host, .mailbox = g->subject };
@@ -144,7 +144,7 @@ static struct failure_subject subject_of(const struct grant *g)
 
 static void log_refreshed(struct grant *g)
 {
-	struct log_context ctx = { .credential = g->credential->conf.name };
+	struct log_context ctx = { .credential = g->credential->conf->name };
 	msec_t life_s = (g->expires_ms - g->fetched_ms) / 1000, renew_s = (g->renew_ms - g->fetched_ms) / 1000;
 	char life[24];
 	struct log_field field = { "LIFETIME", life }, hint = { "HINT", g->payload.finding };
@@ -292,7 +292,7 @@ static char *build_form(const struct credential_conf *conf, const char *secret)
 
 static void grant_post(struct grant *g, const struct secret_job *j)
 {
-	const struct credential_conf *conf = &g->credential->conf;
+	const struct credential_conf *conf = g->credential->conf;
 	char *form = build_form(conf, j->secret);
 
 	if (g->has_digest && memcmp(g->digest, j->digest, sizeof(g->digest)) != 0)
@@ -310,7 +310,7 @@ static void secret_failed(struct grant *g, const char *why)
 	struct failure_subject subject = subject_of(g);
 	struct failure failure;
 
-	subject.path = g->credential->conf.secret_file;
+	subject.path = g->credential->conf->secret_file;
 	failure_own(&failure, "secret-file", &subject, "%s", why);
 	g->has_digest = false;
 	grant_failed(g, &failure);
@@ -364,7 +364,7 @@ static void read_secret(struct grant *g, bool only_if_changed)
 	j->job.done = done_secret;
 	j->grant = g;
 	j->only_if_changed = only_if_changed;
-	j->path = xstrdup(g->credential->conf.secret_file);
+	j->path = xstrdup(g->credential->conf->secret_file);
 	g->job = j;
 	event_add(g->timer, &limit);
 	lane_submit(g->credential->cache->lane, &j->job);

@@ -47,7 +47,7 @@ struct grant {
 struct credential {
 	TAILQ_ENTRY(credential) link;
 	struct token_cache *cache;
-	struct credential_conf conf;	/* owned copy */
+	struct credential_conf *conf;	/* an own copy */
 	char *token_host;
 	bool kept;			/* the new configuration has it */
 	LIST_HEAD(, grant) grants;
