@@ -61,6 +61,7 @@ const struct config *fleet_config(const struct fleet *);
 enum health_level { HEALTH_OK, HEALTH_DEGRADED, HEALTH_DOWN };
 const char *health_name(enum health_level);				/* "ok" */
 struct health_reason { const char *what; char name[128]; int64_t since_wall_s; char hint[FAILURE_HINT_MAX]; };	/* what: "credential", "admission", "sink", "store", "disk", "mailboxes" */
+#define HEALTH_REASONS_MAX 64		/* there are never more */
 /* At most room reasons are written; ret_n gets how many. */
 enum health_level fleet_health(struct fleet *, struct health_reason *ret_v, size_t room, size_t *ret_n);
 bool fleet_is_alive(struct fleet *);				/* the watchdog's question (promise 8) */

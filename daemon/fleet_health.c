@@ -12,7 +12,6 @@
 #define JOB_STUCK_MS 180000		/* a worker's job that old: the watchdog is not fed */
 #define FAILING_LONG_MS (15 * 60 * 1000)
 #define FAILING_FEW 3			/* so many mailboxes may always fail for long without being degraded, and 1 % */
-#define REASONS_MAX 64
 #define CREDENTIALS_MAX 256
 
 struct verdict {
@@ -35,7 +34,7 @@ static void add_reason(struct fleet *f, struct verdict *verdict, enum health_lev
 
 	if (how_bad > verdict->health)
 		verdict->health = how_bad;
-	if (verdict->n == REASONS_MAX)
+	if (verdict->n == HEALTH_REASONS_MAX)
 		return;
 	r = &verdict->v[verdict->n++];
 	r->what = what;
@@ -142,7 +141,7 @@ const char *health_name(enum health_level health)
 
 enum health_level fleet_health(struct fleet *f, struct health_reason *ret_v, size_t room, size_t *ret_n)
 {
-	struct verdict verdict = { .health = HEALTH_OK, .v = xcalloc(REASONS_MAX, sizeof(struct health_reason)) };
+	struct verdict verdict = { .health = HEALTH_OK, .v = xcalloc(HEALTH_REASONS_MAX, sizeof(struct health_reason)) };
 
 	judge_disks(f, &verdict);
 	judge_credentials(f, &verdict);

@@ -33,7 +33,6 @@ struct imap_session {
 	const struct imap_session_ops *ops;
 	void *arg;
 	enum phase phase;
-	msec_t phase_since_ms;
 	char *initial_response;			/* SASL's, base64; NULL once sent */
 	struct dial *dial;			/* NULL unless P_DIAL */
 	SSL *ssl;				/* the bufferevent's once it exists */
@@ -90,7 +89,6 @@ static void session_enter(struct imap_session *s, enum phase next)	/* the only w
 {
 	log_debug(s->conf.log, "session: %s -> %s", phases[s->phase].name, phases[next].name);
 	s->phase = next;
-	s->phase_since_ms = clock_now_ms();
 	set_timer(s, phase_limit_ms(s));
 	if (phases[next].enter != NULL)
 		phases[next].enter(s);
@@ -133,7 +131,7 @@ static const char *command_name(enum imap_command command)
 	static const char *const names[] = {
 		[COMMAND_SELECT] = "SELECT", [COMMAND_STATUS] = "STATUS", [COMMAND_SEARCH] = "UID SEARCH", [COMMAND_FETCH] = "UID FETCH",
 		[COMMAND_STORE] = "UID STORE", [COMMAND_COPY] = "UID COPY", [COMMAND_MOVE] = "UID MOVE", [COMMAND_EXPUNGE] = "UID EXPUNGE",
-		[COMMAND_IDLE] = "IDLE", [COMMAND_UNSELECT] = "UNSELECT", [COMMAND_LOGOUT] = "LOGOUT",
+		[COMMAND_IDLE] = "IDLE", [COMMAND_LOGOUT] = "LOGOUT",
 	};
 
 	return names[command];
@@ -826,11 +824,6 @@ bool imap_session_is_ready(const struct imap_session *s)
 bool imap_session_is_idling(const struct imap_session *s)
 {
 	return s->phase == P_IDLE_ASKED || s->phase == P_IDLE;
-}
-
-msec_t imap_session_since_ms(const struct imap_session *s)
-{
-	return s->phase_since_ms;
 }
 
 void imap_session_pause(struct imap_session *s)

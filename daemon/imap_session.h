@@ -19,7 +19,7 @@ struct imap_session;
 
 enum imap_command {
 	COMMAND_SELECT, COMMAND_STATUS, COMMAND_SEARCH, COMMAND_FETCH, COMMAND_STORE, COMMAND_COPY, COMMAND_MOVE,
-	COMMAND_EXPUNGE, COMMAND_IDLE, COMMAND_UNSELECT, COMMAND_LOGOUT,
+	COMMAND_EXPUNGE, COMMAND_IDLE, COMMAND_LOGOUT,
 };
 
 struct imap_done {				/* lent for the callback */
@@ -64,7 +64,6 @@ void imap_session_set_trace(struct imap_session *, struct imap_trace *);	/* from
 bool imap_session_can(const struct imap_session *, const char *capability);	/* one of those this program asks for */
 bool imap_session_is_ready(const struct imap_session *);	/* a command may be sent now */
 bool imap_session_is_idling(const struct imap_session *);	/* imap_session_leave_idle() makes sense */
-msec_t imap_session_since_ms(const struct imap_session *);	/* when its present phase began */
 
 /* Each needs imap_session_is_ready(); on_done answers. Folder names are UTF-8. uids must fit IMAP_SET_MAX as text. */
 #define IMAP_SET_MAX 7000		/* keeps a command under 8 KiB (exchange-online 4.9) */
@@ -82,7 +81,6 @@ void imap_session_move(struct imap_session *, const struct ranges *uids, const c
 void imap_session_expunge(struct imap_session *, const struct ranges *uids);	/* UID EXPUNGE, only with UIDPLUS */
 void imap_session_idle(struct imap_session *, msec_t at_most_ms);	/* leaves by itself after that */
 void imap_session_leave_idle(struct imap_session *);		/* at once; on_done(COMMAND_IDLE) follows */
-void imap_session_unselect(struct imap_session *);
 void imap_session_logout(struct imap_session *);		/* on_end follows */
 
 /* Back-pressure: while paused nothing is read and no deadline runs. */

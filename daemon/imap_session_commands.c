@@ -95,8 +95,3 @@ void imap_session_expunge(struct imap_session *s, const struct ranges *uids)
 {
 	command_on_uids(s, COMMAND_EXPUNGE, PHASE_OTHER, "UID EXPUNGE", uids, "");
 }
-
-void imap_session_unselect(struct imap_session *s)
-{
-	imap_session_command(s, COMMAND_UNSELECT, PHASE_OTHER, "UNSELECT");
-}

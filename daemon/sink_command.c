@@ -420,7 +420,6 @@ static unsigned command_waiting(const void *self)
 }
 
 const struct sink_driver sink_command_driver = {
-	.name = "command",
 	.many_at_once = false,
 	.open = command_open,
 	.close = command_close,

@@ -35,7 +35,6 @@ typedef void sink_done_cb(void *arg, struct message *, enum sink_outcome, const 
 typedef void sink_place_cb(void *arg, const struct spool_place *, const struct failure *why);
 
 struct sink_driver {
-	const char *name;
 	bool many_at_once;	/* messages of one mailbox may be under way together; outcomes keep no order */
 	bool keeps_file;	/* the spooled file itself is what is delivered */
 	void *(*open)(const struct sink_env *, const struct sink_conf *);	/* conf is lent until close */

@@ -448,7 +448,6 @@ static void maildir_deliver(void *self, struct message *m, sink_done_cb *cb, voi
 }
 
 const struct sink_driver sink_maildir_driver = {
-	.name = "maildir",
 	.many_at_once = true,
 	.keeps_file = true,
 	.open = maildir_open,

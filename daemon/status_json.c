@@ -10,7 +10,6 @@
 #include "util.h"
 
 #define SCHEMA 1
-#define REASONS_MAX 64
 #define GIVEN_UP_MAX 20		/* of a folder; the log has all */
 #define TEXT_BYTES 1024			/* of what is not UTF-8 and must be made so */
 
@@ -95,12 +94,12 @@ static json_t *reason_object(const struct health_reason *reason)
 
 static void put_health(json_t *object, struct fleet *fleet)
 {
-	struct health_reason *reasons = xcalloc(REASONS_MAX, sizeof(*reasons));
+	struct health_reason *reasons = xcalloc(HEALTH_REASONS_MAX, sizeof(*reasons));
 	json_t *list = json_array();
 	size_t n = 0;
 
-	put(object, "health", json_string(health_name(fleet_health(fleet, reasons, REASONS_MAX, &n))));
-	for (size_t i = 0; i < n && i < REASONS_MAX; i++)
+	put(object, "health", json_string(health_name(fleet_health(fleet, reasons, HEALTH_REASONS_MAX, &n))));
+	for (size_t i = 0; i < n && i < HEALTH_REASONS_MAX; i++)
 		json_array_append_new(list, reason_object(&reasons[i]));
 	put(object, "reasons", list);
 	free(reasons);

@@ -1,4 +1,4 @@
-/* workers.h - threads for what may wait: disks, SQLite, getaddrinfo, the journal's socket.
+/* workers.h - threads for what may wait: disks, SQLite, getaddrinfo, the service manager, a program's start.
  *
  * A lane has its own queue and threads; jobs of a lane with one thread keep their order. work() runs on a thread
  * and touches its job only: no libevent, no other module but log and util. done() then runs on the loop, exactly
@@ -21,7 +21,7 @@ struct job {				/* first member of the caller's own struct; zero it */
 
 enum lane_kind {
 	LANE_DISK,			/* watched: a job of more than 20 s is told, one of more than 180 s withholds the watchdog's ping */
-	LANE_REMOTE,			/* waits for others (DNS, the journal, the place a backup goes to): not watched */
+	LANE_REMOTE,			/* waits for others (DNS, the service manager, the place a backup goes to): not watched */
 };
 
 struct workers *workers_new(struct event_base *);
