@@ -123,10 +123,23 @@ static void done_audit(struct job *job)
 	job_free(j);
 }
 
+/* All that waits. */
+static void submit(struct audit *a, bool is_last)
+{
+	struct audit_job *j = xcalloc(1, sizeof(*j));
+
+	*j = (struct audit_job){ .job = { .work = work_audit, .done = done_audit }, .audit = is_last ? NULL : a, .path = xstrdup(a->path), .text = a->text,
+	    .len = a->len, .fd = a->fd };
+	a->text = NULL;
+	a->len = a->room = 0;
+	a->fd = -1;
+	if (!is_last)
+		a->job = j;
+	lane_submit(a->lane, &j->job);
+}
+
 static void audit_next(struct audit *a)
 {
-	struct audit_job *j;
-
 	if (a->job != NULL || event_pending(a->retry, EV_TIMEOUT, NULL))
 		return;
 	if (a->reopen && a->fd >= 0) {
@@ -134,16 +147,8 @@ static void audit_next(struct audit *a)
 		a->fd = -1;
 	}
 	a->reopen = false;
-	if (a->path == NULL || a->len == 0)
-		return;
-	j = xcalloc(1, sizeof(*j));
-	*j = (struct audit_job){ .job = { .work = work_audit, .done = done_audit }, .audit = a, .path = xstrdup(a->path), .text = a->text, .len = a->len,
-	    .fd = a->fd };
-	a->text = NULL;
-	a->len = a->room = 0;
-	a->fd = -1;
-	a->job = j;
-	lane_submit(a->lane, &j->job);
+	if (a->path != NULL && a->len > 0)
+		submit(a, false);
 }
 
 static void on_retry(evutil_socket_t fd, short what, void *arg)
@@ -162,15 +167,11 @@ struct audit *audit_new(struct event_base *base, struct workers *workers)
 	return a;
 }
 
-/* The process ends and the lane with it: what came while the last job ran is not left behind, if the disk takes it. */
-static void write_last(struct audit *a)
+/* What came while a job runs follows it on the lane, which has one thread. */
+void audit_finish(struct audit *a)
 {
-	struct audit_job last = { .path = a->path, .text = a->text, .len = a->len, .fd = a->fd };
-
-	if (a->path == NULL || a->len == 0 || a->failing)
-		return;
-	work_audit(&last.job);
-	a->fd = last.fd;
+	if (a->path != NULL && a->len > 0)
+		submit(a, true);
 }
 
 void audit_free(struct audit **audit)
@@ -179,7 +180,6 @@ void audit_free(struct audit **audit)
 
 	if (a == NULL)
 		return;
-	write_last(a);
 	if (a->job != NULL)
 		a->job->audit = NULL;
 	if (a->fd >= 0)

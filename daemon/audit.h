@@ -7,7 +7,9 @@ struct event_base; struct workers;
 struct audit;
 
 struct audit *audit_new(struct event_base *, struct workers *);
-void audit_free(struct audit **);		/* after workers_free(); writes what still waits, blocking */
+/* Nothing more comes: what waits is given to the lane, so workers_free() lets it be written if the disk takes it. */
+void audit_finish(struct audit *);
+void audit_free(struct audit **);		/* after workers_free() */
 /* Where lines go from now on; NULL: nowhere. Also closes and opens the file anew, for who has rotated it. */
 void audit_set_file(struct audit *, const char *path);
 void audit_line(struct audit *, const char *line);	/* copied; with its newline */

@@ -355,6 +355,7 @@ static void on_stop_timer(evutil_socket_t fd, short what, void *arg)
 	if (f->n_leaving > 0)
 		log_warning(NULL, "%zu mailboxes did not stop in time; what they had under way is done again at the next start", f->n_leaving);
 	event_del(f->stop_timer);
+	audit_finish(f->audit);
 	f->on_stopped = NULL;
 	if (on_stopped != NULL)
 		on_stopped(f->stopped_arg);

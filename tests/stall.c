@@ -1,10 +1,12 @@
 /* For LD_PRELOAD in tests: a disk that hangs. Flushing or running a file below STALL_BELOW, and asking for its file system's room, waits while a test holds the lock (flock) of the file
- * STALL_GATE; the lock goes with the test. What was flushed there is a line in the file STALL_TOLD, if there is such a name. */
+ * STALL_GATE; the lock goes with the test; with STALL_WRITES so does writing. What was flushed or run there is a line in the file STALL_TOLD, if
+ * there is such a name. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <spawn.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,27 +26,38 @@ static void tell(const char *path)
 	close(fd);
 }
 
-static void wait_for(const char *path)
+static bool wait_for(const char *path)
 {
 	const char *gate = getenv("STALL_GATE"), *below = getenv("STALL_BELOW");
 	int lock;
 
 	if (gate == NULL || below == NULL || strncmp(path, below, strlen(below)) != 0)
-		return;
+		return false;
 	if ((lock = open(gate, O_RDONLY | O_CLOEXEC)) < 0)
-		return;
+		return false;
 	flock(lock, LOCK_SH);
 	close(lock);
-	tell(path);
+	return true;
+}
+
+static bool wait_for_file(int fd, char path[PATH_MAX])
+{
+	char link[64];
+	ssize_t len;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if ((len = readlink(link, path, PATH_MAX - 1)) < 0)
+		return false;
+	path[len] = '\0';
+	return wait_for(path);
 }
 
 static void wait_at_gate(int fd)
 {
-	char link[64], path[PATH_MAX] = "";
+	char path[PATH_MAX];
 
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	if (readlink(link, path, sizeof(path) - 1) > 0)
-		wait_for(path);
+	if (wait_for_file(fd, path))
+		tell(path);
 }
 
 static void *next(const char *name)
@@ -62,7 +75,8 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
 	typedef int function(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const[], char *const[]);
 	union { void *found; function *call; } real = { next("posix_spawn") };
 
-	wait_for(path);
+	if (wait_for(path))
+		tell(path);
 	return real.call(pid, path, files, attr, argv, env);
 }
 
@@ -73,6 +87,15 @@ int statvfs(const char *path, struct statvfs *room)
 
 	wait_for(path);
 	return real.call(path, room);
+}
+
+ssize_t write(int fd, const void *data, size_t len)
+{
+	char path[PATH_MAX];
+
+	if (getenv("STALL_WRITES") != NULL)
+		wait_for_file(fd, path);
+	return syscall(SYS_write, fd, data, len);
 }
 
 int fsync(int fd)

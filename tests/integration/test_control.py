@@ -7,7 +7,10 @@ import sqlite3
 import subprocess
 import time
 
+import pytest
+
 from lib.daemon import BUILD
+from lib.gate import Gate
 from lib.maildir import Maildir
 
 A, B = "a@contoso.example", "b@contoso.example"
@@ -256,6 +259,27 @@ def test_audit_off(simulator, daemon):
     daemon.start()
     daemon.wait_delivered(A, 3)
     assert daemon.stop() == 0 and daemon.has_line("event=stopped") and not daemon.has_line("event=delivered")
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_audit_on_a_disk_that_hangs(simulator, daemon, tmp_path, mended):
+    """Its lines wait, and a stop does not wait for it; what the disk still takes then is written"""
+    simulator.mailbox(A)
+    (tmp_path / "audits").mkdir()
+    gate, log = Gate(tmp_path / "gate", tmp_path / "audits"), tmp_path / "audits" / "audit.log"
+    daemon.config([A], top={"audit": str(log)})
+    daemon.start(env={**gate.env, "STALL_WRITES": "1"})
+    gate.shut()
+    for n in (1, 2):
+        simulator.add(A, [{"seed": n, "size": 1500}])
+        daemon.wait_delivered(A, n)
+        gate.wait_stalled()             # with the first line
+    daemon.process.send_signal(signal.SIGTERM)
+    if mended:
+        daemon.wait_line("signal 15: stopping")
+        gate.open()
+    assert daemon.finish(10) == 0
+    assert len(audited(log)) == (2 if mended else 0)
 
 
 def test_audit_file(simulator, daemon, tmp_path):
