@@ -213,8 +213,7 @@ struct spawn_job {
 	char *path, **argv, **env;
 	pid_t pid;
 	int pidfd, said_fd;
-	bool lost;			/* the message's file cannot be had; then error says why */
-	int error;			/* errno; 0: it runs */
+	int file_error, error;		/* errno: of the message's file; of the program's start. Both 0: it runs */
 };
 
 #define N_ENV 10
@@ -288,8 +287,7 @@ static void work_spawn(struct job *job)
 	int message_fd = open(j->path, O_RDONLY | O_CLOEXEC), said[2];
 
 	if (message_fd < 0) {
-		j->error = errno;
-		j->lost = true;
+		j->file_error = errno;
 		return;
 	}
 	if (pipe2(said, O_CLOEXEC) < 0) {	/* a pipe, which a script can open by its name: > /dev/stderr */
@@ -315,10 +313,11 @@ static void not_started(struct child *c, const struct spawn_job *j)
 	struct failure why;
 	char hint[200];
 
-	if (j->lost) {
-		failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "disk", "Nobody but mailpolld may remove files from the spool; the message is fetched again.",
-		    "cannot open %s: %s", j->path, strerror(j->error));
-		answer(c, j->error == ENOENT ? SINK_LOST : SINK_TEMPORARY, &why);
+	if (j->file_error != 0) {
+		failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "disk", j->file_error == ENOENT ?
+		    "Nobody but mailpolld may remove files from the spool; the message is fetched again." : "Look at the disk that state_dir is on.",
+		    "cannot open %s: %s", j->path, strerror(j->file_error));
+		answer(c, j->file_error == ENOENT ? SINK_LOST : SINK_TEMPORARY, &why);
 		return;
 	}
 	snprintf(hint, sizeof(hint), "Check that %s exists and the daemon's user may run it.", program);
@@ -354,7 +353,7 @@ static void done_spawn(struct job *job)
 
 	c->sink->starting = false;
 	c->said_fd = j->said_fd;
-	if (j->error == 0) {
+	if (j->file_error == 0 && j->error == 0) {
 		child_started(c, j);
 		start_waiting(c->sink);
 	} else {
