@@ -6,7 +6,7 @@
 #include "log.h"
 #include "util.h"
 
-#define THROTTLED_MANY 3		/* so many mailboxes within a minute are the credential's matter */
+#define THROTTLED_MANY 3		/* so many mailboxes within a minute are the credential's matter; both, where there are two */
 #define THROTTLED_WITHIN_MS 60000
 #define SLOWEST 64
 #define STARTING_MOST 200		/* beyond that sign-ins only wait for the processor, each with a handshake's memory */
@@ -134,13 +134,15 @@ void seat_throttled(struct seat *s)
 	struct gate *g = s->gate;
 	msec_t since_ms = clock_now_ms() - THROTTLED_WITHIN_MS;
 	struct timeval minute = clock_interval(THROTTLED_WITHIN_MS);
+	size_t n = 0;
 
 	note_throttled(g, s);
 	if (g->slow > 1)
 		event_add(g->recovery, &minute);	/* it goes on: no recovery yet */
 	for (size_t i = 0; i < THROTTLED_MANY; i++)
-		if (g->throttled[i].seat == NULL || g->throttled[i].at_ms < since_ms)
-			return;
+		n += g->throttled[i].seat != NULL && g->throttled[i].at_ms >= since_ms;
+	if (n < 2 || n < (g->n_seats < THROTTLED_MANY ? g->n_seats : THROTTLED_MANY))
+		return;
 	memset(g->throttled, 0, sizeof(g->throttled));	/* as many again make it slower still */
 	if (g->slow < SLOWEST)
 		set_slow(g, 2 * g->slow);

@@ -232,6 +232,24 @@ static void test_slowed_by_throttling(void **state)
 	expect_rate(8, false);
 }
 
+/* of a credential with two, both */
+static void test_slowed_by_throttling_of_two(void **state)
+{
+	(void)state;
+	configure(8, 0, 0);
+	ask(0, 2);
+	run_until(2);
+	seat_throttled(&w.boxes[1].seat);
+	seat_throttled(&w.boxes[1].seat);
+	expect_rate(8, false);
+	seat_throttled(&w.boxes[0].seat);
+	expect_rate(4, true);
+	seat_leave(&w.boxes[0].seat);
+	seat_throttled(&w.boxes[1].seat);	/* and one alone never */
+	seat_throttled(&w.boxes[1].seat);
+	expect_rate(4, true);
+}
+
 static void test_slowed_without_a_limit(void **state)
 {
 	(void)state;
@@ -252,7 +270,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_longest_without_a_look_first), TEST(test_order_of_many), TEST(test_no_more_at_once), TEST(test_never_all_at_once),
 		TEST(test_no_more_in_a_second), TEST(test_fetching_in_turn),
-		TEST(test_slowed_by_throttling), TEST(test_slowed_without_a_limit),
+		TEST(test_slowed_by_throttling), TEST(test_slowed_by_throttling_of_two), TEST(test_slowed_without_a_limit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
