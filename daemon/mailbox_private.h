@@ -50,7 +50,8 @@ struct mailbox {
 	uint64_t token_serial;
 	bool token_replaced;			/* once already, since a full look was done */
 	bool relogin_due;			/* a newer token is there: sign in anew, once admitted, between two commands */
-	msec_t relogin_ms;			/* ask for it; 0: not planned */
+	msec_t relogin_ms, relogin_latest_ms;	/* ask for it; 0: not planned. A session with the newer token is wanted then */
+	bool relogin_waits;			/* it was not there yet when it was asked for */
 	bool short_end;				/* the last session came to an ordinary end very soon */
 	msec_t token_end_ms;			/* the session's, too (exchange-online 5.3) */
 	struct imap_session *session;

@@ -66,17 +66,20 @@ void session_start_over(struct mailbox *m)
 }
 
 /* The moment between the next token's arrival and the end of this one's use, drawn anew by each mailbox, so that those
- * who share a token do not come back in one minute. */
+ * who share a token do not come back in one minute; once more when it has come late. */
+static void draw_relogin(struct mailbox *m, msec_t from_ms)
+{
+	m->relogin_ms = from_ms;
+	if (m->relogin_latest_ms > from_ms)
+		m->relogin_ms += (msec_t)clock_random((uint64_t)(m->relogin_latest_ms - from_ms));
+}
+
 static void plan_relogin(struct mailbox *m, const struct token *token)
 {
-	msec_t life_ms = token->expires_ms - token->fetched_ms, margin_ms = life_ms < 20 * 60000 ? life_ms / 4 : 5 * 60000;
-	msec_t latest_ms = token->expires_ms - margin_ms;
-
-	m->relogin_due = false;
+	m->relogin_due = m->relogin_waits = false;
 	m->token_end_ms = token->expires_ms;
-	m->relogin_ms = token->renew_ms;
-	if (latest_ms > token->renew_ms)
-		m->relogin_ms += (msec_t)clock_random((uint64_t)(latest_ms - token->renew_ms));
+	m->relogin_latest_ms = token->margin_ms;
+	draw_relogin(m, token->renew_ms);
 }
 
 void session_replace_text(const char **text, const char *with)
@@ -222,10 +225,15 @@ static void on_newer_token(void *arg, const struct token *token, const struct fa
 
 	(void)why;
 	m->token_request = NULL;
-	if (token != NULL && token->serial != m->token_serial)
-		m->relogin_due = true;
-	else
+	if (token == NULL || token->serial == m->token_serial) {
+		m->relogin_waits = true;
 		m->relogin_ms = clock_now_ms() + RELOGIN_ASK_MS;
+	} else if (m->relogin_waits) {		/* all who waited for it know within seconds */
+		m->relogin_waits = false;
+		draw_relogin(m, clock_now_ms());
+	} else {
+		m->relogin_due = true;
+	}
 	mailbox_wake(m);
 }
 

@@ -191,7 +191,7 @@ static void on_request(evutil_socket_t fd, short what, void *arg)
 		cb(cb_arg, NULL, &why);
 		return;
 	}
-	token = (struct token){ .text = g->text, .serial = g->serial, .fetched_ms = g->fetched_ms, .renew_ms = g->renew_ms,
+	token = (struct token){ .text = g->text, .serial = g->serial, .renew_ms = g->renew_ms, .margin_ms = g->margin_ms,
 	    .expires_ms = g->expires_ms, .object_id = g->payload.object_id, .finding = g->payload.finding };
 	cb(cb_arg, &token, NULL);
 }

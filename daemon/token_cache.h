@@ -19,7 +19,7 @@ struct token_request;
 struct token {				/* lent for the length of a callback */
 	const char *text;		/* never to be logged */
 	uint64_t serial;		/* names it without telling it; grows */
-	msec_t fetched_ms, renew_ms, expires_ms;	/* clock_now_ms() */
+	msec_t renew_ms, margin_ms, expires_ms;	/* a newer one is due; this one is handed out no more if one can be had; its end */
 	const char *object_id;		/* `oid` of its payload, when it could be read; else NULL */
 	const char *finding;		/* what its payload shows to be wrong, a sentence (exchange-online 2.6); else NULL */
 };

@@ -366,3 +366,20 @@ def test_renewal_that_brings_the_same_end(simulator, daemon):
     simulator.wait("logins", 3, ADDRESS, timeout_s=80)
     assert simulator.counts("token_requests") <= 12 and simulator.state(ADDRESS)["refused"] == 0
     assert not daemon.has_line("failure=")
+
+
+def test_renewal_that_comes_late(simulator, make_daemon):
+    """Those whose moment to sign in anew has passed when the newer token comes do not all come back with it: each draws another moment"""
+    addresses = ["box%02d@contoso.example" % i for i in range(40)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=1200, refresh_in=60, script=[None, {"status": 503, "retry_after": 300}])
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config(addresses)
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    simulator.wait("logins", 80, timeout_s=60)
+    second = next(i for i, line in enumerate(daemon.lines) if "event=token-refreshed" in line and any("event=token-failed" in old for old in daemon.lines[:i]))
+    refreshed = seconds(daemon.lines[second][:19] + "Z")
+    signed_in = [seconds(line[:19] + "Z") - refreshed for line in daemon.lines[second:] if "session: asking capabilities again -> between commands" in line]
+    assert sum(at <= 10 for at in signed_in) <= 4 and len(signed_in) >= 36, sorted(signed_in)
+    assert not daemon.has_line("event=(sign-in-failed|mailbox-stalled)") and simulator.state()["counts"].get("refused", 0) == 0

@@ -49,7 +49,7 @@ static void give_token(evutil_socket_t fd, short what, void *arg)
 {
 	struct asker *a = arg;
 	msec_t now_ms = clock_now_ms();
-	struct token token = { .text = "t", .serial = 1, .fetched_ms = now_ms, .renew_ms = now_ms + 3600000, .expires_ms = now_ms + 7200000 };
+	struct token token = { .text = "t", .serial = 1, .renew_ms = now_ms + 3600000, .margin_ms = now_ms + 6900000, .expires_ms = now_ms + 7200000 };
 
 	(void)fd, (void)what;
 	a->cb(a->arg, &token, NULL);
