@@ -8,11 +8,12 @@
 
 #define HEADER_MAX (256 * 1024)
 
-/* What Exchange gives in place of a message begins so (exchange-online 5.8 B). */
+/* What Exchange gives in place of a message begins so; in other languages only its sender is known (exchange-online 5.8 B, 4.6). */
 static const char substitute_subject[] = "Retrieval using the IMAP4 protocol failed for the following message:";
 static const char substitute_body[] = "The server couldn't retrieve the following message:";
+static const char substitute_from[] = "Microsoft Exchange Server", no_host[] = ".MISSING-HOST-NAME.";
 
-static const char *const wanted[HEADER_N] = { [HEADER_MESSAGE_ID] = "message-id:", [HEADER_SUBJECT] = "subject:" };
+static const char *const wanted[HEADER_N] = { [HEADER_MESSAGE_ID] = "message-id:", [HEADER_SUBJECT] = "subject:", [HEADER_FROM] = "from:" };
 
 static void value_add(struct header_value *to, char c)
 {
@@ -102,10 +103,10 @@ void header_scan_done(struct header_scan *h)
 	*h = (struct header_scan){ 0 };
 }
 
-/* Any case, any blanks for a blank: it may be folded. */
+/* Any case, any blanks for a blank: it may be folded. A quote before it is none of it. */
 static bool begins_with(const struct header_value *value, const char *text)
 {
-	size_t at = 0;
+	size_t at = value->len > 0 && value->v[0] == '"';
 
 	for (; *text != '\0'; text++) {
 		size_t from = at;
@@ -120,10 +121,20 @@ static bool begins_with(const struct header_value *value, const char *text)
 	return true;
 }
 
+/* A server's name, and nobody who could be answered. */
+static bool is_from_the_server(const struct header_value *from)
+{
+	return begins_with(from, substitute_from) &&
+	    (memchr(from->v, '@', from->len) == NULL || memmem(from->v, from->len, no_host, sizeof(no_host) - 1) != NULL);
+}
+
 bool header_is_substitute(const struct header_scan *h)
 {
-	return begins_with(&h->values[HEADER_SUBJECT], substitute_subject) &&
-	    (h->values[HEADER_MESSAGE_ID].len == 0 || h->body_len == sizeof(substitute_body) - 1);
+	bool no_id = h->values[HEADER_MESSAGE_ID].len == 0;
+
+	if (begins_with(&h->values[HEADER_SUBJECT], substitute_subject))
+		return no_id || h->body_len == sizeof(substitute_body) - 1;
+	return no_id && is_from_the_server(&h->values[HEADER_FROM]);
 }
 
 char *message_key(const char *id, const char *folder, uint32_t uidvalidity, uint32_t uid)

@@ -10,8 +10,8 @@ struct evbuffer; struct volume; struct mailbox_conf;
 #define MESSAGE_ID_MAX 998		/* RFC 5322 2.1.1: a line's most */
 #define KEY_DIGEST_HEX 24
 
-/* Finds the first Message-ID and Subject while the header streams by, and how the body begins. Zero it to begin. */
-enum header_field { HEADER_MESSAGE_ID, HEADER_SUBJECT, HEADER_N };
+/* Finds the first Message-ID, Subject and From while the header streams by, and how the body begins. Zero it to begin. */
+enum header_field { HEADER_MESSAGE_ID, HEADER_SUBJECT, HEADER_FROM, HEADER_N };
 struct header_value { char *v; size_t len, room; bool over; };	/* grows with what is there, at most MESSAGE_ID_MAX */
 struct header_scan {
 	enum { SCAN_NAME, SCAN_OTHER, SCAN_VALUE, SCAN_BODY, SCAN_OVER } at;

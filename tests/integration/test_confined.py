@@ -212,6 +212,7 @@ SUBSTITUTE = "Retrieval using the IMAP4 protocol failed for the\r\n\tfollowing m
 
 @pytest.mark.parametrize("more", [
     {}, {"text": "From: \"Microsoft Exchange Server 2010\"\r\nsubject: " + SUBSTITUTE + "\r\n"},
+    {"text": "From: \"Microsoft Exchange Server\"\r\nSubject: =?utf-8?Q?Fehler_beim_Abruf_=C3=BCber_IMAP4=3A_2?=\r\n\r\nNachricht\r\n"},
     {"text": "Message-ID: <made@up>\r\nSubject: " + SUBSTITUTE + "\r\nThe server couldn't retrieve the following message:\r\n\r\nSubject: \"x\"\r\n"},
 ])
 def test_substitute_is_not_the_message(simulator, daemon, more):

@@ -77,6 +77,13 @@ static void test_substitute(void **state)
 	assert_false(is_substitute("Message-ID: <a@b>\r\nSubject: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"));
 	assert_false(is_substitute("Subject: Re: Retrieval using the IMAP4 protocol failed for the following message: 5\r\n\r\n"));
 	assert_false(is_substitute("Subject: Retrieval using\r\n\r\nfailed"));
+	/* in another language, or encoded: its sender tells, who has no address */
+	assert_true(is_substitute("From: \"Microsoft Exchange Server\"\r\nSubject: =?utf-8?B?RGVyIEFicnVm?=\r\n\r\nDie Nachricht"));
+	assert_true(is_substitute("Subject: Der Abruf mit IMAP4 ist fehlgeschlagen: 5\r\nFrom: Microsoft Exchange Server 2010\r\n\r\n"));
+	assert_true(is_substitute("From: \"Microsoft Exchange Server\" <@.MISSING-HOST-NAME.>\r\nSubject: x\r\n\r\n"));
+	assert_false(is_substitute("From: \"Microsoft Exchange Server\" <alerts@contoso.example>\r\nSubject: Disk full\r\n\r\n"));
+	assert_false(is_substitute("From: \"Microsoft Exchange Server\"\r\nMessage-ID: <a@b>\r\nSubject: x\r\n\r\n"));
+	assert_false(is_substitute("From: Exchange\r\nSubject: x\r\n\r\n"));
 	assert_false(is_substitute(""));
 }
 
