@@ -139,8 +139,8 @@ class Session(fetch.Fetching):
             if not self.rev2:
                 self.say("* 0 RECENT")
 
-    def fault(self, kind, uid=None, command=None, named=False):
-        return self.state.fault(self.mailbox, kind, uid, command, self.line, named)
+    def fault(self, kind, uid=None, command=None, named=False, asked=None):
+        return self.state.fault(self.mailbox, kind, uid, command, self.line, named, asked)
 
     def option(self, name):
         """One of state.options; a fault "options" has others for this mailbox or line."""
@@ -187,7 +187,7 @@ class Session(fetch.Fetching):
         if self.fault("unsolicited"):
             self.unsolicited()
         for kind in faults.KINDS if name != "LOGOUT" else ():
-            fault = self.fault(kind, command=name, named=self.mailbox is None)
+            fault = self.fault(kind, command=name, named=self.mailbox is None, asked=lambda uid: parse_set(args.split(" ")[0], [uid]))
             if fault:
                 await faults.play(self, kind, fault, tag, lambda: self.answer(tag, name, args))
                 return

@@ -98,14 +98,19 @@ class State:
         return self.mailboxes.get(address.lower())
 
     def add_mailbox(self, address, folders=("INBOX",), uidvalidity=14):
-        return self.mailboxes.setdefault(address.lower(), Mailbox(address, folders, uidvalidity))
+        mailbox = self.mailboxes.setdefault(address.lower(), Mailbox(address, folders, uidvalidity))
+        for name in folders:                    # one that is there gets those it lacks
+            mailbox.folders.setdefault(name, Folder(name, uidvalidity))
+        return mailbox
 
     # A fault is {"kind": ..., ...}. With "count" it happens so often, with "skip" it lets so many pass first; with "uids" it
     # is for these messages alone. Several of a kind come one after the other, in the order in which they were set.
-    # named: only one that says for which command it is.
-    def fault(self, mailbox, kind, uid=None, command=None, line=None, named=False):
+    # named: only one that says for which command it is. With "asks" it is for the commands about this UID: is it asked(uid)?
+    def fault(self, mailbox, kind, uid=None, command=None, line=None, named=False, asked=None):
         for fault in (mailbox.faults if mailbox else []) + (line.faults if line else []) + self.faults:
             if fault["kind"] != kind or (named and "command" not in fault) or ("uids" in fault and uid not in fault["uids"]) or fault.get("command", command) != command:
+                continue
+            if "asks" in fault and not (asked and asked(fault["asks"])):
                 continue
             if fault.get("skip", 0) > 0:
                 fault["skip"] -= 1
