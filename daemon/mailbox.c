@@ -426,6 +426,7 @@ void mailbox_pause(struct mailbox *m)
 		imap_session_abandon(m->session);
 	if (m->token_request != NULL && m->session == NULL) {
 		token_cancel(&m->token_request);
+		mailbox_expect(m, 0);
 		session_start_over(m);
 	}
 	mailbox_wake(m);
