@@ -519,6 +519,16 @@ const char *failure_phase_name(enum failure_phase phase)
 	return names[phase];
 }
 
+bool failure_is_of_command(const struct failure *f)
+{
+	return strcmp(f->name, "command-refused") == 0 || strcmp(f->name, "argument-refused") == 0 || strcmp(f->name, "bad") == 0;
+}
+
+bool failure_is_of_folder(const struct failure *f)
+{
+	return strcmp(f->name, "no-folder") == 0 || strcmp(f->name, "folder-refused") == 0;
+}
+
 static void add_words(char *to, size_t size, const char *fmt, ...) PRINTF_LIKE(3, 4);
 static void add_words(char *to, size_t size, const char *fmt, ...)
 {

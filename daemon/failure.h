@@ -83,6 +83,11 @@ void failure_keep(struct failure **to, const struct failure *);
 void failure_drop(struct failure **);
 const char *failure_phase_name(enum failure_phase);	/* "connecting" */
 
+/* The server does not take that command (BAD): sending it again is useless (exchange-online 5.7). */
+bool failure_is_of_command(const struct failure *);
+/* A folder cannot be opened; the mailbox's others may be. */
+bool failure_is_of_folder(const struct failure *);
+
 /* The table for the manual page: row i; false after the last. */
 struct failure_row {
 	const char *name, *hint;	/* the hint with its {words} */

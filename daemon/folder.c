@@ -19,9 +19,16 @@ void folder_done(struct folder *f)
 	ranges_done(&f->unanswered);
 	ranges_done(&f->missing);
 	ranges_done(&f->absent);
+	ranges_done(&f->given_up_away);
+	failure_drop(&f->refused);
 	free(f->sizes);
 	free(f->place_dir);
 	free(f->name);
+}
+
+bool folder_is_refused(const struct folder *f)
+{
+	return f->refused != NULL && clock_now_ms() < f->refused_until_ms;
 }
 
 static void forget_sizes(struct folder *f)
@@ -37,15 +44,29 @@ void folder_forget_session(struct folder *f)
 	ranges_done(&f->pending);
 	forget_sizes(f);
 	f->exists = 0;
-	f->new_uidvalidity = 0;
+}
+
+/* The first that is not below uid. They are in order, as the store gives them. */
+static size_t owed_place(const struct folder *f, uint32_t uid)
+{
+	size_t lo = 0, hi = f->at.n_owed;
+
+	while (lo < hi) {
+		size_t middle = lo + (hi - lo) / 2;
+
+		if (f->at.owed[middle].uid < uid)
+			lo = middle + 1;
+		else
+			hi = middle;
+	}
+	return lo;
 }
 
 static struct store_owed *owed_find(const struct folder *f, uint32_t uid)
 {
-	for (size_t i = 0; i < f->at.n_owed; i++)
-		if (f->at.owed[i].uid == uid)
-			return &f->at.owed[i];
-	return NULL;
+	size_t at = owed_place(f, uid);
+
+	return at < f->at.n_owed && f->at.owed[at].uid == uid ? &f->at.owed[at] : NULL;
 }
 
 uint32_t folder_search_from(const struct folder *f)
@@ -221,8 +242,11 @@ struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, in
 	struct store_owed *o = owed_find(f, uid);
 
 	if (o == NULL) {
+		size_t at = owed_place(f, uid);
+
 		f->at.owed = xreallocarray(f->at.owed, f->at.n_owed + 1, sizeof(*o));
-		o = &f->at.owed[f->at.n_owed++];
+		o = &f->at.owed[at];
+		memmove(o + 1, o, (f->at.n_owed++ - at) * sizeof(*o));
 		*o = (struct store_owed){ .uid = uid, .first_wall_s = now_wall_s };
 	}
 	free(o->why);
@@ -266,7 +290,15 @@ void folder_owed_over(struct folder *f, uint32_t uid)
 	if (o == NULL)
 		return;
 	free(o->why);
-	*o = f->at.owed[--f->at.n_owed];
+	memmove(o, o + 1, (size_t)(f->at.owed + --f->at.n_owed - o) * sizeof(*o));
+}
+
+void folder_given_up(const struct folder *f, size_t max, struct ranges *ret_uids)
+{
+	ranges_done(ret_uids);
+	for (size_t i = 0; i < f->at.n_owed && ranges_count(ret_uids) < max; i++)
+		if (f->at.owed[i].next_wall_s == 0)
+			ranges_add(ret_uids, f->at.owed[i].uid, f->at.owed[i].uid);
 }
 
 int64_t folder_next_owed_wall_s(const struct folder *f, int64_t after_wall_s)

@@ -7,7 +7,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "backoff.h"
 #include "clock.h"
+#include "failure.h"
 #include "ranges.h"
 #include "repeats.h"
 #include "spool.h"
@@ -28,15 +30,17 @@ struct folder {
 	uint32_t exists;		/* as last told */
 	struct ranges absent;		/* UIDs between others that a look has proven not to exist, since it listed as many as EXISTS tells */
 	struct ranges missing; msec_t missing_ms;	/* holes between settled UIDs that looks have left out since then */
-	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are */
+	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are. Over sessions, until it is listed anew */
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
-	int resync_year, resync_month, resync_day;	/* an operator wants what came since then again; year 0: no */
+	struct folder_day { int year, month, day; } resync, resync_asked;	/* an operator wants what came since then again; year 0: no */
 	uint32_t at_uidnext;		/* at first contact, while its SEARCH runs; 0: not told */
 	struct { uint32_t uid; uint64_t bytes; } *sizes; size_t n_sizes;	/* estimates for the lowest pending; NULL: not asked */
 	char *place_dir; struct volume *volume; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */
 	bool place_stale;		/* prepare it again before the next fetch */
 	bool preparing, beginning;	/* an answer is due: of the sink's prepare; of the store */
 	bool loaded;			/* at is what the store has */
+	bool given_up_asked;		/* in this session: are they still there? */
+	struct ranges given_up_away;	/* those that were not, when last asked */
 	bool look_due;
 	bool select_due;		/* STATUS said that there is something: SELECT now */
 	bool exists_rose;		/* EXISTS has promised something new since the last look began */
@@ -48,6 +52,9 @@ struct folder {
 	int64_t waiting_since_wall_s;	/* since when there has been something to fetch; 0: there is nothing */
 	msec_t looked_ms;		/* the last whole look; 0: never, or one is under way */
 	uint32_t idle_uidnext, idle_messages; unsigned idle_looks;	/* STATUS that looks found nothing behind */
+	struct failure *refused;	/* it could not be opened, the mailbox's others could; NULL: it can */
+	struct backoff refusals; struct repeats refusing;	/* in a row; what has been logged of it */
+	msec_t refused_since_ms, refused_until_ms;	/* not asked for before */
 	msec_t after_retry_ms; unsigned after_failures;	/* `after` failed: not before */
 	struct repeats after_failing;	/* what has been logged of it */
 	bool after_warned;
@@ -55,6 +62,7 @@ struct folder {
 
 void folder_init(struct folder *, const char *name);
 void folder_done(struct folder *);
+bool folder_is_refused(const struct folder *);	/* it is not to be asked for now */
 void folder_forget_session(struct folder *);	/* listed and pending are of a session that has ended */
 
 /* The UID a SEARCH must begin at: below it everything is settled or owed. 0: nothing is left to search. */
@@ -86,5 +94,6 @@ struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int
 uint64_t folder_count_new(const struct folder *, const struct ranges *uids);	/* how many are not owed already */
 uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s);	/* 0: none */
 void folder_owed_over(struct folder *, uint32_t uid);
+void folder_given_up(const struct folder *, size_t max, struct ranges *ret_uids);	/* after the last try; the lowest */
 bool folder_owed_last_try(const struct folder *, uint32_t uid);	/* the next folder_owe() gives it up */
 int64_t folder_next_owed_wall_s(const struct folder *, int64_t after_wall_s);	/* of those due later than that; 0: none */

@@ -70,6 +70,7 @@ bool imap_session_is_idling(const struct imap_session *);	/* imap_session_leave_
 void imap_session_select(struct imap_session *, const char *folder);
 void imap_session_status(struct imap_session *, const char *folder);
 void imap_session_search_from(struct imap_session *, uint32_t uid);		/* UID SEARCH UID uid:* */
+void imap_session_search_uids(struct imap_session *, const struct ranges *uids);	/* UID SEARCH UID set: which of them there are */
 void imap_session_search_since(struct imap_session *, int year, int month, int day);
 void imap_session_fetch_sizes(struct imap_session *, const struct ranges *uids);
 void imap_session_fetch_identity(struct imap_session *, const struct ranges *uids);	/* INTERNALDATE, Message-ID */

@@ -35,6 +35,11 @@ void imap_session_search_from(struct imap_session *s, uint32_t uid)
 	imap_session_command(s, COMMAND_SEARCH, PHASE_OTHER, "UID SEARCH UID %u:*", uid);
 }
 
+void imap_session_search_uids(struct imap_session *s, const struct ranges *uids)
+{
+	command_on_uids(s, COMMAND_SEARCH, PHASE_OTHER, "UID SEARCH UID", uids, "");
+}
+
 void imap_session_search_since(struct imap_session *s, int year, int month, int day)
 {
 	static const char *const months[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };

@@ -402,6 +402,7 @@ void mailbox_poll(struct mailbox *m)
 	for (size_t i = 0; i < m->n_folders; i++) {
 		m->folders[i].look_due = true;
 		m->folders[i].after_retry_ms = 0;
+		m->folders[i].refused_until_ms = 0;
 	}
 	m->no_room_until_ms = 0;
 	delivery_retry(m->delivery);
@@ -410,11 +411,8 @@ void mailbox_poll(struct mailbox *m)
 
 void mailbox_resync(struct mailbox *m, int year, int month, int day)
 {
-	for (size_t i = 0; i < m->n_folders; i++) {
-		m->folders[i].resync_year = year;
-		m->folders[i].resync_month = month;
-		m->folders[i].resync_day = day;
-	}
+	for (size_t i = 0; i < m->n_folders; i++)
+		m->folders[i].resync = (struct folder_day){ year, month, day };
 	mailbox_poll(m);
 }
 
@@ -499,28 +497,52 @@ msec_t mailbox_last_look_ms(const struct mailbox *m)
 	return m->last_look_ms;
 }
 
+static int64_t wall_of(msec_t at_ms)
+{
+	return clock_wall_s() + (at_ms - clock_now_ms()) / 1000;
+}
+
+static const struct folder *refused_folder(const struct mailbox *m)
+{
+	for (size_t i = 0; i < m->n_folders; i++)
+		if (m->folders[i].refused != NULL)
+			return &m->folders[i];
+	return NULL;
+}
+
 static const struct failure *present_failure(const struct mailbox *m, int64_t *ret_retry_wall_s)
 {
 	const struct failure *held = delivery_held(m->delivery, ret_retry_wall_s);
+	const struct folder *refused = refused_folder(m);
 
 	if (m->failure != NULL) {
-		*ret_retry_wall_s = m->state == MAILBOX_BACKING_OFF ? clock_wall_s() + (m->wait_until_ms - clock_now_ms()) / 1000 : 0;
+		*ret_retry_wall_s = m->state == MAILBOX_BACKING_OFF ? wall_of(m->wait_until_ms) : 0;
 		return m->failure;
 	}
 	if (held != NULL)
 		return held;
-	*ret_retry_wall_s = 0;
-	if (m->no_room != NULL)
-		*ret_retry_wall_s = clock_wall_s() + (m->no_room_until_ms - clock_now_ms()) / 1000;
-	return m->no_room;
+	if (m->no_room != NULL) {
+		*ret_retry_wall_s = wall_of(m->no_room_until_ms);
+		return m->no_room;
+	}
+	*ret_retry_wall_s = refused != NULL ? wall_of(refused->refused_until_ms) : 0;
+	return refused != NULL ? refused->refused : NULL;
 }
 
 bool mailbox_is_failing(const struct mailbox *m, msec_t *ret_since_ms)
 {
 	int64_t retry;
 
-	*ret_since_ms = m->failures > 0 ? m->failing_since_ms : m->held_since_ms;
-	return present_failure(m, &retry) != NULL;
+	const struct failure *why = present_failure(m, &retry);
+	const struct folder *refused = refused_folder(m);
+
+	if (m->failures > 0)
+		*ret_since_ms = m->failing_since_ms;
+	else if (refused != NULL && why == refused->refused)
+		*ret_since_ms = refused->refused_since_ms;
+	else
+		*ret_since_ms = m->held_since_ms;
+	return why != NULL;
 }
 
 void mailbox_snapshot(const struct mailbox *m, struct mailbox_snapshot *ret)
@@ -529,7 +551,7 @@ void mailbox_snapshot(const struct mailbox *m, struct mailbox_snapshot *ret)
 	    .since_wall_s = m->since_wall_s, .failures = m->failures, .n_folders = m->n_folders };
 	ret->failure = present_failure(m, &ret->retry_at_wall_s);
 	if (ret->failure == NULL && m->state == MAILBOX_SLEEPING)
-		ret->retry_at_wall_s = clock_wall_s() + (m->wait_until_ms - clock_now_ms()) / 1000;
+		ret->retry_at_wall_s = wall_of(m->wait_until_ms);
 }
 
 void mailbox_folder_snapshot(const struct mailbox *m, size_t i, struct folder_snapshot *ret)

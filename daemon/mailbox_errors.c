@@ -34,9 +34,10 @@ const struct mailbox_error *mailbox_errors(const struct mailbox *m, size_t *ret_
 	return m->errors;
 }
 
-static void tell(const struct mailbox *m, enum log_event event, const char *sink, const struct failure *why, msec_t wait_ms, unsigned untold)
+static void tell(const struct mailbox *m, enum log_event event, const char *folder, const char *sink, const struct failure *why, msec_t wait_ms,
+    unsigned untold)
 {
-	struct log_context ctx = { .mailbox = m->log.mailbox, .credential = m->log.credential, .sink = sink };
+	struct log_context ctx = { .mailbox = m->log.mailbox, .credential = m->log.credential, .folder = folder, .sink = sink };
 	enum log_level level = why->fail == FAIL_ADMIN || why->fail == FAIL_TOKEN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING;
 	char repeated[24], more[80] = "";
 	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL },
@@ -65,7 +66,24 @@ void mailbox_failed(struct mailbox *m, const struct failure *why, msec_t wait_ms
 	if (is_tokens || !repeats_tell(&m->failing, why->name, &untold))
 		return;
 	m->sign_in_failed = event_of(m, why) == EVENT_SIGN_IN_FAILED;
-	tell(m, event_of(m, why), NULL, why, wait_ms, untold);
+	tell(m, event_of(m, why), NULL, NULL, why, wait_ms, untold);
+}
+
+void mailbox_folder_failed(struct mailbox *m, struct folder *f, const struct failure *why, msec_t wait_ms)
+{
+	unsigned untold;
+
+	keep(m, why);
+	if (repeats_tell(&f->refusing, why->name, &untold))
+		tell(m, EVENT_MAILBOX_STALLED, f->name, NULL, why, wait_ms, untold);
+}
+
+void mailbox_folder_recovered(struct mailbox *m, struct folder *f)
+{
+	struct log_context ctx = { .mailbox = m->log.mailbox, .credential = m->log.credential, .folder = f->name };
+
+	if (repeats_over(&f->refusing))
+		log_write(LOG_LEVEL_INFO, EVENT_MAILBOX_RECOVERED, &ctx, NULL, 0, "the folder can be opened again");
 }
 
 void mailbox_held(struct mailbox *m, const struct failure *why, msec_t wait_ms, const char *sink)
@@ -80,7 +98,7 @@ void mailbox_held(struct mailbox *m, const struct failure *why, msec_t wait_ms, 
 	if (m->trace != NULL)
 		imap_trace_told(m->trace, "held: %s", why->text);
 	if (repeats_tell(&m->holding, why->name, &untold))
-		tell(m, EVENT_HELD, sink, why, wait_ms, untold);
+		tell(m, EVENT_HELD, NULL, sink, why, wait_ms, untold);
 }
 
 void mailbox_released(struct mailbox *m)

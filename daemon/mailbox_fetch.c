@@ -114,6 +114,7 @@ static void send_fetch(struct mailbox *m, struct folder *f, struct ranges *batch
 {
 	ranges_done(&m->batch);
 	m->batch = *batch;		/* moved */
+	m->batch_messages = ranges_count(&m->batch);
 	m->split = SPLIT_NO;
 	m->task = TASK_FETCH;
 	m->task_folder = f;
@@ -452,16 +453,23 @@ static void suspect(struct mailbox *m, struct folder *f, const struct failure *w
 	}
 }
 
+/* The server ended the session, or was unavailable, at this FETCH. It may be any of them when none of them came. */
+static void find_bad_one(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	if (m->batch_messages > 1 && ranges_count(&m->batch) == m->batch_messages)
+		f->singly_to = ranges_last(&m->batch);
+	else
+		suspect(m, f, why);
+}
+
 /* The server refused: for this mailbox as a whole, or for a message among those asked for (exchange-online 5.8 C). */
 static void on_refused(struct mailbox *m, struct folder *f, const struct failure *why)
 {
 	uint32_t first = ranges_first(&m->batch);
 
 	if (mailbox_is_refused(why)) {
-		if (why->schedule != SCHEDULE_THROTTLED && ranges_count(&m->batch) > 1)
-			f->singly_to = ranges_last(&m->batch);		/* is it one of them? */
-		else if (why->schedule != SCHEDULE_THROTTLED && first != 0)
-			suspect(m, f, why);
+		if (why->schedule != SCHEDULE_THROTTLED && first != 0)
+			find_bad_one(m, f, why);
 		folder_put_back(f, &m->batch);
 		mailbox_end_session(m, why);
 	} else if (ranges_count(&m->batch) == 1) {
@@ -517,7 +525,7 @@ void fetch_over(struct mailbox *m, const struct failure *why)
 		m->task_folder->sizes_refused = true;
 	if (m->task == TASK_FETCH && m->batch.n > 0) {
 		if (why->fail == FAIL_WAIT && why->schedule != SCHEDULE_THROTTLED && !m->stopping)
-			suspect(m, m->task_folder, why);
+			find_bad_one(m, m->task_folder, why);
 		folder_put_back(m->task_folder, &m->batch);
 	}
 	ranges_done(&m->batch);

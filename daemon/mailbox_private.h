@@ -1,6 +1,8 @@
-/* mailbox_private.h - what the files of a mailbox share: mailbox.c (its life: starting, deciding, stopping, telling),
- * mailbox_session.c (its sessions and its patience when they fail), mailbox_errors.c (what went wrong, for the log and who asks), mailbox_work.c (what to do next in a session), mailbox_fetch.c (a batch of messages coming in) and mailbox_relist.c
- * (a folder whose UIDs have changed, a resync). Nobody else includes it. */
+/* mailbox_private.h - what the files of a mailbox share, and nobody else includes: mailbox.c (its life: starting, deciding,
+ * stopping, telling), mailbox_session.c (its sessions and its patience when they fail), mailbox_errors.c (what went wrong, for the log
+ * and who asks), mailbox_work.c (what to do next in a session), mailbox_look.c (opening a folder, looking for messages),
+ * mailbox_fetch.c (a batch of them coming in), mailbox_after.c (what is done with the delivered ones) and mailbox_relist.c (a folder
+ * whose UIDs have changed, a resync). */
 #pragma once
 #include "backoff.h"
 #include "config.h"
@@ -20,7 +22,7 @@
 struct event; struct arrival; struct token_request;
 
 enum task {			/* what the command under way is for */
-	TASK_NONE, TASK_STATUS, TASK_SELECT, TASK_LOOK, TASK_FIRST_LOOK /* SEARCH of the first contact */, TASK_SIZES, TASK_FETCH,
+	TASK_NONE, TASK_STATUS, TASK_SELECT, TASK_LOOK, TASK_FIRST_LOOK /* SEARCH of the first contact */, TASK_GIVEN_UP, TASK_SIZES, TASK_FETCH,
 	TASK_AFTER, TASK_IDLE, TASK_RELIST_SEARCH, TASK_RELIST, TASK_RESYNC,
 };
 enum after_step { AFTER_STEP_FIRST, AFTER_STEP_FLAG, AFTER_STEP_EXPUNGE };
@@ -81,15 +83,17 @@ struct mailbox {
 	enum after_step after_step;
 	bool no_idle_told, looked_all;
 	msec_t idle_began_ms;
-	bool no_idle;				/* in this session it was refused, or was over at once */
+	unsigned idle_refusals;			/* in a row */
+	msec_t no_idle_until_ms;		/* it was refused, or was over at once */
 	msec_t last_look_ms;
 
-	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way */
+	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way; outlives a session */
 
 	/* fetching, mailbox_fetch.c */
 	bool fetch_wanted, fetch_granted;
 	unsigned batch_limit;			/* messages in a FETCH; halved when throttled, grows with each that went well */
 	struct ranges batch;			/* asked for and not answered yet */
+	uint64_t batch_messages;		/* how many it had when it was asked for */
 	struct arrival *arrivals, **arrivals_end;	/* in the order they came */
 	size_t n_arrivals;
 	struct arrival *coming;			/* the last of them, while its body comes */
@@ -120,6 +124,8 @@ void mailbox_prepare(struct mailbox *, struct folder *);	/* asks the sink for th
 /* mailbox_errors.c: each is logged on change, then hourly with a count */
 void mailbox_failed(struct mailbox *, const struct failure *, msec_t wait_ms, bool is_tokens);
 void mailbox_held(struct mailbox *, const struct failure *, msec_t wait_ms, const char *sink);	/* NULL: not because of it */
+void mailbox_folder_failed(struct mailbox *, struct folder *, const struct failure *, msec_t wait_ms);	/* it cannot be opened */
+void mailbox_folder_recovered(struct mailbox *, struct folder *);	/* or nothing was wrong with it */
 void mailbox_released(struct mailbox *);		/* something was handed over, or has room again */
 
 /* mailbox_session.c */
@@ -132,7 +138,7 @@ void session_replace_text(const char **owned, const char *with);
 /* mailbox_work.c; what takes a void * is a callback of the session's, the mailbox being its arg */
 void work_begin(struct mailbox *);			/* signed in */
 void work_next(struct mailbox *);			/* sends the next command, if any is due and may be sent */
-void work_over(struct mailbox *);			/* the session has ended */
+void work_over(struct mailbox *, const struct failure *why);	/* the session has ended; FAIL_NONE: as planned */
 msec_t work_next_slot_ms(const struct mailbox *);	/* poll: when the next look is due */
 void work_on_done(void *, const struct imap_done *);
 void work_on_uids(void *, uint32_t lo, uint32_t hi);
@@ -140,8 +146,23 @@ void work_on_exists(void *, uint32_t n);
 
 enum step { STEP_NOTHING, STEP_WAIT, STEP_SENT };	/* STEP_WAIT: an answer will wake the mailbox */
 void work_begin_task(struct mailbox *, enum task, struct folder *);	/* a command follows */
-void work_begin_folder(struct mailbox *, struct folder *, uint32_t uidvalidity, const struct ranges *settled);
-void work_unsettle(struct mailbox *, struct folder *, const struct ranges *uids);
+
+/* mailbox_look.c */
+enum step look_step(struct mailbox *, struct folder *);
+enum step look_given_up_step(struct mailbox *, struct folder *);	/* are those that were given up still there? Once in a session */
+void look_select(struct mailbox *, struct folder *);
+struct folder *look_watched_folder(const struct mailbox *);	/* that IDLE is for: the first that can be opened */
+void look_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
+/* The store is asked for it, and the folder waits: a new checkpoint; these are to be fetched once more. */
+void look_begin_folder(struct mailbox *, struct folder *, uint32_t uidvalidity, const struct ranges *settled);
+void look_unsettle(struct mailbox *, struct folder *, const struct ranges *uids);
+
+/* mailbox_after.c */
+bool after_is_due(const struct mailbox *, const struct folder *);
+enum step after_step(struct mailbox *, struct folder *);
+void after_on_done(struct mailbox *, struct folder *, const struct imap_done *);
+/* Refused; ends_session: in a way that ends it. */
+void after_failed(struct mailbox *, struct folder *, const struct failure *, bool ends_session);
 
 /* mailbox_relist.c; the folder is selected and nothing of it is under way */
 enum step relist_step(struct mailbox *, struct folder *);	/* until f->new_uidvalidity is 0 */
@@ -149,7 +170,8 @@ void relist_on_body_start(struct mailbox *);
 void relist_on_body(struct mailbox *, struct evbuffer *in, size_t len);
 void relist_on_fetched(struct mailbox *, const struct imap_fetch *);
 void relist_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
-void relist_drop(struct mailbox *);			/* the session has ended */
+void relist_over(struct mailbox *, const struct failure *why);	/* the session has ended: to be gone on with in the next */
+void relist_drop(struct mailbox *);
 enum step resync_step(struct mailbox *, struct folder *);
 void resync_on_done(struct mailbox *, struct folder *, const struct imap_done *);
 

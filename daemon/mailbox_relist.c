@@ -10,14 +10,17 @@
 
 #define LIST_AT_ONCE 500
 
-struct relist {				/* one folder's, in one session; begun anew in the next */
+struct relist {				/* one folder's; gone on with in the next session */
 	struct folder *folder;
+	uint32_t uidvalidity;		/* of the UIDs it lists */
 	bool listed, has_known;
 	struct store_known known;	/* the record of delivered messages */
 	int64_t known_before_s;		/* an older INTERNALDATE counts as known */
 	struct ranges left, asked;	/* to be asked for; in the command under way */
 	struct ranges settled;		/* found in the record */
-	uint64_t n_listed, at_once;
+	uint64_t n_listed;
+	uint32_t singly_to;		/* a command for many failed: one at a time up to this UID; 0: not so */
+	uint32_t suspect;		/* the session ended when it was asked for alone; 0: none */
 	struct header_scan scan;	/* of the response that comes */
 };
 
@@ -70,7 +73,7 @@ static enum step relist_begin(struct mailbox *m, struct folder *f)
 	relist_drop(m);
 	m->relist = xcalloc(1, sizeof(*m->relist));
 	m->relist->folder = f;
-	m->relist->at_once = LIST_AT_ONCE;
+	m->relist->uidvalidity = f->new_uidvalidity;
 	m->answers_due++;
 	store_read_known(m->env->store, f->at.ref, on_known, f);
 	return STEP_WAIT;
@@ -90,7 +93,7 @@ static void relist_end(struct mailbox *m, struct folder *f)
 	    "the folder was rebuilt or moved (UIDVALIDITY %u, was %u): %llu known messages are skipped, %llu are fetched", f->new_uidvalidity,
 	    f->at.uidvalidity, (unsigned long long)f->rebuilt_known, (unsigned long long)f->rebuilt_new);
 	log_write(LOG_LEVEL_WARNING, EVENT_UIDVALIDITY_CHANGED, &ctx, fields, ARRAY_LEN(fields), "%s", told.text);
-	work_begin_folder(m, f, f->new_uidvalidity, &r->settled);
+	look_begin_folder(m, f, f->new_uidvalidity, &r->settled);
 	f->new_uidvalidity = 0;
 	relist_drop(m);
 }
@@ -99,7 +102,7 @@ enum step relist_step(struct mailbox *m, struct folder *f)
 {
 	struct relist *r = m->relist;
 
-	if (r == NULL || r->folder != f)
+	if (r == NULL || r->folder != f || r->uidvalidity != f->new_uidvalidity)
 		return relist_begin(m, f);
 	if (!r->has_known)
 		return STEP_WAIT;
@@ -108,7 +111,7 @@ enum step relist_step(struct mailbox *m, struct folder *f)
 		work_begin_task(m, TASK_RELIST_SEARCH, f);
 		imap_session_search_from(m->session, 1);
 	} else if (r->left.n > 0) {
-		ranges_take(&r->left, r->at_once, &r->asked);
+		ranges_take(&r->left, ranges_first(&r->left) <= r->singly_to ? 1 : LIST_AT_ONCE, &r->asked);
 		work_begin_task(m, TASK_RELIST, f);
 		imap_session_fetch_identity(m->session, &r->asked);
 	} else {
@@ -142,21 +145,55 @@ void relist_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 		message_hash(id->v, id->len, fetch->internaldate_s, hash);
 		if (fetch->internaldate_s < r->known_before_s || store_known_has(&r->known, hash))
 			ranges_add(&r->settled, fetch->uid, fetch->uid);
+		ranges_remove(&r->asked, fetch->uid, fetch->uid);
 	}
 	header_scan_done(&r->scan);
 }
 
-/* A message whose header is refused is not known: it will be fetched, or owed, as any other. */
+static void ask_again(struct relist *r)
+{
+	for (size_t i = 0; i < r->asked.n; i++)
+		ranges_add(&r->left, r->asked.v[i].lo, r->asked.v[i].hi);
+}
+
+/* Which of them is it? One that is refused alone, or twice ended the session, is not known: it will be fetched, or owed, as any other. */
+static void asked_in_vain(struct relist *r, bool session_ended)
+{
+	uint32_t first = ranges_first(&r->asked);
+
+	if (ranges_count(&r->asked) > 1) {
+		r->singly_to = ranges_last(&r->asked);
+		ask_again(r);
+	} else if (session_ended && r->suspect != first) {
+		r->suspect = first;
+		ask_again(r);
+	}
+}
+
+void relist_over(struct mailbox *m, const struct failure *why)
+{
+	struct relist *r = m->relist;
+
+	if (r == NULL || r->asked.n == 0)
+		return;
+	if (why->fail == FAIL_WAIT && why->schedule != SCHEDULE_THROTTLED && !m->stopping)
+		asked_in_vain(r, true);
+	else
+		ask_again(r);
+	ranges_done(&r->asked);
+	header_scan_done(&r->scan);
+}
+
 void relist_on_done(struct mailbox *m, struct folder *f, enum task task, const struct imap_done *done)
 {
 	struct relist *r = m->relist;
 
 	if (!done->ok && (task == TASK_RELIST_SEARCH || mailbox_is_refused(done->failure))) {
-		mailbox_end_session(m, done->failure);
-	} else if (!done->ok && r->at_once > 1) {
-		for (size_t i = 0; i < r->asked.n; i++)
-			ranges_add(&r->left, r->asked.v[i].lo, r->asked.v[i].hi);
-		r->at_once = (r->at_once + 1) / 2;
+		mailbox_end_session(m, done->failure);		/* relist_over() follows */
+		return;
+	}
+	if (!done->ok) {
+		asked_in_vain(r, false);
 	} else if (task == TASK_RELIST_SEARCH) {
 		r->listed = true;
 		ranges_done(&r->left);
@@ -173,7 +210,8 @@ enum step resync_step(struct mailbox *m, struct folder *f)
 {
 	ranges_done(&f->listed);
 	work_begin_task(m, TASK_RESYNC, f);
-	imap_session_search_since(m->session, f->resync_year, f->resync_month, f->resync_day);
+	f->resync_asked = f->resync;
+	imap_session_search_since(m->session, f->resync.year, f->resync.month, f->resync.day);
 	return STEP_SENT;
 }
 
@@ -186,9 +224,10 @@ void resync_on_done(struct mailbox *m, struct folder *f, const struct imap_done 
 		return;
 	}
 	log_info(&ctx, "resync: %llu messages since %04d-%02d-%02d are fetched again", (unsigned long long)ranges_count(&f->listed),
-	    f->resync_year, f->resync_month, f->resync_day);
-	f->resync_year = 0;
+	    f->resync_asked.year, f->resync_asked.month, f->resync_asked.day);
+	if (memcmp(&f->resync, &f->resync_asked, sizeof(f->resync)) == 0)	/* else another day has been asked for meanwhile */
+		f->resync.year = 0;
 	f->look_due = true;
-	work_unsettle(m, f, &f->listed);
+	look_unsettle(m, f, &f->listed);
 	ranges_done(&f->listed);
 }

@@ -334,7 +334,7 @@ static void on_end(void *arg, const struct failure *session_why)
 	token_cancel(&m->token_request);
 	mailbox_expect(m, 0);
 	fetch_over(m, &why);
-	work_over(m);
+	work_over(m, &why);
 	m->ready_ms = 0;
 	m->relogin_due = false;
 	if (!relogin)

@@ -1,20 +1,15 @@
-/* In a session: what is the next command? For each folder in turn, the selected one first: look (SEARCH), do what is
+/* In a session: what is the next command? For each folder in turn, the selected one first: look, do what is
  * owed after deliveries, fetch. When nothing is left, IDLE on the first folder, or LOGOUT until the next poll. */
-#include <stdlib.h>
-#include <string.h>
 #include "mailbox_private.h"
 #include "util.h"
 
 #define IDLE_MAX_MS (9 * 60 * 1000)	/* exchange-online 5.10 */
 #define IDLE_SLACK_MS (90 * 1000)	/* the session leaves IDLE by itself, with a limit of its own */
 #define IDLE_SHORT_MS 1000		/* one that the server ends sooner is as good as none */
+#define IDLE_REFUSALS 2			/* in a row by BAD, which ends the session (exchange-online 5.7) */
+#define NO_IDLE_MS (60 * 60 * 1000)	/* after that it may be that it works */
 #define LINGER_MS 5000			/* deliveries under way: stay for them that long before IDLE */
 #define POLL_LINGER_MS 60000		/* the same before LOGOUT */
-#define AFTER_AT_ONCE 100		/* owed `after` that is worth a command while deliveries go on */
-#define AFTER_COMMAND_MAX 200
-#define AFTER_RETRY_MS 60000
-
-static const unsigned look_again_s[] = { 1, 5, 30, 120 };	/* an EXISTS without new UIDs (exchange-online 5.10) */
 
 void work_begin_task(struct mailbox *m, enum task task, struct folder *f)
 {
@@ -23,383 +18,18 @@ void work_begin_task(struct mailbox *m, enum task task, struct folder *f)
 	mailbox_expect(m, COMMAND_LIMIT_MS);
 }
 
-static void send_select(struct mailbox *m, struct folder *f)
-{
-	work_begin_task(m, TASK_SELECT, f);
-	m->selected = NULL;
-	m->subject.folder = f->name;
-	imap_session_select(m->session, f->name);
-}
-
 void work_begin(struct mailbox *m)
 {
 	m->task = TASK_NONE;
 	m->selected = NULL;
 	m->looked_all = false;
 	m->poll_asked = false;
-	m->no_idle = false;
 	m->progress_ms = clock_now_ms();
 	mailbox_expect(m, 0);
 	for (size_t i = 0; i < m->n_folders; i++) {
 		m->folders[i].look_due = true;
 		m->folders[i].select_due = false;
-	}
-}
-
-void work_over(struct mailbox *m)
-{
-	m->task = TASK_NONE;
-	m->task_folder = m->selected = NULL;
-	relist_drop(m);
-	for (size_t i = 0; i < m->n_folders; i++)
-		folder_forget_session(&m->folders[i]);
-}
-
-/* --- first contact --- */
-
-static void on_begun(void *arg, enum store_result result, struct store_folder *at)
-{
-	struct folder *f = arg;
-	struct mailbox *m = f->owner;
-
-	m->answers_due--;
-	f->beginning = false;
-	if (result == STORE_OK) {
-		store_folder_done(&f->at);
-		f->at = *at;
-	} else {
-		m->paused = true;	/* another machine's: neither sink nor `after` */
-	}
-	mailbox_wake(m);
-}
-
-void work_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
-{
-	f->beginning = true;
-	ranges_done(&f->absent);
-	ranges_done(&f->missing);
-	m->answers_due++;
-	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
-}
-
-void work_unsettle(struct mailbox *m, struct folder *f, const struct ranges *uids)
-{
-	f->beginning = true;
-	ranges_remove_all(&f->absent, uids);
-	m->answers_due++;
-	store_unsettle(m->env->store, m->conf->id, f->name, uids, on_begun, f);
-}
-
-/* What of the mailbox counts as settled before anything is fetched (`start`). */
-static void first_contact(struct mailbox *m, struct folder *f, const struct imap_done *select)
-{
-	struct ranges settled = { 0 };
-
-	f->at.uidvalidity = select->uidvalidity;	/* for work_begin_folder() after a SEARCH */
-	f->at_uidnext = select->uidnext;
-	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && select->uidnext == 0)) {
-		work_begin_task(m, TASK_FIRST_LOOK, f);
-		if (m->conf->start == START_SINCE)
-			imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
-		else
-			imap_session_search_from(m->session, 1);
-		return;
-	}
-	if (m->conf->start == START_NEW && select->uidnext > 1)
-		ranges_add(&settled, 1, select->uidnext - 1);
-	work_begin_folder(m, f, select->uidvalidity, &settled);
-	ranges_done(&settled);
-}
-
-static void on_first_look_done(struct mailbox *m, struct folder *f)
-{
-	struct ranges settled = { 0 };
-	uint32_t last = f->at_uidnext > 1 ? f->at_uidnext - 1 : ranges_last(&f->listed);
-
-	if (last > 0)
-		ranges_add(&settled, 1, last);
-	if (m->conf->start == START_SINCE)
-		ranges_remove_all(&settled, &f->listed);
-	ranges_done(&f->listed);
-	work_begin_folder(m, f, f->at.uidvalidity, &settled);
-	ranges_done(&settled);
-}
-
-static bool uids_are_others(const struct folder *f, uint32_t uidvalidity, uint32_t uidnext)
-{
-	return (uidvalidity != 0 && uidvalidity != f->at.uidvalidity) || (uidnext != 0 && uidnext <= ranges_last(&f->at.settled));
-}
-
-static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
-{
-	struct failure why;
-
-	if (!done->ok) {
-		mailbox_end_session(m, done->failure);
-		return;
-	}
-	if (done->uidvalidity == 0 && f->at.uidvalidity == 0) {	/* without it no UID means anything (RFC 3501 2.3.1.1) */
-		failure_own(&why, "protocol", &m->subject, "SELECT of %s told no UIDVALIDITY", f->name);
-		mailbox_end_session(m, &why);
-		return;
-	}
-	m->selected = f;
-	f->exists = done->exists;
-	f->select_due = false;
-	f->look_due = true;
-	if (f->at.ref == 0)
-		first_contact(m, f, done);
-	else if (uids_are_others(f, done->uidvalidity, done->uidnext))
-		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
-}
-
-/* --- looking --- */
-
-/* At its command, not at its answer: what becomes known meanwhile (EXISTS, a poll asked for) is worth another look. */
-static void look_begins(struct folder *f)
-{
-	f->look_due = false;
-	f->looked_ms = 0;
-	f->news_promised = f->news_promised || f->exists_rose;
-	f->exists_rose = false;
-}
-
-static void send_search(struct mailbox *m, struct folder *f)
-{
-	uint32_t from = folder_search_from(f), unanswered = ranges_first(&f->unanswered);
-
-	if (unanswered != 0 && (from == 0 || unanswered < from))
-		from = unanswered;
-	m->search_from = from == 0 ? UINT32_MAX : from;
-	ranges_done(&f->listed);
-	look_begins(f);
-	work_begin_task(m, TASK_LOOK, f);
-	imap_session_search_from(m->session, m->search_from);
-}
-
-/* What the server does not have any more is settled, so that no look asks for it again. */
-static void settle_gone(struct mailbox *m, struct folder *f, uint32_t lo, uint32_t hi)
-{
-	struct store_settlement s = { .folder = f->at.ref, .uid = hi, .settle_from = lo, .sink = sink_conf(m->sink)->name };
-
-	store_settle(m->env->store, &s, NULL, NULL);
-	folder_settled(f, lo, hi);
-}
-
-/* What is owed and not listed has probably been moved or deleted: on with its schedule, and at the end of that it is gone. */
-static void judge_owed(struct mailbox *m, struct folder *f, const struct ranges *not_listed)
-{
-	for (size_t i = f->at.n_owed; i-- > 0;) {	/* settling one moves the last into its place */
-		uint32_t uid = f->at.owed[i].uid;
-
-		if (!ranges_has(not_listed, uid))
-			continue;
-		if (folder_owed_last_try(f, uid))
-			settle_gone(m, f, uid, uid);
-		else
-			fetch_owe(m, f, uid, "FETCH answered OK without the message, and SEARCH does not list it");
-	}
-}
-
-/* A FETCH brought nothing for these: those still listed are owed, the others have perhaps been moved or deleted. */
-static void judge_unanswered(struct mailbox *m, struct folder *f)
-{
-	static const char why[] = "FETCH answered OK without the message";
-	struct ranges there = f->unanswered, not_listed = { 0 };
-
-	f->unanswered = (struct ranges){ 0 };
-	ranges_copy(&not_listed, &there);
-	ranges_remove_all(&not_listed, &f->listed);
-	judge_owed(m, f, &not_listed);
-	ranges_done(&not_listed);
-	ranges_keep(&there, &f->listed);
-	if (there.n > 0 && (m->some_came || !fetch_none_given(m, f, &there, why)))
-		for (size_t i = 0; i < there.n; i++)
-			for (uint64_t uid = there.v[i].lo; uid <= there.v[i].hi; uid++)
-				fetch_owe(m, f, (uint32_t)uid, why);
-	ranges_done(&there);
-}
-
-static void plan_look_again(struct folder *f, bool found)
-{
-	if (!found && f->news_promised && f->looks_for_nothing < ARRAY_LEN(look_again_s)) {
-		f->look_again_ms = clock_now_ms() + 1000 * (msec_t)look_again_s[f->looks_for_nothing++];
-	} else {
-		f->news_promised = false;
-		f->looks_for_nothing = 0;
-		f->look_again_ms = 0;
-	}
-}
-
-static void on_look_done(struct mailbox *m, struct folder *f)
-{
-	struct ranges gone = { 0 };
-	uint64_t n, before = ranges_count(&f->pending);
-
-	judge_unanswered(m, f);
-	m->some_came = false;
-	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
-	for (size_t i = 0; i < gone.n; i++)
-		settle_gone(m, f, gone.v[i].lo, gone.v[i].hi);
-	ranges_done(&gone);
-	f->looked_ms = m->last_look_ms = clock_now_ms();
-	f->at.last_success_wall_s = clock_wall_s();
-	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
-	if (n > 0 && f->waiting_since_wall_s == 0)
-		f->waiting_since_wall_s = clock_wall_s();
-	else if (n == 0 && f->under_way.n == 0)
-		f->waiting_since_wall_s = 0;
-	plan_look_again(f, n > before);
-	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
-}
-
-/* STATUS of a folder that is not selected: is there anything that a SELECT would be worth? */
-static bool status_tells_news(const struct folder *f, const struct imap_mailbox_status *s)
-{
-	uint32_t from = folder_search_from(f);
-
-	if (f->at.ref == 0 || !s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
-		return true;
-	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s()) != 0)
-		return true;
-	if (from == 0 || from >= s->uidnext)
-		return false;
-	/* a hole that no look could fill, thrice, and nothing has changed since */
-	return !(f->idle_looks >= 3 && f->idle_uidnext == s->uidnext && f->idle_messages == s->messages);
-}
-
-static void on_status_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
-{
-	if (!done->ok) {
-		mailbox_end_session(m, done->failure);
-		return;
-	}
-	if (status_tells_news(f, &done->status)) {
-		f->select_due = f->look_due = true;
-	} else {
-		f->looked_ms = m->last_look_ms = clock_now_ms();
-		f->at.last_success_wall_s = clock_wall_s();
-	}
-	if (f->idle_uidnext != done->status.uidnext || f->idle_messages != done->status.messages)
-		f->idle_looks = 0;
-	f->idle_uidnext = done->status.uidnext;
-	f->idle_messages = done->status.messages;
-}
-
-static enum step look_step(struct mailbox *m, struct folder *f)
-{
-	bool changes = m->selected == f && (f->new_uidvalidity != 0 || (f->resync_year != 0 && f->at.ref != 0));
-
-	if (f->beginning || (changes && fetch_is_under_way(m)))
-		return STEP_WAIT;
-	if (changes)
-		return f->new_uidvalidity != 0 ? relist_step(m, f) : resync_step(m, f);
-	if (!f->look_due)
-		return STEP_NOTHING;
-	if (m->selected == f) {
-		send_search(m, f);
-	} else if (f->at.ref != 0 && !f->select_due && f->resync_year == 0 && (m->conf->watch == WATCH_POLL || f != &m->folders[0])) {
-		look_begins(f);
-		work_begin_task(m, TASK_STATUS, f);
-		m->subject.folder = f->name;
-		imap_session_status(m->session, f->name);
-	} else {
-		send_select(m, f);
-	}
-	return STEP_SENT;
-}
-
-/* --- after --- */
-
-static bool after_is_due(const struct mailbox *m, const struct folder *f)
-{
-	uint64_t owed = ranges_count(&f->at.after_owed);
-
-	if (owed == 0 || m->conf->after == AFTER_KEEP || clock_now_ms() < f->after_retry_ms)
-		return false;
-	return owed >= AFTER_AT_ONCE || mailbox_is_held(m) || (f->pending.n == 0 && !fetch_is_under_way(m));
-}
-
-static void send_after(struct mailbox *m, struct folder *f)
-{
-	struct imap_session *s = m->session;
-
-	work_begin_task(m, TASK_AFTER, f);
-	if (m->after_step == AFTER_STEP_EXPUNGE)
-		imap_session_expunge(s, &m->after_uids);
-	else if (m->after_step == AFTER_STEP_FLAG || m->conf->after == AFTER_DELETE)
-		imap_session_add_flag(s, &m->after_uids, "\\Deleted");
-	else if (m->conf->after == AFTER_SEEN)
-		imap_session_add_flag(s, &m->after_uids, "\\Seen");
-	else if (imap_session_can(s, "MOVE"))
-		imap_session_move(s, &m->after_uids, m->conf->after_folder);
-	else
-		imap_session_copy(s, &m->after_uids, m->conf->after_folder);
-}
-
-static enum step after_step(struct mailbox *m, struct folder *f)
-{
-	struct ranges owed = { 0 };
-
-	if (!after_is_due(m, f))
-		return STEP_NOTHING;
-	if (m->selected != f) {
-		send_select(m, f);
-		return STEP_SENT;
-	}
-	ranges_copy(&owed, &f->at.after_owed);
-	ranges_take(&owed, AFTER_COMMAND_MAX, &m->after_uids);
-	ranges_done(&owed);
-	m->after_step = AFTER_STEP_FIRST;
-	send_after(m, f);
-	return STEP_SENT;
-}
-
-static void after_done(struct mailbox *m, struct folder *f)
-{
-	store_after_done(m->env->store, f->at.ref, &m->after_uids, NULL, NULL);
-	ranges_remove_all(&f->at.after_owed, &m->after_uids);
-	f->after_failures = 0;
-	f->after_retry_ms = 0;
-	repeats_over(&f->after_failing);
-}
-
-static void after_refused(struct mailbox *m, struct folder *f, const struct failure *why)
-{
-	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
-	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL } };
-	unsigned untold;
-
-	if (mailbox_is_refused(why)) {
-		mailbox_end_session(m, why);
-		return;
-	}
-	f->after_failures++;
-	if (repeats_tell(&f->after_failing, why->name, &untold))
-		log_write(LOG_LEVEL_WARNING, EVENT_AFTER_REFUSED, &ctx, fields, ARRAY_LEN(fields), "`after` of delivered messages was refused, tried again "
-		    "later: %s%s%s", why->text, why->hint[0] != '\0' ? "; " : "", why->hint);
-	f->after_retry_ms = clock_now_ms() + AFTER_RETRY_MS * (msec_t)(f->after_failures < 30 ? f->after_failures : 30);
-}
-
-static void on_after_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
-{
-	bool was_copy = done->command == COMMAND_COPY, flagged = done->command == COMMAND_STORE && m->conf->after != AFTER_SEEN;
-
-	if (!done->ok) {
-		after_refused(m, f, done->failure);
-	} else if (was_copy) {
-		m->after_step = AFTER_STEP_FLAG;
-		send_after(m, f);
-	} else if (flagged && imap_session_can(m->session, "UIDPLUS")) {
-		m->after_step = AFTER_STEP_EXPUNGE;
-		send_after(m, f);
-	} else {
-		if (flagged && !f->after_warned) {
-			log_write(LOG_LEVEL_WARNING, EVENT_SERVER_LACKS, &m->log, NULL, 0, "the server has no UIDPLUS: delivered messages stay in %s, "
-			    "marked \\Deleted", f->name);
-			f->after_warned = true;
-		}
-		after_done(m, f);
+		m->folders[i].given_up_asked = false;
 	}
 }
 
@@ -438,6 +68,10 @@ static msec_t next_due_ms(const struct mailbox *m)
 	for (size_t i = 0; i < m->n_folders; i++) {
 		const struct folder *f = &m->folders[i];
 
+		if (folder_is_refused(f)) {
+			earlier(m, &at, f->refused_until_ms);
+			continue;
+		}
 		earlier(m, &at, (f->looked_ms != 0 ? f->looked_ms : now) + m->conf->interval_ms);
 		earlier(m, &at, f->look_again_ms);
 		earlier(m, &at, f->at.after_owed.n > 0 ? f->after_retry_ms : 0);
@@ -476,7 +110,9 @@ static void make_due(struct mailbox *m)
 	for (size_t i = 0; i < m->n_folders; i++) {
 		struct folder *f = &m->folders[i];
 
-		if ((f->look_again_ms != 0 && now >= f->look_again_ms) || (f->looked_ms != 0 && now - f->looked_ms >= m->conf->interval_ms))
+		if (folder_is_refused(f))
+			continue;
+		if (f->refused != NULL || (f->look_again_ms != 0 && now >= f->look_again_ms) || (f->looked_ms != 0 && now - f->looked_ms >= m->conf->interval_ms))
 			f->look_due = true;
 		if (f->look_due)
 			f->look_again_ms = 0;
@@ -515,7 +151,7 @@ static void send_idle(struct mailbox *m)
 {
 	msec_t at_most_ms = next_due_ms(m) - clock_now_ms();
 
-	work_begin_task(m, TASK_IDLE, &m->folders[0]);
+	work_begin_task(m, TASK_IDLE, m->selected);
 	mailbox_expect(m, at_most_ms + IDLE_SLACK_MS);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
 	m->idle_began_ms = clock_now_ms();
@@ -525,15 +161,24 @@ static void send_idle(struct mailbox *m)
 
 static bool can_idle(struct mailbox *m)
 {
+	bool works = clock_now_ms() >= m->no_idle_until_ms;
+
 	if (m->conf->watch != WATCH_IDLE)
 		return false;
-	if (imap_session_can(m->session, "IDLE") && !m->no_idle)
+	if (imap_session_can(m->session, "IDLE") && works)
 		return true;
 	if (!m->no_idle_told)
 		log_write(LOG_LEVEL_WARNING, EVENT_SERVER_LACKS, &m->log, NULL, 0, "the server offers no IDLE%s: looking every %lld s instead",
-		    m->no_idle ? " that works" : "", (long long)m->conf->interval_ms / 1000);
+		    works ? "" : " that works", (long long)m->conf->interval_ms / 1000);
 	m->no_idle_told = true;
 	return false;
+}
+
+/* Else IDLE and look, or IDLE and sign-in, would follow each other without a pause. */
+static void do_without_idle(struct mailbox *m)
+{
+	m->idle_refusals = 0;
+	m->no_idle_until_ms = clock_now_ms() + NO_IDLE_MS;
 }
 
 /* Without IDLE, though asked for: stay signed in and look when the interval is over. */
@@ -559,15 +204,19 @@ static bool lingers(struct mailbox *m)
 
 static void rest(struct mailbox *m)
 {
+	bool proved = m->looked_all;
+
 	note_complete(m);
-	if (lingers(m))
+	if (!proved)
+		mailbox_wake(m);		/* what had to wait for that comes next */
+	if (!proved || lingers(m))
 		return;
 	if (m->conf->watch == WATCH_POLL)
 		log_out(m);
 	else if (!can_idle(m))
 		wait_in_session(m);
-	else if (m->selected != &m->folders[0])
-		send_select(m, &m->folders[0]);
+	else if (m->selected != look_watched_folder(m))
+		look_select(m, look_watched_folder(m));
 	else
 		send_idle(m);
 }
@@ -576,15 +225,20 @@ static void rest(struct mailbox *m)
 
 static enum step folder_step(struct mailbox *m, struct folder *f)
 {
-	enum step step = look_step(m, f);
+	enum step step;
 
+	if (folder_is_refused(f))
+		return STEP_NOTHING;
+	step = look_step(m, f);
+	if (step == STEP_NOTHING)
+		step = look_given_up_step(m, f);
 	if (step == STEP_NOTHING)
 		step = after_step(m, f);
 	if (step != STEP_NOTHING || !fetch_is_wanted(m, f))
 		return step;
 	if (m->selected == f)
 		return fetch_step(m, f);
-	send_select(m, f);
+	look_select(m, f);
 	return STEP_SENT;
 }
 
@@ -606,7 +260,7 @@ static bool is_wanted(struct mailbox *m)
 	for (size_t i = 0; i < m->n_folders; i++) {
 		const struct folder *f = &m->folders[i];
 
-		if (f->look_due || after_is_due(m, f) || fetch_is_wanted(m, f))
+		if (!folder_is_refused(f) && (f->look_due || after_is_due(m, f) || fetch_is_wanted(m, f)))
 			return true;
 	}
 	return false;
@@ -651,10 +305,27 @@ static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_
 	if (!done->ok && mailbox_is_refused(done->failure))
 		mailbox_end_session(m, done->failure);
 	else if (!done->ok || (done->unasked && clock_now_ms() - m->idle_began_ms < IDLE_SHORT_MS))
-		m->no_idle = true;	/* else IDLE and look would follow each other without a pause */
+		do_without_idle(m);
+	else
+		m->idle_refusals = 0;
 }
 
 /* --- the session's callbacks --- */
+
+void work_over(struct mailbox *m, const struct failure *why)
+{
+	bool failed = why->fail == FAIL_WAIT && !m->stopping;
+
+	if (failed && m->task == TASK_AFTER)
+		after_failed(m, m->task_folder, why, true);
+	if (failed && m->task == TASK_IDLE && failure_is_of_command(why) && ++m->idle_refusals == IDLE_REFUSALS)
+		do_without_idle(m);
+	relist_over(m, why);
+	m->task = TASK_NONE;
+	m->task_folder = m->selected = NULL;
+	for (size_t i = 0; i < m->n_folders; i++)
+		folder_forget_session(&m->folders[i]);
+}
 
 void work_on_done(void *arg, const struct imap_done *done)
 {
@@ -668,19 +339,11 @@ void work_on_done(void *arg, const struct imap_done *done)
 	mailbox_expect(m, 0);
 	switch (task) {
 	case TASK_STATUS:
-		on_status_done(m, f, done);
-		break;
 	case TASK_SELECT:
-		on_selected(m, f, done);
-		break;
 	case TASK_LOOK:
 	case TASK_FIRST_LOOK:
-		if (!done->ok)
-			mailbox_end_session(m, done->failure);
-		else if (task == TASK_LOOK)
-			on_look_done(m, f);
-		else
-			on_first_look_done(m, f);
+	case TASK_GIVEN_UP:
+		look_on_done(m, f, task, done);
 		break;
 	case TASK_SIZES:
 		if (!done->ok)
@@ -694,7 +357,7 @@ void work_on_done(void *arg, const struct imap_done *done)
 		fetch_on_done(m, done);
 		break;
 	case TASK_AFTER:
-		on_after_done(m, f, done);
+		after_on_done(m, f, done);
 		break;
 	case TASK_RELIST_SEARCH:
 	case TASK_RELIST:
@@ -712,13 +375,18 @@ void work_on_done(void *arg, const struct imap_done *done)
 	mailbox_wake(m);
 }
 
+static bool lists(enum task task)
+{
+	return task == TASK_LOOK || task == TASK_FIRST_LOOK || task == TASK_GIVEN_UP || task == TASK_RELIST_SEARCH || task == TASK_RESYNC;
+}
+
 void work_on_uids(void *arg, uint32_t lo, uint32_t hi)
 {
 	struct mailbox *m = arg;
 	struct failure why;
 
 	mailbox_expect(m, COMMAND_LIMIT_MS);
-	if (m->task != TASK_LOOK && m->task != TASK_FIRST_LOOK && m->task != TASK_RELIST_SEARCH && m->task != TASK_RESYNC)
+	if (!lists(m->task))
 		return;
 	if (folder_list(m->task_folder, lo, hi))
 		return;

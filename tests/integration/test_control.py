@@ -307,3 +307,17 @@ def test_audit_file(simulator, daemon, tmp_path):
     daemon.wait_delivered(A, 21)
     daemon.stop()
     assert len(audited(rotated)) == 20 and len(audited(log)) == 1
+
+
+def test_paused_while_it_waits_for_a_token(simulator, make_daemon):
+    """Nothing is expected of it any more: the watchdog's limit for a sign-in, five minutes, does not end the pause"""
+    for address in (A, "b@contoso.example"):
+        simulator.mailbox(address)
+    simulator.post("/token", hang=True)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([A, "b@contoso.example"])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
+    daemon.wait_state(A, "waiting-token")
+    assert daemon.ctl("pause", A).returncode == 0
+    daemon.wait(lambda s: s["credentials"][0]["failures"] >= 12)        # each takes 30 s, and a wait that grows
+    assert daemon.of(A)["state"] == "paused" and not daemon.has_line("failure=stuck")

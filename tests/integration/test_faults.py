@@ -483,6 +483,24 @@ def test_message_that_is_given_up(simulator, make_daemon):
     assert scene.daemon.of(BAD)["folders"][0]["unretrievable"] == [] and scene.daemon.of(BAD)["folders"][0]["owed"] == 0
 
 
+def test_given_up_message_that_is_deleted(simulator, make_daemon):
+    """exchange-online 5.8: a person has seen to it; two sessions in a row do not find it, and it is reported no more"""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    uids = scene.add(BAD, 4)
+    simulator.fault("fetch-empty", BAD, uids=[uids[1]])
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
+    scene.daemon.wait_line("event=unretrievable", timeout=60)
+    simulator.post("/remove", address=BAD, uids=[uids[1]])
+    simulator.post("/drop", address=BAD)
+    asked = "C \\S+ UID SEARCH UID %d$" % uids[1]
+    scene.hurry(lambda s: any(re.match(asked, line) for line in simulator.log_lines()))
+    assert scene.daemon.of(BAD)["folders"][0]["unretrievable"] != []
+    scene.daemon.wait_state(BAD, "watching")
+    simulator.post("/drop", address=BAD)
+    scene.daemon.wait(lambda s: all(f["owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert scene.daemon.of(BAD)["folders"][0]["unretrievable"] == []
+
+
 def test_owed_message_that_is_deleted(simulator, make_daemon):
     """exchange-online 5.8: it may have been moved or deleted; it is asked for on its schedule, no oftener, and forgotten at the end"""
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
@@ -506,6 +524,19 @@ def test_sizes_that_cannot_be_had(scene, play):
     scene.mended()
     asked = [line for line in scene.simulator.log_lines() if re.match(r"C \S+ UID FETCH \S+ \(UID RFC822.SIZE\)", line)]
     assert len(asked) == 1, asked
+
+
+@pytest.mark.parametrize("play", ["close-raw", "unavailable"])
+def test_batch_that_ends_the_session_for_one_message(scene, play):
+    """exchange-online 5.8 C: none of them comes; they are asked for one at a time, in one session, until it is the bad one's turn"""
+    uids = scene.add(BAD, 60)
+    scene.simulator.fault(play, BAD, command="UID FETCH", asks=uids[40])
+    scene.start()
+    scene.hurry(lambda s: scene.daemon.has_line("event=owed .*message UID %d could not be had" % uids[40]))
+    scene.hurry(lambda s: sum(f["delivered"] for m in s["mailboxes"] if m["address"] == BAD for f in m["folders"]) == 59)
+    assert scene.simulator.state(BAD)["logins"] <= 6        # sizes, all of them, it alone twice, the others
+    scene.clear()
+    scene.mended()
 
 
 @pytest.mark.parametrize("kind", ["fetch-empty", "fetch-no"])

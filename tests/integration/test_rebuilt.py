@@ -3,6 +3,8 @@ new is; an operator may want it again all the same (exchange-online 5.12)."""
 import os
 import time
 
+import pytest
+
 from lib.maildir import Maildir
 
 M = "moved@contoso.example"
@@ -104,6 +106,59 @@ def test_one_message_hinders_the_listing(simulator, daemon):
     daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["owed"] == 2)
     assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 28
     assert len(Maildir(daemon.maildir(M))) == 30
+
+
+@pytest.mark.parametrize("play", ["close-raw", "unavailable"])
+def test_one_message_ends_the_session_that_lists(simulator, daemon, play):
+    """exchange-online 5.8 C: found out one at a time; what is known of the others is kept over the sessions"""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.fault(play, M, command="UID FETCH", asks=17)
+    look_anew(simulator, daemon)
+    daemon.wait_line("failure=")
+    while not daemon.has_line("event=uidvalidity-changed"):
+        daemon.poll(M)
+        daemon.wait(lambda s: s["mailboxes"][0]["state"] in ("backing-off", "watching") or daemon.has_line("event=uidvalidity-changed"))
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 29
+    asked = [line for line in simulator.log_lines() if line[0] == "C" and "MESSAGE-ID" in line]
+    assert len(asked) == 32, asked        # all, each, the one twice
+    daemon.wait_state(M, "backing-off")         # it ends the session as well when it is fetched
+    simulator.clear(M)
+    daemon.poll(M)
+    delivered(daemon, 31)                       # the one that was not known is fetched once more
+    assert len(Maildir(daemon.maildir(M))) == 31
+
+
+def test_uidnext_goes_back_and_on_while_it_is_listed(simulator, daemon):
+    """The session that has seen it go back ends, and the next one sees a UIDNEXT that looks as it should"""
+    begin(simulator, daemon)
+    simulator.post("/remove", address=M, uids=[1, 2, 3, 4, 5])
+    move(simulator, 14)
+    simulator.fault("close-raw", M, command="UID FETCH", count=1)
+    look_anew(simulator, daemon)
+    simulator.wait("fault-close-raw", 1)
+    new = simulator.add(M, [{"seed": 100 + i, "size": 1500, "internaldate": int(time.time()) + 1000 + i} for i in range(10)])
+    assert min(new) <= 30 < max(new)            # as some that were delivered, whose names differ by the date
+    daemon.poll(M)
+    delivered(daemon, 40)
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 25 and len(Maildir(daemon.maildir(M))) == 40
+
+
+def test_resync_asked_for_again_meanwhile(simulator, daemon):
+    """Another day, while the server answers for the first: both are done"""
+    now = int(time.time())
+    days = [time.strftime("%Y-%m-%d", time.gmtime(now - 86400 * ago)) for ago in (2, 5)]
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": now - 86400 * (12 - i) + 7200} for i in range(12)])
+    daemon.config([M])
+    daemon.start()
+    delivered(daemon, 12)
+    simulator.fault("search-rest", M, seconds=1, count=1)
+    daemon.ctl("resync", M, "--since", days[0])
+    simulator.wait("fault-search-rest", 1)
+    daemon.ctl("resync", M, "--since", days[1])
+    daemon.wait_line("messages since %s are fetched again" % days[1])
+    assert daemon.has_line("messages since %s are fetched again" % days[0])
 
 
 def test_resync(simulator, daemon):

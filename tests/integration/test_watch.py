@@ -51,6 +51,24 @@ def test_idle_that_does_not_work(simulator, daemon, line):
     assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1
 
 
+def test_idle_that_ends_the_session(simulator, make_daemon):
+    """exchange-online 5.7: answered BAD twice it is not sent again, in later sessions neither"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("answer", ADDRESS, command="IDLE", line="{tag} BAD Command Error. 10")
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS], {"interval": "1m"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    daemon.wait_line("the server offers no IDLE that works: looking every 60 s")
+    for i in range(3):
+        simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, i + 1)
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.post("/drop", address=ADDRESS)
+    simulator.wait("logins", 4, ADDRESS)
+    daemon.wait_state(ADDRESS, "watching")
+    assert simulator.state()["commands"]["IDLE"] == 2
+
+
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("after", ["delete", {"move": "Done"}])
 def test_mail_that_comes_while_others_go(simulator, daemon, after, alone):
@@ -235,6 +253,61 @@ def test_after_that_fails_does_not_stop_delivery(simulator, daemon):
     status = daemon.wait(lambda s: delivered(s) == 4)
     assert status["mailboxes"][0]["folders"][0]["after_owed"] == 4
     assert len(Maildir(daemon.maildir(ADDRESS))) == 4
+
+
+@pytest.mark.parametrize("more", [{"line": "{tag} BAD Command Error. 10"}, {"line": "* BYE Connection closed.", "close": True},
+                                  {"line": "{tag} NO Server Unavailable. 15"}], ids=["bad", "closed", "unavailable"])
+def test_after_that_ends_the_session(simulator, make_daemon, more):
+    """It waits for itself: the mailbox is not ended by it again and again, and its mail goes on"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    simulator.fault("answer", ADDRESS, command="UID STORE", **more)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([{"address": ADDRESS, "after": "seen"}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    line = daemon.wait_line("event=after-refused")
+    assert "tried again later" in line and "failure=" in line
+    for i in range(3):
+        daemon.wait_state(ADDRESS, "watching")
+        simulator.add(ADDRESS, [{"seed": 2 + i, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, 2 + i)
+    assert 2 <= simulator.state()["commands"]["UID STORE"] <= 3         # again after two minutes, three
+    simulator.clear(ADDRESS)
+    daemon.poll(ADDRESS)
+    daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+
+
+def test_folder_that_cannot_be_opened(simulator, make_daemon):
+    """The mailbox's others go on, IDLE included; it is shown as failing; made, it is taken in without a new session"""
+    simulator.mailbox(ADDRESS, ["INBOX"])
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([{"address": ADDRESS, "folders": ["Invoices", "INBOX"]}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    hint = "Folder Invoices of %s cannot be opened" % ADDRESS
+    line = daemon.wait_line("event=mailbox-stalled .*failure=folder-refused")
+    assert "folder=Invoices" in line and hint in line
+    simulator.wait("idling", 1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    mailbox = daemon.wait_state(ADDRESS, "watching")["mailboxes"][0]
+    assert mailbox["failure"] == "folder-refused" and hint in mailbox["hint"] and mailbox["retry_at"] and mailbox["failures"] == 0
+    assert daemon.status()["totals"]["failing"] == 1
+    logins = simulator.state(ADDRESS)["logins"]
+    simulator.mailbox(ADDRESS, ["Invoices"])
+    simulator.add(ADDRESS, [{"seed": 2, "size": 1500}], folder="Invoices")
+    daemon.wait_delivered(ADDRESS, 2)           # within its own wait of five minutes
+    daemon.wait_line("event=mailbox-recovered .*folder=Invoices.*can be opened again")
+    daemon.wait(lambda s: s["totals"]["failing"] == 0)
+    assert simulator.state(ADDRESS)["logins"] == logins
+
+
+def test_folders_none_of_which_can_be_opened(simulator, daemon):
+    """Then it is the mailbox that fails"""
+    simulator.mailbox(ADDRESS, ["INBOX"])
+    daemon.config([{"address": ADDRESS, "folders": ["Invoices", "Reports"]}])
+    daemon.start()
+    mailbox = daemon.wait_state(ADDRESS, "backing-off")["mailboxes"][0]
+    assert mailbox["failure"] == "folder-refused" and "Folder Reports of" in mailbox["hint"] and mailbox["failures"] == 1
 
 
 def test_uid_search_lists_the_last_message(simulator, daemon):

@@ -1,0 +1,363 @@
+/* Looking at a folder: it is opened (SELECT; STATUS where that is enough), at first contact what is there is settled or not, and then
+ * looks (SEARCH) tell what is pending, what is gone, and what a FETCH could not bring. */
+#include <string.h>
+#include <strings.h>
+#include "mailbox_private.h"
+#include "util.h"
+
+#define GIVEN_UP_MAX 200		/* asked about in a command */
+
+static const unsigned look_again_s[] = { 1, 5, 30, 120 };	/* an EXISTS without new UIDs (exchange-online 5.10) */
+
+void look_select(struct mailbox *m, struct folder *f)
+{
+	work_begin_task(m, TASK_SELECT, f);
+	m->selected = NULL;
+	m->subject.folder = f->name;
+	imap_session_select(m->session, f->name);
+}
+
+/* --- first contact --- */
+
+static void on_begun(void *arg, enum store_result result, struct store_folder *at)
+{
+	struct folder *f = arg;
+	struct mailbox *m = f->owner;
+
+	m->answers_due--;
+	f->beginning = false;
+	if (result == STORE_OK) {
+		store_folder_done(&f->at);
+		f->at = *at;
+	} else {
+		m->paused = true;	/* another machine's: neither sink nor `after` */
+	}
+	mailbox_wake(m);
+}
+
+void look_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
+{
+	f->beginning = true;
+	ranges_done(&f->absent);
+	ranges_done(&f->missing);
+	m->answers_due++;
+	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
+}
+
+void look_unsettle(struct mailbox *m, struct folder *f, const struct ranges *uids)
+{
+	f->beginning = true;
+	ranges_remove_all(&f->absent, uids);
+	m->answers_due++;
+	store_unsettle(m->env->store, m->conf->id, f->name, uids, on_begun, f);
+}
+
+/* What of the mailbox counts as settled before anything is fetched (`start`). */
+static void first_contact(struct mailbox *m, struct folder *f, const struct imap_done *select)
+{
+	struct ranges settled = { 0 };
+
+	f->at.uidvalidity = select->uidvalidity;	/* for look_begin_folder() after a SEARCH */
+	f->at_uidnext = select->uidnext;
+	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && select->uidnext == 0)) {
+		work_begin_task(m, TASK_FIRST_LOOK, f);
+		if (m->conf->start == START_SINCE)
+			imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
+		else
+			imap_session_search_from(m->session, 1);
+		return;
+	}
+	if (m->conf->start == START_NEW && select->uidnext > 1)
+		ranges_add(&settled, 1, select->uidnext - 1);
+	look_begin_folder(m, f, select->uidvalidity, &settled);
+	ranges_done(&settled);
+}
+
+static void on_first_look_done(struct mailbox *m, struct folder *f)
+{
+	struct ranges settled = { 0 };
+	uint32_t last = f->at_uidnext > 1 ? f->at_uidnext - 1 : ranges_last(&f->listed);
+
+	if (last > 0)
+		ranges_add(&settled, 1, last);
+	if (m->conf->start == START_SINCE)
+		ranges_remove_all(&settled, &f->listed);
+	ranges_done(&f->listed);
+	look_begin_folder(m, f, f->at.uidvalidity, &settled);
+	ranges_done(&settled);
+}
+
+/* --- opening --- */
+
+static bool uids_are_others(const struct folder *f, uint32_t uidvalidity, uint32_t uidnext)
+{
+	return (uidvalidity != 0 && uidvalidity != f->at.uidvalidity) || (uidnext != 0 && uidnext <= ranges_last(&f->at.settled));
+}
+
+/* The folder that IDLE is for: the first that can be opened. */
+struct folder *look_watched_folder(const struct mailbox *m)
+{
+	for (size_t i = 0; i < m->n_folders; i++)
+		if (!folder_is_refused(&m->folders[i]))
+			return &m->folders[i];
+	return NULL;
+}
+
+/* A folder that cannot be opened waits for itself and the mailbox's others go on. INBOX always exists (exchange-online 5.14): its
+ * refusal is the mailbox's, as is that of all. */
+static void not_opened(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	if (failure_is_of_folder(why) && strcasecmp(f->name, "INBOX") != 0) {
+		msec_t wait_ms = backoff_next_ms(&f->refusals, why, (uint32_t)clock_random(UINT32_MAX));
+
+		if (f->refused == NULL)
+			f->refused_since_ms = clock_now_ms();
+		failure_keep(&f->refused, why);
+		f->refused_until_ms = clock_now_ms() + wait_ms;
+		ranges_done(&f->pending);
+		mailbox_folder_failed(m, f, why, wait_ms);
+		if (look_watched_folder(m) != NULL)
+			return;
+		for (size_t i = 0; i < m->n_folders; i++)
+			m->folders[i].refused_until_ms = 0;
+	}
+	mailbox_end_session(m, why);
+}
+
+static void note_opened(struct mailbox *m, struct folder *f)
+{
+	f->refusals = (struct backoff){ 0 };
+	failure_drop(&f->refused);
+	mailbox_folder_recovered(m, f);
+}
+
+static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	struct failure why;
+
+	if (!done->ok) {
+		not_opened(m, f, done->failure);
+		return;
+	}
+	note_opened(m, f);
+	if (done->uidvalidity == 0 && f->at.uidvalidity == 0) {	/* without it no UID means anything (RFC 3501 2.3.1.1) */
+		failure_own(&why, "protocol", &m->subject, "SELECT of %s told no UIDVALIDITY", f->name);
+		mailbox_end_session(m, &why);
+		return;
+	}
+	m->selected = f;
+	f->exists = done->exists;
+	f->select_due = false;
+	f->look_due = true;
+	if (f->at.ref == 0)
+		first_contact(m, f, done);
+	else if (f->new_uidvalidity != 0 || uids_are_others(f, done->uidvalidity, done->uidnext))
+		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
+}
+
+/* --- looking --- */
+
+/* At its command, not at its answer: what becomes known meanwhile (EXISTS, a poll asked for) is worth another look. */
+static void look_begins(struct folder *f)
+{
+	f->look_due = false;
+	f->looked_ms = 0;
+	f->news_promised = f->news_promised || f->exists_rose;
+	f->exists_rose = false;
+}
+
+static void send_search(struct mailbox *m, struct folder *f)
+{
+	uint32_t from = folder_search_from(f), unanswered = ranges_first(&f->unanswered);
+
+	if (unanswered != 0 && (from == 0 || unanswered < from))
+		from = unanswered;
+	m->search_from = from == 0 ? UINT32_MAX : from;
+	ranges_done(&f->listed);
+	look_begins(f);
+	work_begin_task(m, TASK_LOOK, f);
+	imap_session_search_from(m->session, m->search_from);
+}
+
+/* What the server does not have any more is settled, so that no look asks for it again. */
+static void settle_gone(struct mailbox *m, struct folder *f, uint32_t lo, uint32_t hi)
+{
+	struct store_settlement s = { .folder = f->at.ref, .uid = hi, .settle_from = lo, .sink = sink_conf(m->sink)->name };
+
+	store_settle(m->env->store, &s, NULL, NULL);
+	folder_settled(f, lo, hi);
+}
+
+/* What is owed and not listed has probably been moved or deleted: on with its schedule, and at the end of that it is gone. */
+static void judge_owed(struct mailbox *m, struct folder *f, const struct ranges *not_listed)
+{
+	for (size_t i = f->at.n_owed; i-- > 0;) {	/* settling one takes it out */
+		uint32_t uid = f->at.owed[i].uid;
+
+		if (!ranges_has(not_listed, uid))
+			continue;
+		if (folder_owed_last_try(f, uid))
+			settle_gone(m, f, uid, uid);
+		else
+			fetch_owe(m, f, uid, "FETCH answered OK without the message, and SEARCH does not list it");
+	}
+}
+
+/* A FETCH brought nothing for these: those still listed are owed, the others have perhaps been moved or deleted. */
+static void judge_unanswered(struct mailbox *m, struct folder *f)
+{
+	static const char why[] = "FETCH answered OK without the message";
+	struct ranges there = f->unanswered, not_listed = { 0 };
+
+	f->unanswered = (struct ranges){ 0 };
+	ranges_copy(&not_listed, &there);
+	ranges_remove_all(&not_listed, &f->listed);
+	judge_owed(m, f, &not_listed);
+	ranges_done(&not_listed);
+	ranges_keep(&there, &f->listed);
+	if (there.n > 0 && (m->some_came || !fetch_none_given(m, f, &there, why)))
+		for (size_t i = 0; i < there.n; i++)
+			for (uint64_t uid = there.v[i].lo; uid <= there.v[i].hi; uid++)
+				fetch_owe(m, f, (uint32_t)uid, why);
+	ranges_done(&there);
+}
+
+static void plan_look_again(struct folder *f, bool found)
+{
+	if (!found && f->news_promised && f->looks_for_nothing < ARRAY_LEN(look_again_s)) {
+		f->look_again_ms = clock_now_ms() + 1000 * (msec_t)look_again_s[f->looks_for_nothing++];
+	} else {
+		f->news_promised = false;
+		f->looks_for_nothing = 0;
+		f->look_again_ms = 0;
+	}
+}
+
+static void on_look_done(struct mailbox *m, struct folder *f)
+{
+	struct ranges gone = { 0 };
+	uint64_t n, before = ranges_count(&f->pending);
+
+	judge_unanswered(m, f);
+	m->some_came = false;
+	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
+	for (size_t i = 0; i < gone.n; i++)
+		settle_gone(m, f, gone.v[i].lo, gone.v[i].hi);
+	ranges_done(&gone);
+	f->looked_ms = m->last_look_ms = clock_now_ms();
+	f->at.last_success_wall_s = clock_wall_s();
+	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
+	if (n > 0 && f->waiting_since_wall_s == 0)
+		f->waiting_since_wall_s = clock_wall_s();
+	else if (n == 0 && f->under_way.n == 0)
+		f->waiting_since_wall_s = 0;
+	plan_look_again(f, n > before);
+	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
+}
+
+/* STATUS of a folder that is not selected: is there anything that a SELECT would be worth? */
+static bool status_tells_news(const struct folder *f, const struct imap_mailbox_status *s)
+{
+	uint32_t from = folder_search_from(f);
+
+	if (f->at.ref == 0 || f->new_uidvalidity != 0 || !s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
+		return true;
+	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s()) != 0)
+		return true;
+	if (from == 0 || from >= s->uidnext)
+		return false;
+	/* a hole that no look could fill, thrice, and nothing has changed since */
+	return !(f->idle_looks >= 3 && f->idle_uidnext == s->uidnext && f->idle_messages == s->messages);
+}
+
+static void on_status_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	if (!done->ok) {
+		not_opened(m, f, done->failure);
+		return;
+	}
+	note_opened(m, f);
+	if (status_tells_news(f, &done->status)) {
+		f->select_due = f->look_due = true;
+	} else {
+		f->looked_ms = m->last_look_ms = clock_now_ms();
+		f->at.last_success_wall_s = clock_wall_s();
+	}
+	if (f->idle_uidnext != done->status.uidnext || f->idle_messages != done->status.messages)
+		f->idle_looks = 0;
+	f->idle_uidnext = done->status.uidnext;
+	f->idle_messages = done->status.messages;
+}
+
+enum step look_step(struct mailbox *m, struct folder *f)
+{
+	bool changes = m->selected == f && (f->new_uidvalidity != 0 || (f->resync.year != 0 && f->at.ref != 0));
+
+	if (f->beginning || (changes && fetch_is_under_way(m)))
+		return STEP_WAIT;
+	if (changes)
+		return f->new_uidvalidity != 0 ? relist_step(m, f) : resync_step(m, f);
+	if (!f->look_due)
+		return STEP_NOTHING;
+	if (m->selected == f) {
+		send_search(m, f);
+	} else if (f->at.ref != 0 && !f->select_due && f->resync.year == 0 && (m->conf->watch == WATCH_POLL || f != look_watched_folder(m))) {
+		look_begins(f);
+		work_begin_task(m, TASK_STATUS, f);
+		m->subject.folder = f->name;
+		imap_session_status(m->session, f->name);
+	} else {
+		look_select(m, f);
+	}
+	return STEP_SENT;
+}
+
+/* Those given up are below all that a look searches: once in a session it is asked whether they are still there. One that two sessions in
+ * a row do not find has been moved or deleted. */
+enum step look_given_up_step(struct mailbox *m, struct folder *f)
+{
+	struct ranges given_up = { 0 };
+
+	if (m->selected != f || f->given_up_asked)
+		return STEP_NOTHING;
+	f->given_up_asked = true;
+	folder_given_up(f, GIVEN_UP_MAX, &given_up);
+	if (given_up.n == 0)
+		return STEP_NOTHING;
+	ranges_done(&f->listed);
+	work_begin_task(m, TASK_GIVEN_UP, f);
+	imap_session_search_uids(m->session, &given_up);
+	ranges_done(&given_up);
+	return STEP_SENT;
+}
+
+static void on_given_up_done(struct mailbox *m, struct folder *f)
+{
+	struct ranges away = { 0 };
+
+	folder_given_up(f, GIVEN_UP_MAX, &away);
+	ranges_remove_all(&away, &f->listed);
+	for (size_t i = 0; i < away.n; i++)
+		for (uint64_t uid = away.v[i].lo; uid <= away.v[i].hi; uid++)
+			if (ranges_has(&f->given_up_away, (uint32_t)uid))
+				settle_gone(m, f, (uint32_t)uid, (uint32_t)uid);
+	ranges_done(&f->given_up_away);
+	f->given_up_away = away;
+	ranges_done(&f->listed);
+}
+
+void look_on_done(struct mailbox *m, struct folder *f, enum task task, const struct imap_done *done)
+{
+	if (task == TASK_STATUS)
+		on_status_done(m, f, done);
+	else if (task == TASK_SELECT)
+		on_selected(m, f, done);
+	else if (!done->ok)
+		mailbox_end_session(m, done->failure);
+	else if (task == TASK_LOOK)
+		on_look_done(m, f);
+	else if (task == TASK_FIRST_LOOK)
+		on_first_look_done(m, f);
+	else
+		on_given_up_done(m, f);
+}
