@@ -9,6 +9,7 @@
 
 #define LIST_DEPTH_MAX 16
 #define TAG_MAX 11
+#define HEAD_MAX 128			/* before a SEARCH's numbers, a FETCH's list: each blank, each parenthesis of a line is looked at, so not far back */
 #define KEPT_BYTES 512			/* of a buffer, between lines */
 
 struct text { char *v; size_t len, room; };	/* v[len] is NUL once text_end() was called */
@@ -283,7 +284,7 @@ static bool begins_fetch(struct imap_parser *p)
 {
 	const char *s = text_end(&p->line), *after;
 
-	if (s[0] != '*' || s[1] != ' ')
+	if (s[0] != '*' || s[1] != ' ' || p->line.len > HEAD_MAX)
 		return false;
 	s = skip_spaces(s + 1);
 	if (*s < '0' || *s > '9')
@@ -298,7 +299,7 @@ static bool begins_numbers(struct imap_parser *p)
 {
 	const char *s = text_end(&p->line), *after;
 
-	if (s[0] != '*' || s[1] != ' ')
+	if (s[0] != '*' || s[1] != ' ' || p->line.len > HEAD_MAX)
 		return false;
 	s = skip_spaces(s + 1);
 	p->numbers_are_esearch = false;

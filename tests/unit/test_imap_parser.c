@@ -362,6 +362,29 @@ static void test_lengths_are_bounded(void **state)
 	expect_too_long("* 1 FETCH (X ", ' ');
 }
 
+/* Lines of blanks and parentheses, 1,000 of each: what is looked at again and again with each byte would take hours. */
+static void test_long_lines_take_no_longer_for_each_byte(void **state)
+{
+	enum { LEN = 60 * 1024 };
+	static const char fills[] = { ' ', '(' };
+	char *bytes = xmalloc(LEN);
+
+	(void)state;
+	for (size_t i = 0; i < 2 * 1000; i++) {
+		struct imap_parser *p = imap_parser_new();
+		struct imap_event ev;
+
+		memset(bytes, ' ', LEN);
+		memcpy(bytes, "* 1", 3);
+		bytes[1] = ' ';
+		memset(bytes + LEN / 2, fills[i % 2], LEN / 2);
+		assert_int_equal(imap_parser_push(p, bytes, LEN, &ev), LEN);
+		assert_int_equal(ev.what, IMAP_MORE);
+		imap_parser_free(&p);
+	}
+	free(bytes);
+}
+
 static void test_rest(void **state)
 {
 	struct imap_parser *p = imap_parser_new();
@@ -446,7 +469,7 @@ int main(void)
 		cmocka_unit_test(test_greeting_and_capabilities), cmocka_unit_test(test_select), cmocka_unit_test(test_status),
 		cmocka_unit_test(test_search), cmocka_unit_test(test_search_of_any_length), cmocka_unit_test(test_fetch),
 		cmocka_unit_test(test_empty_and_quoted_bodies), cmocka_unit_test(test_odd_lines), cmocka_unit_test(test_odd_flags), cmocka_unit_test(test_broken_fetch),
-		cmocka_unit_test(test_lengths_are_bounded), cmocka_unit_test(test_rest), cmocka_unit_test(test_internaldate),
+		cmocka_unit_test(test_lengths_are_bounded), cmocka_unit_test(test_long_lines_take_no_longer_for_each_byte), cmocka_unit_test(test_rest), cmocka_unit_test(test_internaldate),
 		cmocka_unit_test(test_capability_has), cmocka_unit_test(test_quote_mailbox),
 	};
 
