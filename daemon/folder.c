@@ -82,8 +82,13 @@ bool folder_list(struct folder *f, uint32_t lo, uint32_t hi)
 {
 	if (f->listed.n >= FOLDER_LISTED_MAX)
 		return false;
-	ranges_add(&f->listed, lo, hi);
+	ranges_append(&f->listed, lo, hi);
 	return true;
+}
+
+void folder_listed(struct folder *f)
+{
+	ranges_sort(&f->listed);
 }
 
 /* UIDs in [from, top] that are neither settled nor owed nor listed nor under way. */

@@ -68,6 +68,7 @@ void folder_forget_session(struct folder *);	/* listed and pending are of a sess
 /* The UID a SEARCH must begin at: below it everything is settled or owed. 0: nothing is left to search. */
 uint32_t folder_search_from(const struct folder *);
 bool folder_list(struct folder *, uint32_t lo, uint32_t hi);	/* a SEARCH's number; false: there are too many */
+void folder_listed(struct folder *);		/* that was all of them; before listed is read, and before folder_look_done() */
 /* The SEARCH is over: pending is what it listed and nobody has dealt with. Returns how many that are. ret_gone gets
  * UIDs below the settled ones that the server does not list any more: to be settled as not there. One look that leaves a
  * message out proves nothing, unless it listed as many as EXISTS tells; else looks must leave it out for FOLDER_GONE_MS. */

@@ -327,6 +327,11 @@ void work_over(struct mailbox *m, const struct failure *why)
 		folder_forget_session(&m->folders[i]);
 }
 
+static bool lists(enum task task)
+{
+	return task == TASK_LOOK || task == TASK_FIRST_LOOK || task == TASK_GIVEN_UP || task == TASK_RELIST_SEARCH || task == TASK_RESYNC;
+}
+
 void work_on_done(void *arg, const struct imap_done *done)
 {
 	struct mailbox *m = arg;
@@ -337,6 +342,8 @@ void work_on_done(void *arg, const struct imap_done *done)
 	m->opened = m->opened || done->ok;	/* the first command is SELECT or STATUS */
 	m->task = TASK_NONE;
 	mailbox_expect(m, 0);
+	if (lists(task))
+		folder_listed(f);
 	switch (task) {
 	case TASK_STATUS:
 	case TASK_SELECT:
@@ -373,11 +380,6 @@ void work_on_done(void *arg, const struct imap_done *done)
 		break;
 	}
 	mailbox_wake(m);
-}
-
-static bool lists(enum task task)
-{
-	return task == TASK_LOOK || task == TASK_FIRST_LOOK || task == TASK_GIVEN_UP || task == TASK_RELIST_SEARCH || task == TASK_RESYNC;
 }
 
 void work_on_uids(void *arg, uint32_t lo, uint32_t hi)

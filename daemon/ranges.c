@@ -79,6 +79,48 @@ void ranges_add(struct ranges *set, uint32_t lo, uint32_t hi)
 	splice(set, first, last - first, &merged, 1);
 }
 
+void ranges_append(struct ranges *set, uint32_t lo, uint32_t hi)
+{
+	struct range added = { lo == 0 ? 1 : lo, hi }, *last = set->n > 0 ? &set->v[set->n - 1] : NULL;
+
+	if (added.lo > added.hi)
+		return;
+	if (last != NULL && last->hi != UINT32_MAX && added.lo == last->hi + 1)
+		last->hi = added.hi;
+	else if (last != NULL && added.hi != UINT32_MAX && added.hi + 1 == last->lo)
+		last->lo = added.lo;
+	else
+		splice(set, set->n, 0, &added, 1);
+}
+
+static int by_lo(const void *a, const void *b)
+{
+	const struct range *x = a, *y = b;
+
+	return x->lo < y->lo ? -1 : x->lo > y->lo;
+}
+
+void ranges_sort(struct ranges *set)
+{
+	size_t n = 0;
+
+	for (size_t i = 1; i < set->n; i++) {
+		if (set->v[i].lo > set->v[i - 1].hi)
+			continue;
+		qsort(set->v, set->n, sizeof(*set->v), by_lo);
+		break;
+	}
+	for (size_t i = 0; i < set->n; i++) {
+		struct range *last = n > 0 ? &set->v[n - 1] : NULL;
+
+		if (last == NULL || (last->hi != UINT32_MAX && set->v[i].lo > last->hi + 1))
+			set->v[n++] = set->v[i];
+		else if (set->v[i].hi > last->hi)
+			last->hi = set->v[i].hi;
+	}
+	set->n = n;
+}
+
 void ranges_remove(struct ranges *set, uint32_t lo, uint32_t hi)
 {
 	struct range rest[2];

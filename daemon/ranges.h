@@ -12,6 +12,9 @@ struct ranges { struct range *v; size_t n, room; };	/* {0} is the empty set; ran
 void ranges_done(struct ranges *);		/* leaves an empty set */
 void ranges_copy(struct ranges *, const struct ranges *from);	/* replaces what was there */
 void ranges_add(struct ranges *, uint32_t lo, uint32_t hi);	/* appending ascending numbers is O(1) */
+/* Numbers in any order, each in O(1); after the last, and before anything else, ranges_sort(). */
+void ranges_append(struct ranges *, uint32_t lo, uint32_t hi);
+void ranges_sort(struct ranges *);
 void ranges_remove(struct ranges *, uint32_t lo, uint32_t hi);
 void ranges_remove_all(struct ranges *, const struct ranges *those);
 void ranges_keep(struct ranges *, const struct ranges *those);	/* and nothing else */

@@ -18,7 +18,7 @@ In imap.py and fetch.py, within an answer:
     messages     fetch-no (text), fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
                  size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags, fetch-descending
                  fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
-    looking      search-hides (only), search-also (words), search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,
+    looking      search-hides (only), search-also (words), search-descending, search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,
                  uidvalidity (is), uidnext (is), permanent-flags (flags), select-no, exists-before-plus, silent-idle, hang-done, unsolicited
     afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move
     signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds),

@@ -419,6 +419,8 @@ class Session(fetch.Fetching):
             numbers = [str(u) for u in uids if "only" in hides and u not in hides["only"]]
         more = self.fault("search-also")            # what is not there, or no number at all
         numbers += more["words"] if more else []
+        if self.fault("search-descending"):
+            numbers.reverse()
         if self.rev2 or self.fault("esearch"):      # as after an ENABLE IMAP4rev2 that nobody asked for (4.10)
             self.say('* ESEARCH (TAG "%s") UID%s' % (tag, " ALL " + format_ranges(map(int, numbers)) if numbers else ""))
         elif not numbers and self.fault("search-silent"):       # no line at all (4.5)

@@ -39,7 +39,7 @@ def test_capabilities_in_the_greeting(simulator, daemon, words, asks):
     assert simulator.state()["commands"]["CAPABILITY"] == 1 + asks         # after the sign-in, all the same (4.1)
 
 
-@pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists", "fetch-descending"])
+@pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists", "fetch-descending", "search-descending"])
 def test_answers_nobody_asked_for(simulator, daemon, kind):
     """exchange-online 4.6, 4.10; RFC 3501 7"""
     simulator.mailbox(M)

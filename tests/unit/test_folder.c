@@ -31,6 +31,7 @@ static void look(struct folder *f, const char *listed, uint64_t n, const char *g
 		set(&uids, listed);
 	for (size_t i = 0; i < uids.n; i++)
 		assert_true(folder_list(f, uids.v[i].lo, uids.v[i].hi));
+	folder_listed(f);
 	assert_int_equal(folder_look_done(f, from, now_ms, &ret_gone), n);
 	expect(&ret_gone, gone);
 	ranges_done(&uids);

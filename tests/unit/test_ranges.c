@@ -46,6 +46,46 @@ static void test_add(void **state)
 	assert_null(set.v);
 }
 
+static void test_append(void **state)
+{
+	struct ranges set = { 0 }, added = { 0 };
+
+	(void)state;
+	ranges_append(&set, 9, 9);
+	ranges_append(&set, 8, 8);
+	ranges_append(&set, 3, 5);
+	ranges_append(&set, 6, 6);
+	ranges_append(&set, 20, 20);
+	ranges_append(&set, 4, 7);
+	ranges_append(&set, 0, 1);
+	ranges_append(&set, 5, 4);
+	ranges_append(&set, UINT32_MAX, UINT32_MAX);
+	ranges_append(&set, UINT32_MAX, UINT32_MAX);
+	ranges_sort(&set);
+	expect(&set, "1,3:9,20,4294967295");
+	ranges_done(&set);
+	for (unsigned i = 0; i < 2000; i++) {
+		uint32_t n = 1 + (i * 7919) % 1543;
+
+		ranges_append(&set, n, n + i % 3);
+		ranges_add(&added, n, n + i % 3);
+	}
+	ranges_sort(&set);
+	assert_int_equal(set.n, added.n);
+	assert_memory_equal(set.v, added.v, set.n * sizeof(*set.v));
+	ranges_done(&set);
+	ranges_done(&added);
+	/* every other one of two millions, from the end: moved along one by one it would be hours */
+	for (uint32_t n = 2000000; n > 0; n -= 2)
+		ranges_append(&set, n, n);
+	ranges_sort(&set);
+	assert_int_equal(set.n, 1000000);
+	assert_int_equal(ranges_first(&set), 2);
+	ranges_done(&set);
+	ranges_sort(&set);
+	assert_int_equal(set.n, 0);
+}
+
 static void test_remove(void **state)
 {
 	struct ranges set = { 0 };
@@ -201,7 +241,7 @@ static void test_copy(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_add), cmocka_unit_test(test_remove), cmocka_unit_test(test_against_bits), cmocka_unit_test(test_take),
+		cmocka_unit_test(test_add), cmocka_unit_test(test_append), cmocka_unit_test(test_remove), cmocka_unit_test(test_against_bits), cmocka_unit_test(test_take),
 		cmocka_unit_test(test_first_missing), cmocka_unit_test(test_text), cmocka_unit_test(test_copy),
 	};
 
