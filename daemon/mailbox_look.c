@@ -276,10 +276,10 @@ static void on_status_done(struct mailbox *m, struct folder *f, const struct ima
 		not_opened(m, f, done->failure);
 		return;
 	}
-	note_opened(m, f);
 	if (status_tells_news(f, &done->status)) {
-		f->select_due = f->look_due = true;
+		f->select_due = f->look_due = true;	/* SELECT tells whether it can be opened */
 	} else {
+		note_opened(m, f);
 		f->looked_ms = m->last_look_ms = clock_now_ms();
 		f->at.last_success_wall_s = clock_wall_s();
 	}
