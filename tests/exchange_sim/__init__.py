@@ -1,6 +1,7 @@
 """Entra ID's token endpoint and Exchange Online's IMAP in one program, for tests and the demonstration.
 
     /usr/bin/python3 tests/exchange_sim --dir DIR     (one line of JSON on standard output when it is ready)
+    /usr/bin/python3 tests/exchange_sim --factory     (many, each asked for on standard input: __main__.py)
 
 It speaks as the services have been seen to speak (exchange-online 2 to 5); mailboxes, messages and faults are set over a
 control port (control.py says how). Everything listens on loopback, on ports the kernel chooses.

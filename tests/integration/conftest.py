@@ -6,7 +6,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib.daemon import Daemon  # noqa: E402
-from lib.simulator import Simulator  # noqa: E402
+from lib.simulator import Factory, Simulator  # noqa: E402
 import certs  # noqa: E402  the simulator's
 
 
@@ -27,10 +27,17 @@ def pytest_terminal_summary(terminalreporter):
                 terminalreporter.write_line("%s: %s" % (report.nodeid, value))
 
 
+@pytest.fixture(scope="session")
+def simulators():
+    factory = Factory()
+    yield factory
+    factory.stop()
+
+
 @pytest.fixture
-def simulator(tmp_path, certificates):
+def simulator(tmp_path, certificates, simulators):
     shutil.copytree(certificates, tmp_path / "sim")
-    sim = Simulator(tmp_path / "sim")
+    sim = Simulator(tmp_path / "sim", simulators)
     yield sim
     sim.stop()
 
