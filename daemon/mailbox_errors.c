@@ -41,9 +41,8 @@ static void tell(const struct mailbox *m, enum log_event event, const char *fold
 	enum log_level level = why->fail == FAIL_ADMIN || why->fail == FAIL_TOKEN ? LOG_LEVEL_ERROR : LOG_LEVEL_WARNING;
 	char repeated[24], more[80] = "";
 	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL },
-		{ "REPEATED", untold > 0 ? repeated : NULL } };
+		{ "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } };
 
-	snprintf(repeated, sizeof(repeated), "%u", untold);
 	if (untold > 0)
 		snprintf(more, sizeof(more), "; the same %u times since this was last logged", untold);
 	log_write(level, event, &ctx, fields, ARRAY_LEN(fields), "%s (trying again in %lld s%s)%s%s", why->text, (long long)(wait_ms + 999) / 1000,
