@@ -1,4 +1,5 @@
 #include <arpa/inet.h>
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/bufferevent_ssl.h>
@@ -143,11 +144,18 @@ static void on_readable(struct bufferevent *bev, void *arg)
 static void on_event(struct bufferevent *bev, short what, void *arg)
 {
 	struct client *c = arg;
+	int error = errno;
 
-	if (what & BEV_EVENT_CONNECTED)
+	if (what & BEV_EVENT_CONNECTED) {
 		c->resumed = SSL_session_reused(bufferevent_openssl_get_ssl(bev)) != 0;
-	else
-		die("%s: connection lost", c->user);
+		return;
+	}
+	fprintf(stderr, "%s: connection lost: %s\n", c->user, (what & BEV_EVENT_EOF) ? "closed by the server" : strerror(error));
+	if (c->ops->lost == NULL)
+		exit(1);
+	bufferevent_free(c->bev);
+	c->bev = NULL;
+	c->ops->lost(c);
 }
 
 void client_open(struct client *c, const struct server *server, const char *user)

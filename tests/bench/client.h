@@ -1,5 +1,5 @@
 /* client.h - the least that an IMAP client on libevent and OpenSSL does: connect, verified TLS, XOAUTH2, one command after
- * the other. No timers, no retries: whatever is unexpected ends the program. */
+ * the other. No timers, no retries: whatever is unexpected ends the program, but a lost connection that somebody wants to hear of. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,6 +14,7 @@ struct client_ops {
 	void (*line)(struct client *, const char *line);	/* untagged or `+`; may be NULL */
 	void (*literal)(struct client *, struct evbuffer *in, size_t len, bool last);	/* takes len bytes out of in; NULL: dropped */
 	void (*over)(struct client *);		/* logged out; free it or not */
+	void (*lost)(struct client *);		/* the connection; closed here. NULL: the program ends */
 };
 struct server {				/* lent */
 	const char *port, *token;

@@ -5,7 +5,8 @@
  *   floor write DIR N BYTES                          the files alone
  *   floor poll  PORT CA TOKENFILE USERS N AT_ONCE    N mailboxes (USERS is a format with one %u): sign in, STATUS, LOGOUT; twice,
  *                                                    the second time with resumed TLS sessions
- *   floor idle  PORT CA TOKENFILE USERS N            N mailboxes in IDLE until SIGTERM; a line for each EXISTS
+ *   floor idle  PORT CA TOKENFILE USERS N            N mailboxes in IDLE until SIGTERM; a line for each EXISTS, and for each
+ *                                                    connection that was lost, which is opened again
  *
  * Results are lines of words on standard output; CPU is user and system time of this process in seconds. */
 #include <event2/buffer.h>
@@ -142,6 +143,8 @@ struct many {
 	struct client *clients;
 	char (*users)[96];
 	unsigned n, next, done;
+	bool *idling, all_idled;	/* idle: which are; once all were */
+	unsigned lost;
 };
 
 static void many_init(struct many *m, char **argv, const struct client_ops *ops)
@@ -150,7 +153,8 @@ static void many_init(struct many *m, char **argv, const struct client_ops *ops)
 	m->n = (unsigned)atoi(argv[4]);
 	m->clients = calloc(m->n, sizeof(*m->clients));
 	m->users = calloc(m->n, sizeof(*m->users));
-	if (m->clients == NULL || m->users == NULL)
+	m->idling = calloc(m->n, sizeof(*m->idling));
+	if (m->clients == NULL || m->users == NULL || m->idling == NULL)
 		die("no memory");
 	for (unsigned i = 0; i < m->n; i++) {
 #pragma GCC diagnostic push
@@ -216,10 +220,40 @@ static void idle_line(struct client *c, const char *line)
 	struct many *m = c->arg;
 	const char *exists = strstr(line, " EXISTS");
 
-	if (line[0] == '+' && ++m->done == m->n)
-		printf("idle %u cpu %.6f\n", m->n, cpu_s());
-	else if (m->done == m->n && line[0] == '*' && exists != NULL)
+	if (line[0] == '+') {
+		m->idling[c->index] = true;
+		if (++m->done == m->n && !m->all_idled) {
+			printf("idle %u cpu %.6f\n", m->n, cpu_s());
+			m->all_idled = true;
+		}
+	} else if (m->all_idled && m->idling[c->index] && line[0] == '*' && exists != NULL) {
 		printf("exists %u %.6f\n", c->index, now_s());
+	} else if (strncmp(line, "* BYE", 5) == 0) {
+		fprintf(stderr, "%s: %s\n", m->users[c->index], line);
+	}
+}
+
+static void open_again(evutil_socket_t fd, short what, void *arg)
+{
+	struct client *c = arg;
+	struct many *m = c->arg;
+
+	(void)fd, (void)what;
+	client_open(c, &m->server, m->users[c->index]);
+}
+
+/* A server with thousands of sessions loses one now and then; who measures is told. */
+static void idle_lost(struct client *c)
+{
+	static const struct timeval soon = { .tv_usec = 100000 };
+	struct many *m = c->arg;
+
+	if (m->lost++ == m->n)
+		die("too many connections lost");
+	printf("lost %u %.6f\n", c->index, now_s());
+	m->done -= m->idling[c->index];
+	m->idling[c->index] = false;
+	event_base_once(m->server.base, -1, EV_TIMEOUT, open_again, c, &soon);
 }
 
 static void on_term(evutil_socket_t fd, short what, void *arg)
@@ -230,7 +264,7 @@ static void on_term(evutil_socket_t fd, short what, void *arg)
 
 static void run_idle(char **argv)
 {
-	static const struct client_ops ops = { .command = idle_command, .line = idle_line };
+	static const struct client_ops ops = { .command = idle_command, .line = idle_line, .lost = idle_lost };
 	struct many m = { 0 };
 	struct event *term;
 
