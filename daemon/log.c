@@ -272,7 +272,6 @@ static bool enqueue(struct entry *e)		/* with the mutex held */
 	STAILQ_INSERT_TAIL(&queue.queue, e, link);
 	queue.n++;
 	queue.bytes += e->len;
-	pthread_cond_signal(&queue.wanted);
 	return true;
 }
 
@@ -295,17 +294,20 @@ static void tell_dropped(void)			/* with the mutex held */
 
 static void submit(struct entry *e)
 {
-	bool taken = false, at_once;
+	bool taken = false, at_once, running;
 
 	pthread_mutex_lock(&queue.mutex);
 	at_once = !queue.running && !queue.stuck;
-	if (queue.running) {
+	running = queue.running;
+	if (running) {
 		tell_dropped();
 		taken = enqueue(e);
 	}
 	if (!taken && !at_once)
 		queue.dropped++;
 	pthread_mutex_unlock(&queue.mutex);
+	if (running)
+		pthread_cond_signal(&queue.wanted);	/* without the mutex held, or it would wait for that at once */
 	if (at_once)
 		write_entry(queue.target, e);
 	if (!taken)

@@ -1,5 +1,6 @@
-/* One mutex for all lanes: jobs are disk accesses and name lookups, each far longer than its handling here. What the
- * threads share lives until the last of them has gone, so that one that is stuck in the kernel harms nobody. */
+/* One mutex for all lanes: jobs are disk accesses and name lookups, each far longer than its handling here. Nobody is woken while
+ * it is held, or would wait for it at once: two more switches. What the threads share lives until the last of them has gone, so
+ * that one that is stuck in the kernel harms nobody. */
 #include <errno.h>
 #include <event2/event.h>
 #include <pthread.h>
@@ -119,16 +120,22 @@ static void tell_loop(struct shared *s)
 
 static void run_one(struct thread *t, struct shared *s, struct job *job)
 {
+	bool told;
+
 	job->started_ms = clock_now_ms();
 	t->running = job;
 	pthread_mutex_unlock(&s->mutex);
 	job->work(job);
 	pthread_mutex_lock(&s->mutex);
 	t->running = NULL;
+	told = s->done.first != NULL;
 	jobs_put(&s->done, job);
-	tell_loop(s);
 	if (--s->n_unfinished == 0)
 		pthread_cond_broadcast(&s->idle);
+	pthread_mutex_unlock(&s->mutex);
+	if (!told)			/* else the loop is about to take them all */
+		tell_loop(s);
+	pthread_mutex_lock(&s->mutex);
 }
 
 static void *thread_main(void *arg)
@@ -275,16 +282,18 @@ struct lane *lane_new(struct workers *w, const char *name, enum lane_kind kind, 
 void lane_submit(struct lane *lane, struct job *job)
 {
 	struct shared *s = lane->shared;
+	bool waits;
 
 	job->lane = lane;
 	pthread_mutex_lock(&s->mutex);
 	jobs_put(&lane->queue, job);
 	s->n_unfinished++;
-	if (lane->n_waiting > 0)
-		pthread_cond_signal(&lane->wanted);
-	else if (lane->n_threads < lane->max_threads)
+	waits = lane->n_waiting > 0;
+	if (!waits && lane->n_threads < lane->max_threads)
 		start_thread(lane);
 	pthread_mutex_unlock(&s->mutex);
+	if (waits)
+		pthread_cond_signal(&lane->wanted);
 }
 
 static msec_t oldest_started_ms(const struct lane *lane, msec_t now_ms)
