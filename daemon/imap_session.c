@@ -5,6 +5,7 @@
 #include <event2/bufferevent.h>
 #include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/ssl.h>
 #include <stdio.h>
@@ -192,21 +193,47 @@ static void end_by_protocol(struct imap_session *s, const char *what, const char
 
 /* --- sending --- */
 
+static void wipe_sent(const void *data, size_t len, void *arg)
+{
+	(void)data;
+	explicit_bzero(arg, len);
+	free(arg);
+}
+
+/* At once: the loop would have to be asked twice whether the socket can be written. What it does not take (all or nothing: a line is
+ * one record) waits in the output. line is taken, and wiped: it may be a secret, which has no other copy outside TLS. */
+static void send_owned(struct imap_session *s, char *line, size_t len)
+{
+	struct evbuffer *out = bufferevent_get_output(s->bev);
+	bool sent = false;
+
+	if (evbuffer_get_length(out) == 0 && len <= SSL3_RT_MAX_PLAIN_LENGTH) {
+		ERR_clear_error();
+		sent = SSL_write(s->ssl, line, (int)len) == (int)len;
+		ERR_clear_error();	/* tried again from the output, it fails again */
+	}
+	if (sent)
+		wipe_sent(line, len, line);
+	else
+		evbuffer_add_reference(out, line, len, wipe_sent, line);
+}
+
 /* tag 0: the text is all of the line. */
 static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_list args) PRINTF_LIKE(3, 0);
 static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_list args)
 {
-	struct evbuffer *out = bufferevent_get_output(s->bev);
+	char *text = NULL, *line;
 	va_list again;
 
 	va_copy(again, args);
-	if (tag != 0)
-		evbuffer_add_printf(out, "A%u ", tag);
-	evbuffer_add_vprintf(out, fmt, args);
-	evbuffer_add(out, "\r\n", 2);
+	if (vasprintf(&text, fmt, args) < 0)
+		abort();
+	line = tag != 0 ? xasprintf("A%u %s\r\n", tag, text) : xasprintf("%s\r\n", text);
+	free(text);
 	if (s->trace != NULL)
 		imap_trace_sent(s->trace, tag, fmt, again);
 	va_end(again);
+	send_owned(s, line, strlen(line));
 }
 
 static void send_line(struct imap_session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -219,14 +246,6 @@ static void send_line(struct imap_session *s, const char *fmt, ...)
 	va_end(args);
 }
 
-static void wipe_sent(const void *data, size_t len, void *arg)
-{
-	(void)data;
-	explicit_bzero(arg, len);
-	free(arg);
-}
-
-/* The secret's only copy outside TLS is this buffer, wiped when it has been written. */
 static void send_secret(struct imap_session *s, const char *prefix)
 {
 	size_t len = strlen(prefix) + strlen(s->initial_response) + 2;
@@ -236,7 +255,7 @@ static void send_secret(struct imap_session *s, const char *prefix)
 	secret_free(&s->initial_response);
 	if (s->trace != NULL)
 		imap_trace_sent_secret(s->trace, prefix);
-	evbuffer_add_reference(bufferevent_get_output(s->bev), line, len, wipe_sent, line);
+	send_owned(s, line, len);
 }
 
 static void begin_command(struct imap_session *s, enum imap_command command, enum failure_phase phase)
