@@ -11,6 +11,8 @@
 #include "util.h"
 #include "workers.h"
 
+#define QUIET_MS 50			/* without a commit: time for a checkpoint */
+
 struct ops { struct op *first, **end; };
 
 struct store {
@@ -19,7 +21,7 @@ struct store {
 	struct db *db;			/* the lane's while a job runs */
 	struct ops waiting;
 	struct commit_job *job;		/* NULL: none runs */
-	struct event *retry;
+	struct event *retry, *quiet;
 	bool retry_waits;
 	unsigned attempts;
 	struct failure failure;		/* FAIL_NONE: commits succeed */
@@ -94,6 +96,60 @@ void store_folder_done(struct store_folder *f)
 
 static void commit_next(struct store *s);
 
+static struct commit_job *job_new(struct store *s, void (*work)(struct job *), void (*done)(struct job *))
+{
+	struct commit_job *c = xcalloc(1, sizeof(*c));
+
+	c->job.work = work;
+	c->job.done = done;
+	c->store = s;
+	c->db = s->db;
+	ops_init(&c->ops);
+	return c;
+}
+
+static void run(struct store *s, struct commit_job *c)
+{
+	s->job = c;
+	lane_submit(s->lane, &c->job);
+}
+
+static void work_checkpoint(struct job *job)
+{
+	struct commit_job *c = (struct commit_job *)job;
+
+	atomic_store(&c->started, true);
+	db_checkpoint(c->db);
+	atomic_store(&c->finished, true);
+}
+
+static void done_checkpoint(struct job *job)
+{
+	struct commit_job *c = (struct commit_job *)job;
+
+	c->store->job = NULL;
+	commit_next(c->store);
+	free(c);
+}
+
+static void on_quiet(evutil_socket_t fd, short what, void *arg)
+{
+	struct store *s = arg;
+
+	(void)fd, (void)what;
+	if (s->job == NULL)
+		run(s, job_new(s, work_checkpoint, done_checkpoint));
+}
+
+/* A checkpoint takes as long as several commits, and a delivery makes two that follow each other closely. */
+static void await_quiet(struct store *s)
+{
+	struct timeval tv = clock_interval(QUIET_MS);
+
+	if (s->job == NULL && db_wants_checkpoint(s->db))
+		event_add(s->quiet, &tv);
+}
+
 static void work_commit(struct job *job)
 {
 	struct commit_job *c = (struct commit_job *)job;
@@ -158,6 +214,7 @@ static void done_commit(struct job *job)
 		on_refused(s, c);
 	} else {
 		commit_next(s);		/* what waits need not wait for the callbacks */
+		await_quiet(s);
 		on_committed(s, &c->ops);
 	}
 	free(c);
@@ -169,15 +226,9 @@ static void commit_next(struct store *s)
 
 	if (s->job != NULL || s->retry_waits || s->waiting.first == NULL)
 		return;
-	c = xcalloc(1, sizeof(*c));
-	c->job.work = work_commit;
-	c->job.done = done_commit;
-	c->store = s;
-	c->db = s->db;
-	ops_init(&c->ops);
+	c = job_new(s, work_commit, done_commit);
 	ops_append(&c->ops, &s->waiting);
-	s->job = c;
-	lane_submit(s->lane, &c->job);
+	run(s, c);
 }
 
 static void on_retry(evutil_socket_t fd, short what, void *arg)
@@ -205,6 +256,7 @@ struct store *store_open(struct event_base *base, struct workers *workers, const
 	s->lane = lane_new(workers, "store", LANE_DISK, 1);
 	s->backup_lane = lane_new(workers, "backup", LANE_REMOTE, 1);
 	s->retry = evtimer_new(base, on_retry, s);
+	s->quiet = evtimer_new(base, on_quiet, s);
 	ops_init(&s->waiting);
 	return s;
 }
@@ -218,6 +270,7 @@ void store_close(struct store **store)
 		return;
 	*store = NULL;
 	event_free(s->retry);
+	event_free(s->quiet);
 	ops_free(&s->waiting);
 	for (size_t i = 0; i < s->n_paused; i++)
 		free(s->paused[i]);

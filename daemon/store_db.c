@@ -14,6 +14,8 @@
 #define HASHES_KEPT 5000		/* of a folder */
 #define HASHES_KEPT_S (30 * 86400)
 #define PRUNE_EVERY 64			/* deliveries */
+#define WAL_PAGES 1000			/* of the write-ahead log: worth a checkpoint */
+#define WAL_PAGES_MAX 2000		/* ... which waits for no quiet moment */
 
 static const char *const schema_steps[] = {
 	"CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
@@ -93,6 +95,7 @@ struct db {
 	struct store_found_intent *found;
 	size_t n_found;
 	unsigned since_pruned;
+	int wal_pages;			/* since the last checkpoint, as the last commit told */
 	int error;			/* SQLite's, of the transaction under way; 0: none */
 	struct {			/* settlements in a row of one folder, of the transaction under way: its range and counts are written once */
 		folder_ref folder;	/* 0: none */
@@ -510,6 +513,27 @@ static int exec(struct db *db, const char *text)
 	return sqlite3_exec(db->sqlite, text, NULL, NULL, NULL);
 }
 
+static int on_wal(void *arg, sqlite3 *sqlite, const char *name, int pages)
+{
+	struct db *db = arg;
+
+	(void)sqlite, (void)name;
+	db->wal_pages = pages;
+	return SQLITE_OK;
+}
+
+bool db_wants_checkpoint(const struct db *db)
+{
+	return db->wal_pages >= WAL_PAGES;
+}
+
+/* An error is the next commit's to find; while a backup reads, part of the log stays for the next one. */
+void db_checkpoint(struct db *db)
+{
+	db->wal_pages = 0;
+	sqlite3_wal_checkpoint_v2(db->sqlite, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+}
+
 int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 {
 	db->error = exec(db, "BEGIN");
@@ -521,8 +545,11 @@ int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 	end_run(db);
 	if (db->error == 0)
 		db->error = exec(db, "COMMIT");
-	if (db->error == 0)
+	if (db->error == 0) {
+		if (db->wal_pages >= WAL_PAGES_MAX)
+			db_checkpoint(db);
 		return 0;
+	}
 	snprintf(ret_error, size, "%s (%s)", sqlite3_errstr(db->error), sqlite3_errmsg(db->sqlite));
 	if (!sqlite3_get_autocommit(db->sqlite))
 		exec(db, "ROLLBACK");
@@ -752,6 +779,7 @@ struct db *db_open(const char *state_dir, char *ret_error, size_t size)
 	if (sqlite3_open_v2(path, &db->sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
 		snprintf(ret_error, size, "cannot open the state %s: %s", path, sqlite3_errmsg(db->sqlite));
 	} else if (sqlite3_busy_timeout(db->sqlite, DB_BUSY_MS) == SQLITE_OK && prepare_file(db, path, ret_error, size) == 0) {
+		sqlite3_wal_hook(db->sqlite, on_wal, db);	/* instead of SQLite's, which makes a commit wait for its checkpoint */
 		good = read_instance(db) == 0 && read_intents(db) == 0;
 		if (!good)
 			snprintf(ret_error, size, "cannot read the state %s: %s", path, sqlite3_errmsg(db->sqlite));

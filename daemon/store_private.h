@@ -29,11 +29,14 @@ struct op {				/* one change or question, with copies of all it needs */
 	void *arg;
 };
 
-/* All three block. db_open() takes the lock, checks, makes or migrates; NULL: ret_error says why not. */
+/* All four block. db_open() takes the lock, checks, makes or migrates; NULL: ret_error says why not. */
 struct db *db_open(const char *state_dir, char *ret_error, size_t size);
 void db_close(struct db **);
 /* Does the ops in one transaction: all or, when the disk refuses, none (-1, ret_error). */
 int db_apply(struct db *, struct op *ops, char *ret_error, size_t size);
+/* What the write-ahead log holds, into the file it belongs to: for a moment when nobody waits for a commit. */
+void db_checkpoint(struct db *);
+bool db_wants_checkpoint(const struct db *);
 #define DB_BUSY_MS 5000			/* the writer and a backup meet for moments only */
 /* store_backup.c. Beside the writer, by a connection of its own; path must not be there yet, is durable when it returns. -1: ret_error. */
 int db_backup(const char *state_dir, const char *path, char *ret_error, size_t size);

@@ -193,6 +193,47 @@ static void test_commits_are_grouped(void **state)
 	assert_int_equal(ranges_count(&w->folder.after_owed), 1000);
 }
 
+static int64_t file_bytes(struct world *w, const char *name)
+{
+	char *path = xasprintf("%s/%s", w->dir, name);
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	free(path);
+	return (int64_t)st.st_size;
+}
+
+static void settle_singly(struct world *w, uint32_t from, uint32_t to)
+{
+	for (uint32_t uid = from; uid <= to; uid++) {
+		settle(w, uid, uid, false);
+		wait_for(w, 1);
+	}
+}
+
+/* The write-ahead log goes into the file when there is a quiet moment, or when it is too long. */
+static void test_checkpoints(void **state)
+{
+	struct world *w = *state;
+	struct timeval soon = { .tv_usec = 20000 };
+	int64_t before;
+
+	begin(w, 1, NULL);
+	settle_singly(w, 1, 250);
+	before = file_bytes(w, "state.db");
+	for (unsigned i = 0; i < 500 && file_bytes(w, "state.db") == before; i++) {
+		event_base_loopexit(w->base, &soon);
+		event_base_dispatch(w->base);
+	}
+	assert_true(file_bytes(w, "state.db") > before);
+	settle_singly(w, 251, 900);
+	assert_true(file_bytes(w, "state.db-wal") < 9 * 1024 * 1024);
+	reopen(w);
+	load(w);
+	expect_ranges(&w->folder.settled, "1:900");
+	assert_int_equal(w->folder.delivered, 900);
+}
+
 static void test_after_and_owed(void **state)
 {
 	struct world *w = *state;
@@ -547,7 +588,7 @@ static void test_migration(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_after_and_owed), TEST(test_intents),
+		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
 		TEST(test_settled_in_one_commit),
 		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_migration),
