@@ -15,7 +15,7 @@
 #define HASHES_KEPT_S (30 * 86400)
 #define PRUNE_EVERY 64			/* deliveries */
 #define WAL_PAGES 1000			/* of the write-ahead log: worth a checkpoint */
-#define WAL_PAGES_MAX 2000		/* ... which waits for no quiet moment */
+#define WAL_PAGES_MAX 1900		/* ... which waits for no quiet moment; below journal_size_limit */
 
 static const char *const schema_steps[] = {
 	"CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
