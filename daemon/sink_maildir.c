@@ -363,6 +363,7 @@ struct delivery {			/* one message's way; freed with its answer */
 	void *arg;
 	char *maildir;			/* owned; message->path is maildir/tmp/NAME */
 	char *new_name, *new_path;
+	int error;			/* of the renaming */
 };
 
 static void answer(struct delivery *d, enum sink_outcome outcome, const struct failure *why)
@@ -384,13 +385,22 @@ static void answer_lost(struct delivery *d, const char *what, int error)
 	answer(d, SINK_LOST, &why);
 }
 
+static void on_dropped(void *arg, enum store_result result)
+{
+	struct delivery *d = arg;
+
+	(void)result;
+	answer_lost(d, "renaming within", d->error);
+}
+
+/* As long as there is the intent, a file that is gone counts as delivered. */
 static void on_renamed(void *arg, int error)
 {
 	struct delivery *d = arg;
 
 	if (error != 0) {
-		store_drop_intent(d->sink->env->store, d->message->ref, d->message->uid, d->sink->conf->name, NULL, NULL);
-		answer_lost(d, "renaming within", error);
+		d->error = error;
+		store_drop_intent(d->sink->env->store, d->message->ref, d->message->uid, d->sink->conf->name, on_dropped, d);
 		return;
 	}
 	free(d->message->path);

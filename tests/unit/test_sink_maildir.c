@@ -1,0 +1,167 @@
+/* In which order a message's steps into a Maildir come; volume, spool and store are of clay. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "config.h"
+#include "sink_maildir.h"
+#include "store.h"
+#include "util.h"
+#include "volume.h"
+
+static struct {
+	char steps[64];			/* a letter for each that has begun */
+	volume_flushed_cb *on_volume; void *volume_arg;
+	store_cb *on_store; void *store_arg;
+	enum sink_outcome outcome;
+} w;
+
+static void step(char c)
+{
+	w.steps[strlen(w.steps)] = c;
+}
+
+void __wrap_volume_flush(struct volume *v, const char *path, volume_flushed_cb *cb, void *arg);
+void __wrap_volume_flush(struct volume *v, const char *path, volume_flushed_cb *cb, void *arg)
+{
+	(void)v;
+	assert_string_equal(path, "/mail/a/tmp/mailpolld.x.y.1");
+	step('f');
+	w.on_volume = cb;
+	w.volume_arg = arg;
+}
+
+void __wrap_volume_rename(struct volume *v, const char *rename_from, const char *path, volume_flushed_cb *cb, void *arg);
+void __wrap_volume_rename(struct volume *v, const char *rename_from, const char *path, volume_flushed_cb *cb, void *arg)
+{
+	(void)v;
+	assert_string_equal(rename_from, "/mail/a/tmp/mailpolld.x.y.1");
+	assert_memory_equal(path, "/mail/a/new/7.", 14);
+	step('r');
+	w.on_volume = cb;
+	w.volume_arg = arg;
+}
+
+void __wrap_store_add_intent(struct store *s, const struct store_intent *intent, store_cb *cb, void *arg);
+void __wrap_store_add_intent(struct store *s, const struct store_intent *intent, store_cb *cb, void *arg)
+{
+	(void)s;
+	assert_string_equal(intent->maildir, "/mail/a");
+	assert_string_equal(intent->tmp_name, "mailpolld.x.y.1");
+	step('i');
+	w.on_store = cb;
+	w.store_arg = arg;
+}
+
+void __wrap_store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, store_cb *cb, void *arg);
+void __wrap_store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, store_cb *cb, void *arg)
+{
+	(void)s, (void)folder, (void)sink;
+	assert_int_equal(uid, 5);
+	step('d');
+	w.on_store = cb;
+	w.store_arg = arg;
+}
+
+void __wrap_spool_remove(struct volume *v, const char *path);
+void __wrap_spool_remove(struct volume *v, const char *path)
+{
+	(void)v;
+	assert_string_equal(path, "/mail/a/tmp/mailpolld.x.y.1");
+	step('u');
+}
+
+static void on_done(void *arg, struct message *m, enum sink_outcome outcome, const struct failure *why)
+{
+	(void)arg, (void)m;
+	assert_int_equal(outcome == SINK_DELIVERED, why == NULL);
+	step('!');
+	w.outcome = outcome;
+}
+
+static const struct sink_conf conf = { .name = (char[]){ "maildir" } };
+static void *sink;
+static struct message *message;
+
+static int setup(void **state)
+{
+	static const struct sink_env env;
+
+	(void)state;
+	memset(&w, 0, sizeof(w));
+	sink = sink_maildir_driver.open(&env, &conf);
+	message = xcalloc(1, sizeof(*message));
+	*message = (struct message){ .uid = 5, .internaldate_s = 7, .key = xstrdup("a/INBOX/1/5"), .path = xstrdup("/mail/a/tmp/mailpolld.x.y.1") };
+	sink_maildir_driver.deliver(sink, message, on_done, NULL);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	message_free(&message);
+	sink_maildir_driver.close(sink);
+	return 0;
+}
+
+static void expect(const char *steps)
+{
+	assert_string_equal(w.steps, steps);
+}
+
+static void test_delivered(void **state)
+{
+	(void)state;
+	expect("f");
+	w.on_volume(w.volume_arg, 0);
+	expect("fi");
+	w.on_store(w.store_arg, STORE_OK);
+	expect("fir");
+	w.on_volume(w.volume_arg, 0);
+	expect("fir!");
+	assert_int_equal(w.outcome, SINK_DELIVERED);
+	assert_memory_equal(message->path, "/mail/a/new/7.", 14);
+}
+
+static void test_flush_fails(void **state)
+{
+	(void)state;
+	w.on_volume(w.volume_arg, EIO);
+	expect("fu!");
+	assert_int_equal(w.outcome, SINK_LOST);
+}
+
+/* A crash while the file is gone and the intent still there would count the message as delivered. */
+static void test_rename_fails(void **state)
+{
+	(void)state;
+	w.on_volume(w.volume_arg, 0);
+	w.on_store(w.store_arg, STORE_OK);
+	w.on_volume(w.volume_arg, ENOENT);
+	expect("fird");
+	w.on_store(w.store_arg, STORE_OK);
+	expect("firdu!");
+	assert_int_equal(w.outcome, SINK_LOST);
+}
+
+static void test_intent_is_refused(void **state)
+{
+	(void)state;
+	w.on_volume(w.volume_arg, 0);
+	w.on_store(w.store_arg, STORE_NOT_OWNER);
+	expect("fiu!");
+	assert_int_equal(w.outcome, SINK_LOST);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { TEST(test_delivered), TEST(test_flush_fails), TEST(test_rename_fails), TEST(test_intent_is_refused) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
