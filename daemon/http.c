@@ -249,12 +249,12 @@ static unsigned retry_after_s(const char *value)
 static void answer_failed(struct http_request *r, const char *error)
 {
 	char line[sizeof(r->error)];
-	curl_off_t handshake_us = 0;
+	long sent = 0;			/* a handshake has no time in a connection that was kept from the request before */
 
 	printable(line, sizeof(line), error, strlen(error));
 	memcpy(r->error, line, sizeof(line));
 	r->answer.error = r->error;
-	r->answer.is_connected = r->easy != NULL && curl_easy_getinfo(r->easy, CURLINFO_APPCONNECT_TIME_T, &handshake_us) == CURLE_OK && handshake_us > 0;
+	r->answer.is_connected = r->easy != NULL && curl_easy_getinfo(r->easy, CURLINFO_REQUEST_SIZE, &sent) == CURLE_OK && sent > 0;
 }
 
 static void answer_error(struct http_request *r, CURLcode code)

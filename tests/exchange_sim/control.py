@@ -6,12 +6,13 @@
     POST /remove    {"address", "folder", "uids"}
     POST /folder    {"address", "folder", "uidvalidity"}                   as after a move: all UIDs are new
     POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "same_end", "hang",
-                     "fail": {"status", "code", "retry_after", "body"}, "script": [as "fail", or null, ...]}
+                     "fail": {"status", "code", "retry_after", "body", "how"}, "script": [as "fail", or null, ...]}
+                     without "status" it is the right answer; web.py says what "how" there is
     POST /secret    {"secret"}
     POST /token-port {"open": false}                                       nothing answers there
     POST /expire    {}                                                     every token given so far ends now
     POST /fault     {"address" or "*" or "port" of a line, "kind", ...}    faults.py says which there are
-    POST /line      {"port" or none, "mode", ...}                           wire.py: a way to the IMAP server; gives its port
+    POST /line      {"port" or none, "server": "token" or none, "mode", ...} wire.py: a way to the IMAP server or the token endpoint; gives its port
     POST /clear     {"address" or "*" or "port"}                           no faults any more
     POST /drop      {"address"}                                            closes its connections without a word
     POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"], "bads": 2}
@@ -113,7 +114,8 @@ class Control:
                     session.notice()
 
     async def post_line(self, data):
-        line = self.lines.get(data.get("port")) or wire.Line(self.imap_port, self.state.line_of)
+        target = self.token_port if data.get("server") == "token" else self.imap_port
+        line = self.lines.get(data.get("port")) or wire.Line(target, self.state.line_of)
         self.lines[line.port] = line
         await line.set(data)
         return {"port": line.port}

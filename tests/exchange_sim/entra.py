@@ -17,10 +17,10 @@ def refusal(status, error, code, headers=None):
                                    "error_uri": "https://login.microsoftonline.com/error?code=%d" % code}
 
 
-def token_answer(state, request):
+def token_answer(state, request, fail):
+    """fail: what is said instead; None: what is right."""
     form, conf = request.form(), state.token_conf
-    fail = conf["script"].pop(0) if conf["script"] else conf["fail"]
-    if fail:
+    if fail and "status" in fail:
         headers = {"Retry-After": str(fail["retry_after"])} if "retry_after" in fail else {}
         if "code" in fail:
             return refusal(fail["status"], fail.get("error", "invalid_client"), fail["code"], headers)
@@ -56,8 +56,10 @@ def handler(state):
             state.note("token request for %s" % request.form().get("scope"))
             if state.token_conf["hang"]:
                 await asyncio.sleep(3600)
-            status, headers, body = token_answer(state, request)
-            return status, {**date, **headers}, body
+            conf = state.token_conf
+            fail = conf["script"].pop(0) if conf["script"] else conf["fail"]
+            status, headers, body = token_answer(state, request, fail)
+            return status, {**date, **headers}, body, fail.get("how", {}) if fail else {}
         if request.method == "POST" and request.path == "/introspect":
             token = state.good_token(request.form().get("token", ""))
             return 200, date, {"active": bool(token), "client_id": "app", "username": "app",

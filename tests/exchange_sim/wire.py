@@ -1,5 +1,5 @@
-"""Lines: extra ports that pass bytes to and from the IMAP server, below TLS, and do what networks do. A test gives a mailbox a line's
-port, so that its troubles are that mailbox's alone.
+"""Lines: extra ports that pass bytes to and from the IMAP server or the token endpoint, below TLS, and do what networks do. A test gives a
+mailbox a line's port, so that its troubles are that mailbox's alone.
 
     mode        ok, refuse (nobody listens), hang-tcp (connects and is never accepted), hang-tls (accepted, nothing passes), reset
     cut_after   ends each connection after so many bytes from the server (hang_after: passes no more, and stays)

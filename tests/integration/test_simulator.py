@@ -118,6 +118,35 @@ def test_token_answers_in_sequence(simulator):
     assert json.loads(answers[1][2])["error_description"].startswith("AADSTS7000222: ")
 
 
+@pytest.mark.parametrize("how,length,ends", [
+    ({"cut_after": 30}, 30, "notify"), ({"cut_after": 30, "raw": True}, 30, "raw"), ({"length": 9}, None, None), ({"length": None}, None, "notify"),
+    ({"single": True, "raw": True}, None, "raw"),
+], ids=["cut", "cut-raw", "length", "no-length", "single-raw"])
+def test_token_answers_in_odd_ways(simulator, how, length, ends):
+    """exchange-online 3.1: what proxies make of them; and then as ever"""
+    simulator.post("/token", script=[{"how": how}])
+    line = simulator.post("/line", server="token")["port"]
+    context = ssl.create_default_context(cafile=simulator.ca_file)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    form = urllib.parse.urlencode({"client_id": simulator.client_id, "client_secret": simulator.secret, "grant_type": "client_credentials",
+                                   "scope": "x/.default"}).encode()
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", line), 10), server_hostname="localhost", suppress_ragged_eofs=False) as sock:
+        sock.sendall(b"POST /tenant/oauth2/v2.0/token HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(form) + form)
+        got, ended = b"", None
+        while ended is None and not (ends is None and got.endswith(b"}")):
+            try:
+                part = sock.recv(65536)
+                ended = None if part else "notify"
+                assert not how.get("single") or len(part) <= 1
+                got += part
+            except ssl.SSLError:
+                ended = "raw"
+    assert ended == ends and (len(got) == length if length else got.endswith(b"}"))
+    told = got.partition(b"Content-Length: ")[2].partition(b"\r")[0]
+    assert length or told == {9: b"9", None: b""}.get(how.get("length", 0), b"%d" % len(got.partition(b"\r\n\r\n")[2]))
+    assert token_request(simulator)[0] == 200
+
+
 def test_greeting_and_capabilities(simulator, wire):
     """exchange-online 4.1"""
     assert wire.greeting.startswith("* OK The Microsoft Exchange IMAP4 service is ready. [")

@@ -1,0 +1,112 @@
+"""The way to the token endpoint, and what comes back on it (exchange-online 3.1, 3.2: DNS, TCP, TLS, time-outs, answers that are none): each
+fault before there is a token, and when it is to be renewed. What is expected: the failure's name and hint, soon tried again; a session that is open
+goes on and its mail comes; all well again when the fault goes. The daemon's clock runs twenty times faster."""
+import dataclasses
+import re
+
+import pytest
+
+ADDRESS = "support@contoso.example"
+RATE = 20
+REACH, BROKEN, NONE = "Cannot reach localhost", "localhost can be reached but does not answer", "localhost gave an answer that is none of a token endpoint"
+
+
+@dataclasses.dataclass
+class Fault:
+    id: str
+    failure: str                # the row of the failure table
+    hint: str
+    line: dict = dataclasses.field(default_factory=dict)       # what the way does
+    how: dict = None            # how the answer comes
+    status: int = None          # of an answer that is no token
+
+
+FAULTS = [
+    Fault("refused", "connect", REACH, {"mode": "refuse"}),
+    Fault("hang-tcp", "connect", REACH, {"mode": "hang-tcp"}),
+    Fault("hang-tls", "connect", REACH, {"mode": "hang-tls"}),
+    Fault("reset", "connect", REACH, {"mode": "reset"}),
+    Fault("cut-in-the-handshake", "connect", REACH, {"cut_after": 90}),
+    Fault("hang-in-the-handshake", "connect", REACH, {"hang_after": 90}),
+    Fault("hang-after-the-request", "token-no-answer", BROKEN, how={"hang_after": 0}),
+    Fault("hang-in-the-body", "token-no-answer", BROKEN, how={"hang_after": 900}),
+    Fault("closed-after-the-request", "token-no-answer", BROKEN, how={"cut_after": 0}),
+    Fault("cut-in-the-status-line", "token-no-answer", BROKEN, how={"cut_after": 8, "raw": True}),
+    Fault("cut-in-the-head", "token-answer", NONE, how={"cut_after": 40}),
+    Fault("cut-in-the-body", "token-no-answer", BROKEN, how={"cut_after": 900}),
+    Fault("length-too-great-and-closed", "token-no-answer", BROKEN, how={"length": 5000, "cut_after": 5000, "raw": True}),
+    Fault("length-too-great", "token-no-answer", BROKEN, how={"length": 5000}),         # it waits for the rest
+    Fault("length-too-small", "token-answer", NONE, how={"length": 100}),
+    Fault("length-zero", "token-answer", NONE, how={"length": 0}),
+    Fault("no-length-cut-raw", "token-answer", NONE, how={"length": None, "cut_after": 900, "raw": True}),
+    Fault("body-of-a-mib", "token-no-answer", BROKEN, status=200),
+    Fault("page-of-a-mib", "token-no-answer", BROKEN, status=503),
+]
+
+
+class Scene:
+    def __init__(self, simulator, daemon):
+        self.simulator, self.daemon = simulator, daemon
+        self.line = simulator.post("/line", server="token")["port"]
+        simulator.token_url = re.sub(r":\d+/", ":%d/" % self.line, simulator.token_url)
+        simulator.mailbox(ADDRESS)
+        simulator.post("/token", life_s=160, refresh_in=40)         # renewed after 40 to 56 s
+        daemon.config([ADDRESS])
+
+    def set(self, fault):
+        if fault.how is not None or fault.status is not None:
+            body = {"status": fault.status, "body": "x" * (2 ** 20 + 1)} if fault.status else {}
+            self.simulator.post("/token", fail={"how": fault.how or {}, **body})
+        else:
+            self.simulator.post("/line", port=self.line, end=True, **fault.line)
+
+    def clear(self):
+        self.simulator.post("/token", fail=None)
+        self.simulator.post("/line", port=self.line)
+
+    def add(self):
+        self.simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+        self.daemon.wait_delivered(ADDRESS, len(self.simulator.folder(ADDRESS)["messages"]))
+
+    def credential(self, *states):
+        return self.daemon.wait(lambda s: s["credentials"][0]["state"] in states)["credentials"][0]
+
+
+@pytest.fixture
+def scene(simulator, make_daemon):
+    return Scene(simulator, make_daemon(program="mailpolld-scaled"))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[f.id for f in FAULTS])
+def test_way_to_the_token(scene, fault):
+    """exchange-online 3.1, 3.2, 3.3"""
+    daemon = scene.daemon
+    scene.set(fault)
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)})
+    line = daemon.wait_line("event=token-failed")
+    assert "failure=%s " % fault.failure in line and fault.hint in line and "trying again in 1 s" in line
+    scene.clear()
+    daemon.wait_state(ADDRESS, "watching")
+    scene.add()
+    # the renewal
+    scene.set(fault)
+    credential = scene.credential("stale")
+    assert fault.hint in credential["hint"], credential
+    scene.add()
+    assert daemon.of(ADDRESS)["failures"] == 0 and scene.simulator.state(ADDRESS)["logins"] == 1
+    scene.clear()
+    credential = scene.credential("fresh")
+    assert credential["error"] is None and not daemon.has_line("sign-in-failed|mailbox-stalled")
+    failed = [line for line in daemon.lines if "event=token-failed" in line]
+    assert all("failure=%s " % fault.failure in line for line in failed), failed
+
+
+def test_answers_that_come_oddly(scene):
+    """One byte at a time, on the wire and in records of TLS; without a length, or close_notify: a token all the same"""
+    ways = [{"single": True}, {"raw": True}, {"length": None}, {"length": None, "raw": True}, {}]
+    scene.simulator.post("/line", port=scene.line, chunk=1)
+    scene.simulator.post("/token", life_s=40, refresh_in=None, script=[{"how": how} for how in ways])
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)})
+    scene.simulator.wait("token_requests", len(ways) + 1)
+    scene.add()
+    assert not scene.daemon.has_line("failure=") and scene.daemon.of(ADDRESS)["failures"] == 0
