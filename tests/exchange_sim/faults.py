@@ -12,14 +12,18 @@ it is for the next one after the sign-in, whichever that is; "asks": for one tha
     long-search  numbers: as many of them in a SEARCH
     garbage      bytes that are no IMAP
 
+With "command": "DONE" it comes in answer to that (4.8, 5.4).
+
 in-idle has one of these as "play" and comes while the client idles, by itself; mid-fetch comes in place of a message (uids), after others.
 
 In imap.py and fetch.py, within an answer:
     messages     fetch-no (text), fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
                  size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags, fetch-descending
                  fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
+    anywhere     unsolicited (before each answer), news (add: messages, one each time; remove: one that has been fetched): with "command": "UID FETCH" between
+                 messages, "UID SEARCH" between its numbers and its OK, "IDLE" before the `+`, "DONE" before its OK
     looking      search-hides (only), search-also (words), search-descending, search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,
-                 uidvalidity (is), uidnext (is), permanent-flags (flags), select-no, exists-before-plus, silent-idle, hang-done, unsolicited
+                 uidvalidity (is), uidnext (is), permanent-flags (flags), select-no, exists-before-plus, silent-idle, hang-done
     afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move
     signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds),
                  connections (most: so many sessions of a mailbox, 5.13)

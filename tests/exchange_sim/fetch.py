@@ -59,6 +59,8 @@ class Fetching:
                 if self.fault("fetch-empty", uid) or uid not in self.folder.messages or (whole and self.fault("fetch-whole-empty", uid)):
                     continue
                 await self.fetch_odd(numbers, uid, items)
+                if whole:
+                    self.news("UID FETCH")
             await self.writer.drain()
         finally:
             self.state.in_flight -= 1

@@ -202,7 +202,21 @@ class Session(fetch.Fetching):
         if self.folder is not None and self.folder.messages:
             uid = next(iter(self.folder.messages))
             self.say("* 1 FETCH (FLAGS (\\Seen) UID %d)" % uid)
+            self.say("* 1 FETCH (FLAGS (\\Seen \\Flagged))")
             self.say("* %d EXISTS" % self.told)
+
+    def news(self, where):
+        """What others do meanwhile, and what nobody asked for, told within the answer to a command."""
+        fault = self.fault("news", command=where)
+        if not fault:
+            return
+        self.unsolicited()
+        if fault.get("add"):
+            self.folder.add(fault["add"].pop(0))
+        gone = next((uid for uid in self.folder.messages if self.folder.bodies[uid]), None) if fault.get("remove") else None
+        if gone is not None:                    # one that has been given
+            self.folder.remove(gone)
+        self.notices()
 
     async def answer(self, tag, name, args):
         method = getattr(self, "do_" + name.lower().replace(" ", "_"), None)
@@ -428,6 +442,7 @@ class Session(fetch.Fetching):
         else:
             at_once = self.fault("search-lines")    # as many lines as it takes
             await self.search_lines(numbers, at_once["each"] if at_once else len(numbers) or 1)
+        self.news("UID SEARCH")
         rest = self.fault("search-rest")            # what comes meanwhile is told with the end, and is not among the numbers
         if rest:
             await clock.sleep(rest["seconds"])
@@ -514,6 +529,7 @@ class Session(fetch.Fetching):
         if self.fault("exists-before-plus"):
             self.told = -1
             self.notices()
+        self.news("IDLE")
         self.say("+ IDLE accepted, awaiting DONE command.")
         await self.writer.drain()
         self.state.idling += 1
@@ -543,6 +559,12 @@ class Session(fetch.Fetching):
             return
         if self.fault("hang-done"):
             await asyncio.sleep(3600)
+        for kind in faults.KINDS:
+            fault = self.fault(kind, command="DONE", named=True)
+            if fault:
+                await faults.play(self, kind, fault, tag, lambda: self.ok(tag, "IDLE completed."))
+                return
+        self.news("DONE")
         await self.ok(tag, "IDLE completed.")
 
 

@@ -115,6 +115,10 @@ IN_IDLE = [
     Fault("garbage", "protocol", NETWORK, "what is not IMAP", "garbage"),
     Fault("line-of-a-gib", "protocol", NETWORK, "what is not IMAP", "long-line"),
 ]
+TO_DONE = [f for f in ANSWERS if f.id in ("unavailable-bare", "unavailable-no", "throttle-bad-bye", "closed-14", "invalid-state")] + [     # 5.4, 5.5, 5.6, 5.14
+    answer("alert-then-unavailable", "unavailable", UNAVAILABLE, "nothing to change here",
+           "* OK [ALERT] Your mailbox is almost full\n* 3 EXISTS\n* 0 RECENT\nServer Unavailable. 15\n* BYE Connection closed.", True),
+]
 # how sessions that idle end every day: signed in again at once, nothing is counted
 ORDINARY = [
     answer("token-expired", "", (0, 0), "", "* BYE Session invalidated - AccessTokenExpired", True),                            # 5.3
@@ -248,6 +252,16 @@ def test_answer_to_idle(scene, fault):
     scene.set(fault, command="IDLE")
     scene.start()
     scene.daemon.wait_delivered(BAD, 3)
+    scene.expect(fault)
+    scene.mended()
+
+
+@pytest.mark.parametrize("fault", **ids(TO_DONE))
+def test_answer_to_done(scene, fault):
+    """exchange-online 4.8: mail wakes it, and IDLE does not end as it should; what was told before counts"""
+    scene.watch()
+    scene.set(fault, command="DONE")
+    scene.add(BAD, 3)
     scene.expect(fault)
     scene.mended()
 

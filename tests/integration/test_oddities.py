@@ -4,6 +4,7 @@ import base64
 import pytest
 
 from lib.maildir import Maildir
+from lib.simulator import messages
 
 M = "odd@contoso.example"
 
@@ -45,6 +46,28 @@ def test_answers_nobody_asked_for(simulator, daemon, kind):
     simulator.mailbox(M)
     simulator.fault(kind, M)
     all_arrive(simulator, daemon, 20)
+
+
+@pytest.mark.parametrize("command", ["UID FETCH", "UID SEARCH", "IDLE", "DONE"])
+def test_news_within_an_answer(simulator, daemon, command):
+    """exchange-online 4.6, 4.8; RFC 3501 7: between messages, between numbers and their OK, before IDLE's `+`, after DONE, somebody else's message
+    comes, one that has been fetched goes, flags change and an alert is told: everything comes, once"""
+    specs = [{"seed": i, "size": 1500 + i} for i in range(18)]
+    simulator.mailbox(M)
+    daemon.config([M])
+    for n in range(10, 18, 2):          # first contact, then each wakes it; what comes meanwhile is not left for the next time
+        first, later = n == 10, command == "DONE"
+        if not (first and later):
+            simulator.fault("news", M, command=command, add=specs[n + 1:n + 2], remove=True, count=1)
+        simulator.add(M, specs[0 if first else n:n + 1 + (first and later)])
+        if first:
+            daemon.start()
+        daemon.wait_delivered(M, n + 2, timeout=20)
+        simulator.wait("idling", 1)
+    assert simulator.counts("fault-news") == (3 if later else 4)
+    assert Maildir(daemon.maildir(M)).sums() == {messages.sha256(spec): 1 for spec in specs}
+    daemon.wait_state(M, "watching")
+    assert daemon.of(M)["failures"] == 0 and daemon.of(M)["folders"][0]["owed"] == 0 and not daemon.has_line("failure=|session ended")
 
 
 @pytest.mark.parametrize("form", ["reversed", "uid-last", "lower-case", "extra", "quoted", "plus", "literal8", "no-date", "flags-first", "unasked", "twice"])

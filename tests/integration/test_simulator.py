@@ -392,6 +392,36 @@ def test_idle_that_is_silent(simulator, signed_in):
     assert [signed_in.line() for _ in range(3)] == ["* 1 EXISTS", "* 0 RECENT", "B1 OK IDLE completed."]
 
 
+def test_unavailable_in_answer_to_done(simulator, signed_in):
+    """exchange-online 4.8, 5.4"""
+    simulator.fault("unavailable", ADDRESS, command="DONE", form="bare")
+    signed_in.do("SELECT INBOX")
+    signed_in.send("B1 IDLE")
+    signed_in.line()
+    signed_in.send("DONE")
+    assert [signed_in.line() for _ in range(3)] == ["Server Unavailable. 15", "* BYE Connection closed.", ""]
+
+
+def test_news_within_an_answer(simulator, signed_in):
+    """exchange-online 4.6, 4.8: between messages, numbers and their OK, before IDLE's `+`, after DONE"""
+    simulator.add(ADDRESS, [{"text": "x"}, {"text": "y"}])
+    signed_in.do("SELECT INBOX")
+    for command, least in (("UID FETCH", 3), ("UID SEARCH", 4), ("IDLE", 5), ("DONE", 6)):
+        simulator.fault("news", ADDRESS, command=command, add=[{"text": "z"}], count=1)
+        if command in ("UID FETCH", "UID SEARCH"):
+            lines = signed_in.do({"UID FETCH": "UID FETCH 1:2 (UID BODY.PEEK[])", "UID SEARCH": "UID SEARCH UID 1:*"}[command])[0]
+        else:
+            signed_in.tag += 1
+            signed_in.send("A%d IDLE" % signed_in.tag)
+            lines = list(iter(signed_in.line, "+ IDLE accepted, awaiting DONE command."))
+            signed_in.send("DONE")
+            after = list(iter(signed_in.line, "A%d OK IDLE completed." % signed_in.tag))
+            lines = after if command == "DONE" else lines
+        assert "* OK [ALERT] Your mailbox is almost full" in lines and lines.index("* %d EXISTS" % least) > 0, lines
+        if command == "UID FETCH":
+            assert lines.index("* 3 EXISTS") < lines.index("* 2 FETCH (UID 2 BODY[] {1}")
+
+
 @pytest.mark.parametrize("fault,lines", [
     ({"play": "throttle", "ms": 89117, "form": "BYE"}, ["* BYE Request is throttled. Suggested Backoff Time: 89117 milliseconds"]),     # 5.6
     ({"play": "unavailable", "form": "bare"}, ["Server Unavailable. 15", "* BYE Connection closed."]),      # 5.4
