@@ -14,13 +14,14 @@
     POST /fault     {"address" or "*" or "port" of a line, "kind", ...}    faults.py says which there are
     POST /line      {"port" or none, "server": "token" or none, "mode", ...} wire.py: a way to the IMAP server or the token endpoint; gives its port
     POST /clear     {"address" or "*" or "port"}                           no faults any more
-    POST /drop      {"address"}                                            closes its connections without a word
+    POST /drop      {"address" or "*"}                                     closes its connections without a word
     POST /options   {"greeting": "A", "before": "P1", "after": "Q2", "without": ["IDLE"], "bads": 2}
     POST /certificate {"server": "imap" or "token", "name": "good", "stranger", "wrong-host", "expired" or "ending"}
     POST /tls       {"maximum": "TLSv1_2" or "TLSv1_3"}                    what the IMAP server offers
     GET  /state     counters, and ?address= for one mailbox's folders
     GET  /sums      ?address=&folder= SHA-256 of every message by UID
     GET  /log       the last protocol lines
+    GET  /sign-ins  [[when in seconds, address], ...]: each AUTHENTICATE
     GET  /wait      ?what=COUNTER&at_least=N&timeout_s=S[&address=]        answers when it is so: {"ok": true}
 """
 import asyncio
@@ -124,8 +125,9 @@ class Control:
         self.faults(data).clear()
 
     def post_drop(self, data):
-        for session in list(self.state.mailbox(data["address"]).sessions):
-            session.writer.transport.abort()
+        for mailbox in self.state.mailboxes.values() if data["address"] == "*" else [self.state.mailbox(data["address"])]:
+            for session in list(mailbox.sessions):
+                session.writer.transport.abort()
 
     def post_options(self, data):
         self.state.options.update(data)
@@ -139,7 +141,7 @@ class Control:
     def get_state(self, query):
         state = self.state
         answer = {"counts": dict(state.counts), "commands": dict(state.commands), "in_flight": state.in_flight, "idling": state.idling,
-                  "signing_in_most": state.signing_in_most, "logins_in_a_minute_most": state.most_logins(60)}
+                  "signing_in_most": state.signing_in_most}
         if "address" in query:
             mailbox = state.mailbox(query["address"])
             answer["logins"], answer["refused"], answer["sessions"] = mailbox.logins, mailbox.refused, len(mailbox.sessions)
@@ -159,6 +161,9 @@ class Control:
 
     def get_log(self, query):
         return {"lines": list(self.state.log)}
+
+    def get_sign_ins(self, query):
+        return {"sign_ins": self.state.sign_ins}
 
     def value(self, query):
         state, what = self.state, query["what"]

@@ -272,6 +272,7 @@ class Session(fetch.Fetching):
             self.state.signing_in -= 1
 
     async def authenticate(self, tag, args):
+        at = clock.now()
         slow = self.fault("slow-sign-in")
         if slow:
             await clock.sleep(slow["seconds"])
@@ -290,6 +291,7 @@ class Session(fetch.Fetching):
         except (ValueError, IndexError, AssertionError):
             user = bearer = ""
         mailbox, token = self.state.mailbox(user), self.state.good_token(bearer)
+        self.state.sign_ins.append((at, user))
         if self.state.fault(mailbox, "hang-authenticate"):
             await asyncio.sleep(3600)
         for kind in faults.KINDS if mailbox else ():
@@ -323,7 +325,6 @@ class Session(fetch.Fetching):
         self.mailbox, self.token = mailbox, token
         mailbox.came(self)
         self.state.counts["logins"] += 1
-        self.state.login_times.append(clock.wall())
         await self.ok(tag, "AUTHENTICATE completed.")
 
     async def do_namespace(self, tag, args):

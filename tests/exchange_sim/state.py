@@ -91,7 +91,7 @@ class State:
         self.idling = 0
         self.signing_in = self.signing_in_most = 0     # AUTHENTICATE commands being answered
         self.log = collections.deque(maxlen=2000)
-        self.login_times = []
+        self.sign_ins = []                             # when, and of which mailbox: each AUTHENTICATE, whatever comes of it
         self.options = {"greeting": "A", "before": "P3", "after": "Q1", "without": [], "bads": 2}
 
     def mailbox(self, address):
@@ -148,15 +148,6 @@ class State:
     def good_token(self, text):
         token = self.tokens.get(text)
         return token if token and token.expires > clock.now() and ROLE in (token.roles or []) else None
-
-    def most_logins(self, within_s):
-        """The most sign-ins that any such time has seen."""
-        most = first = 0
-        for i, at in enumerate(self.login_times):
-            while at - self.login_times[first] >= within_s:
-                first += 1
-            most = max(most, i - first + 1)
-        return most
 
     def note(self, line):
         """A protocol line for /log, without tokens."""

@@ -1,7 +1,9 @@
-"""A restart of a large fleet: it passes the gate, and asks servers for nothing that the state knows."""
+"""A restart of a large fleet, and a server that ends all of its sessions at once: they pass the gate, and ask for nothing that the state knows."""
 import collections
 import re
 import time
+
+from lib.simulator import most_within
 
 N, RATE, PER_SECOND, AT_ONCE = 1000, 20, 5, 20
 
@@ -41,3 +43,22 @@ def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
     searches = re.findall(r"(?m)^C \S+ UID SEARCH (.*)$", "\n".join(simulator.log_lines()))
     assert searches and set(searches) == {"UID 2:*"}
     assert after["counts"]["bodies"] == N and after["counts"]["token_requests"] == before["counts"]["token_requests"] + 1
+
+
+def test_server_that_drops_everybody(simulator, daemon):
+    """exchange-online 5.13: they come back as they began, no more in a second than configured; the server's clock says so"""
+    n, per_second = 60, 20
+    addresses = ["m%02d@contoso.example" % i for i in range(n)]
+    for address in addresses:
+        simulator.mailbox(address)
+    daemon.config(addresses, admission={"sessions_per_second": per_second})
+    daemon.start()
+    simulator.wait("idling", n)
+    simulator.post("/drop", address="*")
+    simulator.wait("logins", 2 * n)
+    simulator.wait("idling", n)
+    at = simulator.sign_ins()
+    assert len(at) == 2 * n and not daemon.has_line("failure=")
+    for came in (at[:n], at[n:]):
+        assert most_within(came, 1) <= per_second + 2, came         # those on their way come late
+        assert came[-1] - came[0] >= (n - 1) / per_second - 0.2, came

@@ -1,4 +1,5 @@
 """The simulator as a child process, with its control port as methods."""
+import bisect
 import http.client
 import json
 import os
@@ -12,6 +13,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SIMULATOR = os.path.join(HERE, "..", "..", "exchange_sim")
 sys.path.insert(0, SIMULATOR)
 import messages  # noqa: E402,F401  the same bodies the simulator makes
+
+
+def most_within(times, seconds):
+    """The most of these moments, in order, that any such time has seen."""
+    return max((bisect.bisect_left(times, at + seconds) - i for i, at in enumerate(times)), default=0)
 
 
 class Factory:
@@ -99,6 +105,10 @@ class Simulator:
 
     def log_lines(self):
         return self.call("GET", "/log")["lines"]
+
+    def sign_ins(self):
+        """When each was, in the simulator's seconds, in order."""
+        return sorted(at for at, _ in self.call("GET", "/sign-ins")["sign_ins"])
 
     def wait(self, what, at_least, address=None, timeout_s=30):
         query = {"what": what, "at_least": at_least, "timeout_s": timeout_s, **({"address": address} if address else {})}
