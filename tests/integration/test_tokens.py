@@ -1,6 +1,8 @@
 """One token serves all; it is renewed in time; what the endpoint says is understood."""
 import calendar
+import email.utils
 import os
+import re
 import threading
 import time
 
@@ -194,17 +196,55 @@ def test_page_instead_of_json(simulator, daemon):
     daemon.wait_state(ADDRESS, "watching")
 
 
-def test_refused_token_is_replaced_once(simulator, daemon):
-    """exchange-online 5.2: never a loop"""
+def test_refused_token_that_is_young(simulator, daemon):
+    """exchange-online 5.2: no older than 60 s: another one would be no better, so none is asked for"""
     simulator.mailbox(ADDRESS)
     simulator.fault("auth-refused", ADDRESS)
     daemon.config([ADDRESS])
     daemon.start()
     daemon.wait_state(ADDRESS, "backing-off")
-    assert simulator.state(ADDRESS)["refused"] <= 2
-    assert simulator.counts("token_requests") <= 2
+    assert simulator.state(ADDRESS)["refused"] == 1 and simulator.counts("token_requests") == 1
     mailbox = daemon.of(ADDRESS)
     assert "New-ServicePrincipal" in mailbox["hint"] and "0a1b2c3d-0000-0000-0000-0000000000ff" in mailbox["hint"]
+
+
+@pytest.mark.parametrize("more", [{"count": 1}, {}], ids=["once", "for-good"])
+def test_refused_token_that_is_old(simulator, make_daemon, more):
+    """exchange-online 5.2: older than 60 s it is replaced, once, and tried once more; accepted, nothing has failed"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("auth-refused", ADDRESS, skip=2, **more)        # the third poll comes more than a minute after the second
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "65s"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "30"})
+    daemon.wait_line("NO AUTHENTICATE failed.*asking for a fresh token once")
+    if more:
+        simulator.wait("logins", 3, ADDRESS)
+        daemon.wait_state(ADDRESS, "sleeping")
+        assert simulator.state(ADDRESS)["refused"] == 1 and daemon.of(ADDRESS)["failures"] == 0 and not daemon.has_line("failure=")
+    else:
+        assert "failure=sign-in-refused" in daemon.wait_line("event=sign-in-failed")
+        assert simulator.state(ADDRESS)["refused"] == 2
+    assert simulator.counts("token_requests") == 2
+
+
+def test_forms_of_retry_after(simulator, daemon):
+    """exchange-online 3.3: seconds, a date, nonsense; no more than an hour; a tenth later at most"""
+    simulator.mailbox(ADDRESS)
+    daemon.config([ADDRESS])
+
+    def date(after_s):
+        return email.utils.formatdate(time.time() + after_s, usegmt=True)
+
+    for status, value, least_s, most_s in [
+            (429, "60", 60, 66), (503, "60", 60, 66), (429, "3600", 3600, 3960), (429, "86400", 3600, 3960), (429, "9" * 30, 3600, 3960), (429, date(300), 280, 330),
+            (429, date(10 ** 6), 3600, 3960), (429, date(-60), 1, 1), (429, "soon", 1, 1), (429, "", 1, 1), (429, "-60", 1, 1), (429, "60 seconds", 1, 1),
+            (429, "0", 1, 1), (429, "1e3", 1, 1)]:
+        simulator.post("/token", fail={"status": status, "retry_after": value})
+        daemon.start()
+        line = daemon.wait_line("event=token-failed")
+        assert least_s <= int(re.search(r"trying again in (\d+) s", line).group(1)) <= most_s, (value, line)
+        assert ("failure=token-throttled" if status == 429 else "failure=token-unavailable") in line
+        daemon.stop()
 
 
 def test_token_without_role(simulator, daemon):
