@@ -64,7 +64,7 @@ struct phase_def {
 	void (*plus)(struct imap_session *, const struct imap_response *);	/* NULL: not expected, ignored */
 	void (*tagged)(struct imap_session *, const struct imap_response *);	/* NULL: not expected, ends the session */
 	void (*timeout)(struct imap_session *);		/* NULL: ends the session */
-	unsigned seconds;			/* 0: no deadline */
+	double seconds;				/* 0: no deadline */
 	enum failure_phase where;
 };
 static const struct phase_def phases[];
@@ -83,7 +83,7 @@ static void set_timer(struct imap_session *s, msec_t ms)
 
 static msec_t phase_limit_ms(const struct imap_session *s)
 {
-	return s->phase == P_IDLE ? s->idle_ms : (msec_t)phases[s->phase].seconds * 1000;
+	return s->phase == P_IDLE ? s->idle_ms : (msec_t)(phases[s->phase].seconds * 1000);
 }
 
 static void session_enter(struct imap_session *s, enum phase next)	/* the only writer of s->phase */
@@ -499,7 +499,7 @@ static void on_logout_done(struct imap_session *s, const struct imap_response *r
 	imap_session_abandon(s);
 }
 
-/* Soon: a planned sign-in waits for it, and mail with it. */
+/* Soon: a planned sign-in waits for it, and mail with it; both together take less than a second. */
 static void on_logout_timeout(struct imap_session *s)
 {
 	on_logout_done(s, NULL);
@@ -519,7 +519,7 @@ static const struct phase_def phases[] = {
 	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_OTHER },
 	[P_IDLE]             = { "idling", NULL, on_command_line, NULL, on_command_done, on_idle_timeout, 0, PHASE_IDLE },
 	[P_IDLE_END]         = { "leaving IDLE", enter_idle_end, on_command_line, NULL, on_command_done, NULL, IDLE_END_MS / 1000, PHASE_IDLE },
-	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 1, PHASE_LOGOUT },
+	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 0.5, PHASE_LOGOUT },
 	[P_ENDED]            = { "ended", NULL, NULL, NULL, NULL, NULL, 0, PHASE_OTHER },
 };
 

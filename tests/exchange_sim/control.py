@@ -145,7 +145,7 @@ class Control:
         if "address" in query:
             mailbox = state.mailbox(query["address"])
             answer["logins"], answer["refused"], answer["sessions"] = mailbox.logins, mailbox.refused, len(mailbox.sessions)
-            answer["alone_most_s"] = mailbox.alone_most
+            answer["alone_most_s"], answer["relogins_s"] = mailbox.alone_most, mailbox.relogins
             answer["folders"] = {name: {"uidvalidity": f.uidvalidity, "uidnext": f.uidnext, "bodies": sum(f.bodies.values()),
                                         "fetched": {str(u): n for u, n in f.bodies.items()},
                                         "messages": {str(u): sorted(m.flags) for u, m in f.messages.items()}}

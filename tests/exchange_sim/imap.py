@@ -181,6 +181,8 @@ class Session(fetch.Fetching):
         if self.token and clock.now() >= self.token.expires:
             self.say("* BYE Session invalidated - AccessTokenExpired")
             await self.close()
+        if name == "LOGOUT" and self.mailbox:
+            self.mailbox.logout_at = clock.now()
         delay = self.fault("delay-" + name.split()[-1].lower())
         if delay:
             await clock.sleep(delay["seconds"])

@@ -52,12 +52,17 @@ class Mailbox:
         self.sessions = set()
         self.alone_since = None                        # nobody signed in, after somebody was
         self.alone_most = 0.0                          # longest such time so far, in seconds
+        self.logout_at = None                          # of a LOGOUT since the last sign-in
+        self.relogins = []                             # from each LOGOUT to the next sign-in that was accepted, in seconds
 
     def came(self, session):
         self.logins += 1
         if self.alone_since is not None:
             self.alone_most = max(self.alone_most, clock.now() - self.alone_since)
         self.alone_since = None
+        if self.logout_at is not None:
+            self.relogins.append(clock.now() - self.logout_at)
+        self.logout_at = None
         self.sessions.add(session)
 
     def left(self, session):

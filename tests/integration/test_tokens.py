@@ -283,27 +283,34 @@ def test_no_secret_is_told(simulator, daemon):
         assert simulator.secret not in f.read()
 
 
-@pytest.mark.parametrize("logout_s,most_s", [(0, 1.5), (4, 2.5)])
-def test_mail_during_a_planned_sign_in(simulator, daemon, logout_s, most_s):
-    """exchange-online 5.3: mail comes all the while; none is missed, and none waits a second longer for it, however slowly LOGOUT is answered"""
-    simulator.mailbox(ADDRESS)
-    simulator.post("/token", life_s=8)
+@pytest.mark.parametrize("logout_s", [0, 4])
+def test_mail_during_a_planned_sign_in(simulator, daemon, logout_s):
+    """exchange-online 5.3: less than a second from LOGOUT to the next session, however slowly LOGOUT is answered; mail comes all the while, and
+    none is missed. One of them may meet a busy moment of this machine, not half."""
+    addresses = ["box%d@contoso.example" % i for i in range(6)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=12, refresh_in=3)
     if logout_s:
-        simulator.fault("delay-logout", ADDRESS, seconds=logout_s)
-    daemon.config([ADDRESS])
+        simulator.fault("delay-logout", seconds=logout_s)
+    daemon.config(addresses)
     daemon.start()
-    simulator.wait("idling", 1)
+    simulator.wait("idling", len(addresses))
     n = 0
-    while simulator.state(ADDRESS)["logins"] < 4:
-        n += len(simulator.add(ADDRESS, [{"text": "Message-ID: <%d@x>\r\n\r\n%f" % (n, time.time())}]))
+    while simulator.counts("logins") < 2 * len(addresses):
+        n += len(simulator.add(addresses[n % len(addresses)], [{"text": "Message-ID: <%d@x>\r\n\r\n%f" % (n, time.time())}]))
         threading.Event().wait(0.05)            # mail comes at its own pace
-    daemon.wait_delivered(ADDRESS, n)
+    daemon.wait_total(n)
     waited = []
-    for path in Maildir(daemon.maildir(ADDRESS)).files():
-        with open(path) as f:
-            waited.append(os.stat(path).st_mtime - float(f.read().split()[-1]))
-    assert len(waited) == n and max(waited) < most_s, sorted(waited)[-5:]
-    assert simulator.state(ADDRESS)["refused"] == 0 and not daemon.has_line("failure=|-> queued")
+    for address in addresses:
+        for path in Maildir(daemon.maildir(address)).files():
+            with open(path) as f:
+                waited.append(os.stat(path).st_mtime - float(f.read().split()[-1]))
+        assert simulator.state(address)["refused"] == 0
+    took = sorted(s for address in addresses for s in simulator.state(address)["relogins_s"])
+    assert len(waited) == n and not daemon.has_line("failure=|-> queued")
+    assert len(took) >= len(addresses) and took[len(took) // 2] < (1.0 if logout_s else 0.5) and took[-1] < 1.5, took
+    assert max(waited) < 1.5, sorted(waited)[-5:]
 
 
 def test_more_mailboxes_than_can_sign_in_anew(simulator, daemon):
