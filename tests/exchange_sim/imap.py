@@ -533,10 +533,16 @@ class Session(fetch.Fetching):
             self.told = -1
             self.notices()
         self.news("IDLE")
+        reading, slow = asyncio.ensure_future(self.read_line()), self.fault("slow-plus")
+        if slow:
+            await asyncio.wait({reading}, timeout=clock.real(slow["seconds"]))
+        if slow and reading.done():             # 4.8: nothing may be sent before the `+`
+            reading.cancel()
+            await self.bad(tag, "Command received in Invalid state.")
+            return
         self.say("+ IDLE accepted, awaiting DONE command.")
         await self.writer.drain()
         self.state.idling += 1
-        reading = asyncio.ensure_future(self.read_line())
         try:
             while not reading.done():
                 if not self.fault("silent-idle"):

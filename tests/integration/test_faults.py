@@ -75,6 +75,7 @@ ANSWERS = [
 SIGN_INS = [
     Fault("auth-refused", "sign-in-refused", (6, 60), "New-ServicePrincipal was run with the Object ID", "auth-refused"),        # 5.2
     Fault("no-permission", "no-access", (6, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
+    Fault("inbox-refused", "folder-refused", (6, 60), "INBOX is refused for a while when a mailbox is being moved", "select-no"),    # 5.14
     Fault("auth-hangs", "network", NETWORK, "", "hang-authenticate"),
     Fault("hangs-after-auth", "network", NETWORK, "", "hang", {"command": "CAPABILITY"}),
     answer("auth-throttled", "throttled", (20, 22), "throttling mailbox", "{tag} NO Request is throttled. Suggested Backoff Time: 20000 milliseconds", command="AUTHENTICATE"),
@@ -636,6 +637,17 @@ def test_slow_front_end(scene):
     scene.start()
     scene.mended()
     assert not scene.daemon.has_line("failure=")
+
+
+def test_permission_that_comes_late(simulator, make_daemon):
+    """exchange-online 5.1, 5.15: IMAP was switched on and FullAccess given, and that takes its time: nobody has to tell mailpolld when"""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    scene.add(BAD, 3)
+    simulator.fault("no-permission", BAD, count=2)
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "300"})
+    scene.daemon.wait_delivered(BAD, 3, timeout=20)         # 20 minutes at most
+    assert "failure=no-access" in scene.daemon.wait_line("mailbox=%s .*trying again in" % BAD) and simulator.counts("fault-no-permission") == 2
+    scene.mended()
 
 
 def test_text_with_odd_bytes(scene):

@@ -381,6 +381,15 @@ def test_idle(simulator, signed_in):
     assert signed_in.line() == "B2 BAD Command received in Invalid state."
 
 
+def test_line_before_the_plus(simulator, signed_in):
+    """exchange-online 4.8, 5.14"""
+    simulator.fault("slow-plus", ADDRESS, seconds=5, count=1)
+    signed_in.do("SELECT INBOX")
+    signed_in.send("B1 IDLE")
+    signed_in.send("DONE")
+    assert signed_in.line() == "B1 BAD Command received in Invalid state."
+
+
 def test_idle_that_is_silent(simulator, signed_in):
     """exchange-online 5.10: new mail shows with the next command"""
     simulator.fault("silent-idle", ADDRESS)

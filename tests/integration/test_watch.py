@@ -24,6 +24,30 @@ def test_silent_idle(simulator, daemon):
     assert simulator.state(ADDRESS)["logins"] == 1
 
 
+def test_mail_before_idle_has_begun(simulator, daemon):
+    """exchange-online 4.8, 5.14: DONE before the `+` is answered with BAD: it waits for that"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("slow-plus", ADDRESS, seconds=1, count=1)
+    daemon.config([ADDRESS])
+    daemon.start()
+    simulator.wait("fault-slow-plus", 1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+    assert simulator.state(ADDRESS)["logins"] == 1 and not daemon.has_line("failure=")
+
+
+def test_shared_mailbox(simulator, daemon):
+    """exchange-online 5.14, 5.15: it signs in as its own address; nothing becomes read, so no receipts are sent"""
+    simulator.mailbox(ADDRESS)
+    uids = simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([ADDRESS])
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 3)
+    assert [address for _, address in simulator.call("GET", "/sign-ins")["sign_ins"]] == [ADDRESS]
+    assert simulator.folder(ADDRESS)["messages"] == {str(uid): [] for uid in uids}
+
+
 def test_server_without_idle(simulator, daemon):
     simulator.mailbox(ADDRESS)
     simulator.post("/options", without=["IDLE"])
