@@ -566,8 +566,6 @@ class Session(fetch.Fetching):
         if line.upper() != "DONE":
             await self.bad(tag, "Command received in Invalid state.")
             return
-        if self.fault("hang-done"):
-            await asyncio.sleep(3600)
         for kind in faults.KINDS:
             fault = self.fault(kind, command="DONE", named=True)
             if fault:

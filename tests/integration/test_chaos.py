@@ -9,10 +9,11 @@ from lib.maildir import Maildir
 
 SEED, SECONDS = int(os.environ.get("CHAOS_SEED", 1)), float(os.environ.get("CHAOS_SECONDS", 10))
 RATE = 40
-COMMANDS = ["SELECT", "UID SEARCH", "UID FETCH", "UID FETCH", "UID STORE", "UID MOVE", "UID EXPUNGE", "IDLE", "CAPABILITY", "STATUS", None]
+COMMANDS = ["SELECT", "UID SEARCH", "UID FETCH", "UID FETCH", "UID STORE", "UID MOVE", "UID EXPUNGE", "IDLE", "DONE", "CAPABILITY", "STATUS", None]
 LINES = ["{tag} NO not now", "{tag} NO [UNAVAILABLE] later", "{tag} BAD Command Error. 10", "{tag} BAD User is authenticated but not connected.",
          "* BYE Connection closed. 14", "* BYE Session invalidated - AccessTokenExpired", "Z1 OK who is that", "{tag} OK done.", "+ go ahead\n{tag} OK done."]
 FORMS = ["reversed", "uid-last", "lower-case", "extra", "plus", "literal8", "no-date", "flags-first", "unasked", "twice"]
+HOWS = [{"hang_after": 900}, {"cut_after": 900}, {"cut_after": 0, "raw": True}, {"length": 5000}, {"length": 100}, {"single": True}, {"raw": True}]
 ADDRESSES = ["chaos%02d@contoso.example" % i for i in range(12)]
 AFTERS = ["keep", "seen", "delete", {"move": "Done"}]
 
@@ -33,7 +34,7 @@ def strike(simulator, rng, lines, seen):
         kind, more = play(rng)
         command = rng.choice(COMMANDS)
         if "OK" in more.get("line", ""):        # but not to what it is asked to do
-            command = rng.choice(["SELECT", "UID SEARCH", "UID FETCH", "IDLE"])
+            command = rng.choice(["SELECT", "UID SEARCH", "UID FETCH", "IDLE", "DONE"])
         simulator.fault(kind, address, count=count, skip=rng.randrange(3), **more, **({"command": command} if command else {}))
     elif what == 4:
         kind, more = play(rng)
@@ -48,7 +49,7 @@ def strike(simulator, rng, lines, seen):
         simulator.fault("fetch-odd", address, form=rng.choice(FORMS), count=rng.randrange(1, 9))
     elif what == 8:
         kind = rng.choice(["search-hides", "esearch", "unsolicited", "store-no", "move-no", "copy-no", "expunge-no", "auth-refused", "no-permission",
-                           "silent-idle", "hang-done", "odd-flags", "number-above-exists", "expunge-alone", "hang-authenticate", "close-after-move"])
+                           "silent-idle", "news", "odd-flags", "number-above-exists", "expunge-alone", "hang-authenticate", "close-after-move"])
         simulator.fault(kind, address, count=count)
     elif what == 9:
         mode = rng.choice([{"mode": "refuse"}, {"mode": "reset"}, {"mode": "hang-tls"}, {"cut_after": rng.randrange(5000)}, {"chunk": 7}])
@@ -58,6 +59,7 @@ def strike(simulator, rng, lines, seen):
     else:
         rng.choice([lambda: simulator.post("/expire"), lambda: simulator.post("/drop", address=address),
                     lambda: simulator.post("/token", script=[{"status": 503}, {"status": 429, "retry_after": 2}, None]),
+                    lambda: simulator.post("/token", script=[{"how": rng.choice(HOWS)}]),
                     lambda: simulator.post("/line", port=lines[address], mode="ok")])()
 
 
