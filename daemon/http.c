@@ -254,6 +254,10 @@ static void answer_failed(struct http_request *r, const char *error)
 	printable(line, sizeof(line), error, strlen(error));
 	memcpy(r->error, line, sizeof(line));
 	r->answer.error = r->error;
+	if (r->easy != NULL) {
+		curl_easy_getinfo(r->easy, CURLINFO_RESPONSE_CODE, &r->answer.told_status);
+		r->answer.retry_after_s = retry_after_s(header(r->easy, "Retry-After"));
+	}
 	r->answer.is_connected = r->easy != NULL && curl_easy_getinfo(r->easy, CURLINFO_REQUEST_SIZE, &sent) == CURLE_OK && sent > 0;
 }
 

@@ -12,7 +12,8 @@ struct http;
 struct http_request;
 
 struct http_answer {			/* lent for the callback */
-	long status;			/* 0: no answer; error says why */
+	long status;			/* 0: no answer, or not all of it; error says why */
+	long told_status;		/* of one that was cut or too long; 0: none was told */
 	const char *body; size_t body_len;	/* body[body_len] is NUL */
 	unsigned retry_after_s;		/* from seconds or an HTTP-date; 0: not given; at most 3600 */
 	int64_t date_wall_s;		/* the Date header; 0: not given */

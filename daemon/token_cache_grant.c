@@ -211,6 +211,12 @@ static void unusable_answer(struct failure *ret, const struct http_answer *answe
 	snprintf(ret->text, sizeof(ret->text), "HTTP %ld without a usable access token", answer->status);
 }
 
+/* Its status says enough (exchange-online 3.3), even when its body is cut, or longer than anybody reads. */
+static bool goes_away_by_itself(long status)
+{
+	return status == 408 || status == 429 || (status >= 500 && status <= 599);
+}
+
 static void failure_of(const struct grant *g, const struct http_answer *answer, struct failure *ret)
 {
 	struct failure_subject subject = subject_of(g);
@@ -222,6 +228,10 @@ static void failure_of(const struct grant *g, const struct http_answer *answer, 
 	}
 	if (answer->status != 0) {
 		failure_from_token_answer(ret, answer->status, answer->body, answer->body_len, answer->retry_after_s, &subject);
+		return;
+	}
+	if (goes_away_by_itself(answer->told_status)) {
+		failure_from_token_answer(ret, answer->told_status, "", 0, answer->retry_after_s, &subject);
 		return;
 	}
 	if (answer->is_connected && !answer->is_certificate) {

@@ -9,6 +9,8 @@ import pytest
 ADDRESS = "support@contoso.example"
 RATE = 20
 REACH, BROKEN, NONE = "Cannot reach localhost", "localhost can be reached but does not answer", "localhost gave an answer that is none of a token endpoint"
+BUSY, LIMITED = "localhost is temporarily unavailable; existing sessions continue", "localhost is limiting token requests"
+MIB = "x" * (2 ** 20 + 1)
 
 
 @dataclasses.dataclass
@@ -17,8 +19,9 @@ class Fault:
     failure: str                # the row of the failure table
     hint: str
     line: dict = dataclasses.field(default_factory=dict)       # what the way does
-    how: dict = None            # how the answer comes
-    status: int = None          # of an answer that is no token
+    how: dict = dataclasses.field(default_factory=dict)        # how the answer comes
+    answer: dict = dataclasses.field(default_factory=dict)     # one that is no token
+    wait_s: tuple = (1, 1)
 
 
 FAULTS = [
@@ -39,8 +42,11 @@ FAULTS = [
     Fault("length-too-small", "token-answer", NONE, how={"length": 100}),
     Fault("length-zero", "token-answer", NONE, how={"length": 0}),
     Fault("no-length-cut-raw", "token-answer", NONE, how={"length": None, "cut_after": 900, "raw": True}),
-    Fault("body-of-a-mib", "token-no-answer", BROKEN, status=200),
-    Fault("page-of-a-mib", "token-no-answer", BROKEN, status=503),
+    Fault("body-of-a-mib", "token-no-answer", BROKEN, answer={"status": 200, "body": MIB}),
+    # the status says enough, and when to come again
+    Fault("page-of-a-mib", "token-unavailable", BUSY, answer={"status": 503, "body": MIB}),
+    Fault("throttled-and-cut", "token-throttled", LIMITED, how={"cut_after": 300, "raw": True}, answer={"status": 429, "retry_after": 10, "body": MIB}, wait_s=(10, 11)),
+    Fault("unavailable-and-hangs", "token-unavailable", BUSY, how={"hang_after": 300}, answer={"status": 503, "retry_after": 10, "body": MIB}, wait_s=(10, 11)),
 ]
 
 
@@ -54,15 +60,15 @@ class Scene:
         daemon.config([ADDRESS])
 
     def set(self, fault):
-        if fault.how is not None or fault.status is not None:
-            body = {"status": fault.status, "body": "x" * (2 ** 20 + 1)} if fault.status else {}
-            self.simulator.post("/token", fail={"how": fault.how or {}, **body})
+        if fault.how or fault.answer:
+            self.simulator.post("/token", fail={"how": fault.how, **fault.answer})
         else:
             self.simulator.post("/line", port=self.line, end=True, **fault.line)
 
-    def clear(self):
+    def clear(self, fault):
+        if fault.line:
+            self.simulator.post("/line", port=self.line)        # for a moment nobody listens
         self.simulator.post("/token", fail=None)
-        self.simulator.post("/line", port=self.line)
 
     def add(self):
         self.simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
@@ -84,8 +90,8 @@ def test_way_to_the_token(scene, fault):
     scene.set(fault)
     daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)})
     line = daemon.wait_line("event=token-failed")
-    assert "failure=%s " % fault.failure in line and fault.hint in line and "trying again in 1 s" in line
-    scene.clear()
+    assert "failure=%s " % fault.failure in line and fault.hint in line and fault.wait_s[0] <= int(re.search(r"trying again in (\d+) s", line).group(1)) <= fault.wait_s[1], line
+    scene.clear(fault)
     daemon.wait_state(ADDRESS, "watching")
     scene.add()
     # the renewal
@@ -94,7 +100,7 @@ def test_way_to_the_token(scene, fault):
     assert fault.hint in credential["hint"], credential
     scene.add()
     assert daemon.of(ADDRESS)["failures"] == 0 and scene.simulator.state(ADDRESS)["logins"] == 1
-    scene.clear()
+    scene.clear(fault)
     credential = scene.credential("fresh")
     assert credential["error"] is None and not daemon.has_line("sign-in-failed|mailbox-stalled")
     failed = [line for line in daemon.lines if "event=token-failed" in line]
