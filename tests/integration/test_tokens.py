@@ -3,14 +3,29 @@ import calendar
 import email.utils
 import os
 import re
+import shutil
 import threading
 import time
 
 import pytest
 
+from lib.daemon import Daemon
 from lib.maildir import Maildir
+from lib.simulator import Simulator
 
 ADDRESS = "support@contoso.example"
+FAST = 4
+
+
+@pytest.fixture
+def fast(tmp_path, certificates):
+    """Daemon and simulator whose clocks run alike, faster."""
+    shutil.copytree(certificates, tmp_path / "fast-sim")
+    sim = Simulator(tmp_path / "fast-sim", clock_rate=FAST)
+    d = Daemon(tmp_path / "fast", sim, "mailpolld-scaled")
+    yield sim, d
+    d.cleanup()
+    sim.stop()
 
 
 def seconds(text):
@@ -31,21 +46,22 @@ def test_two_hundred_mailboxes_cause_one_request(simulator, daemon):
     assert simulator.counts("token_requests") == 1
 
 
-def test_short_tokens(simulator, daemon):
+def test_short_tokens(fast):
     """Tokens of 20 s: every mailbox signs in anew (exchange-online 5.3), mail flows on, nothing counts as a failure."""
+    simulator, daemon = fast
     addresses = ["box%d@contoso.example" % i for i in range(5)]
     for address in addresses:
         simulator.mailbox(address)
     simulator.post("/token", life_s=20)
     daemon.config(addresses)
-    daemon.start()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
     started, n = time.monotonic(), 0
-    while time.monotonic() - started < 120:
+    while time.monotonic() - started < 120 / FAST:
         n += 1
         for address in addresses:
             simulator.add(address, [{"seed": n, "size": 1200}])
         daemon.wait_total(n * len(addresses))
-        threading.Event().wait(1)		# mail comes at its own pace
+        threading.Event().wait(1 / FAST)	# mail comes at its own pace
         status = daemon.status()
         assert all(m["failures"] == 0 and m["error"] is None for m in status["mailboxes"]), status
         assert credential(status)["error"] is None
@@ -68,12 +84,13 @@ def test_numbers_as_strings_and_refresh_in(simulator, daemon):
     assert 43200 - 400 <= expires - refresh <= 43200 + 400
 
 
-def test_wrong_secret_mended_without_restart(simulator, daemon):
+def test_wrong_secret_mended_without_restart(simulator, make_daemon):
     """exchange-online 3.2: permanent, with the sentence; the file is read anew, so a new secret needs no reload."""
     simulator.mailbox(ADDRESS)
+    daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([ADDRESS])
     daemon.write_secret("wrong")
-    daemon.start()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
     status = daemon.wait(lambda s: credential(s)["state"] == "failed")
     assert "AADSTS7000215" in credential(status)["error"]
     assert "copy its Value column, not its Secret ID" in credential(status)["hint"]
@@ -275,14 +292,15 @@ def test_mail_during_a_planned_sign_in(simulator, daemon, logout_s):
     assert max(waited) < 1.5, sorted(waited)[-5:]
 
 
-def test_more_mailboxes_than_can_sign_in_anew(simulator, daemon):
+def test_more_mailboxes_than_can_sign_in_anew(fast):
     """exchange-online 5.3, 5.13: what `check` foresees for tokens of an hour, the status says of the tokens there are"""
+    simulator, daemon = fast
     addresses = ["box%02d@contoso.example" % i for i in range(40)]
     for address in addresses:
         simulator.mailbox(address)
     simulator.post("/token", life_s=40)
     daemon.config(addresses, admission={"sessions_per_second": 1})
-    daemon.start()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
     status = daemon.wait(lambda s: any(r["what"] == "admission" for r in s["reasons"]))
     reason = next(r for r in status["reasons"] if r["what"] == "admission")
     assert reason["name"] == "contoso" and "40 mailboxes of contoso sign in anew within" in reason["hint"] and "Raise sessions_per_second" in reason["hint"]
@@ -365,12 +383,13 @@ def test_token_ends_in_the_middle_of_a_message(simulator, daemon):
     assert Maildir(daemon.maildir(ADDRESS)).sums() == {simulator.sums(ADDRESS)[str(uid)]: 1}
 
 
-def test_renewal_that_brings_the_same_end(simulator, daemon):
+def test_renewal_that_brings_the_same_end(fast):
     """exchange-online 2.4: some endpoints keep tokens and give the old one again; asked for at leisure, not without pause"""
+    simulator, daemon = fast
     simulator.mailbox(ADDRESS)
     simulator.post("/token", life_s=40, same_end=True)
     daemon.config([ADDRESS])
-    daemon.start()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
     simulator.wait("token_requests", 2, timeout_s=40)
     simulator.wait("logins", 3, ADDRESS, timeout_s=80)
     assert simulator.counts("token_requests") <= 12 and simulator.state(ADDRESS)["refused"] == 0
