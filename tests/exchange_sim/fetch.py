@@ -59,7 +59,7 @@ class Fetching:
                 if self.fault("fetch-empty", uid) or uid not in self.folder.messages or (whole and self.fault("fetch-whole-empty", uid)):
                     continue
                 await self.fetch_odd(numbers, uid, items)
-                if whole:
+                if any(item.startswith("BODY") for item in items):
                     self.news("UID FETCH")
             await self.writer.drain()
         finally:

@@ -10,8 +10,8 @@ from lib.maildir import Maildir
 M = "moved@contoso.example"
 
 
-def delivered(daemon, n):
-    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] >= n and s["mailboxes"][0]["state"] == "watching", what="%d delivered" % n)
+def delivered(daemon, n, **more):
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] >= n and s["mailboxes"][0]["state"] == "watching", what="%d delivered" % n, **more)
 
 
 def begin(simulator, daemon, n=30, **conf):
@@ -53,6 +53,19 @@ def test_new_uidvalidity(simulator, daemon):
     daemon.start()
     delivered(daemon, 34)
     assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == 34
+
+
+@pytest.mark.parametrize("command", ["UID SEARCH", "UID FETCH"])
+def test_news_while_it_is_listed_anew(simulator, daemon, command):
+    """exchange-online 4.6, 5.12: meanwhile somebody else takes one that is known away, and a new one comes"""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.fault("news", M, command=command, add=[{"seed": 100, "size": 1500}], remove=True, count=1)
+    look_anew(simulator, daemon)
+    delivered(daemon, 31, timeout=20)
+    assert simulator.counts("fault-news") == 1 and simulator.counts("bodies") == 31 and daemon.of(M)["folders"][0]["owed"] == 0
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == 31
+    assert daemon.of(M)["failures"] == 0 and not daemon.has_line("failure=(?!uids-changed)")
 
 
 def test_uidnext_went_back(simulator, daemon):
