@@ -630,10 +630,11 @@ def test_patience_grows_until_a_full_look(scene, folders, command):
 
 
 def test_slow_front_end(scene):
-    """exchange-online 4.2, 5.14: 40 s for the sign-in, as much for the first command: no failure"""
+    """exchange-online 4.2, 5.14: 40 s for the sign-in, as much for each of the first commands: no failure"""
     scene.add(BAD, 3)
     scene.simulator.post("/fault", port=scene.line, kind="slow-sign-in", seconds=40 / RATE, count=1)
-    scene.simulator.fault("delay-select", BAD, seconds=40 / RATE, count=1)
+    for command in ("capability", "select"):
+        scene.simulator.fault("delay-" + command, BAD, seconds=40 / RATE, count=1)
     scene.start()
     scene.mended()
     assert not scene.daemon.has_line("failure=")
