@@ -37,7 +37,8 @@ def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
     after = simulator.state()
 
     admitted = collections.Counter(line.split(" ", 1)[0] for line in lines if "admitted to sign in" in line)
-    assert sum(admitted.values()) == N and max(admitted.values()) <= PER_SECOND, admitted.most_common(3)
+    again = sum("event=sign-in-failed" in line and "failure=connect" in line for line in lines)      # a busy machine's fault, at twenty times its speed
+    assert sum(admitted.values()) == N + again and again < N / 100 and max(admitted.values()) <= PER_SECOND, admitted.most_common(3)
     assert took_s >= (N - 2) / PER_SECOND and after["signing_in_most"] <= AT_ONCE, (took_s, after["signing_in_most"])
     commands = {name: n - before["commands"].get(name, 0) for name, n in after["commands"].items() if n > before["commands"].get(name, 0)}
     assert N <= commands.pop("IDLE") <= commands.pop("UID SEARCH") < 2 * N        # on a slow machine the first look again before the last have begun
