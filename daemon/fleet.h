@@ -22,6 +22,10 @@ struct reload_outcome { bool ok; size_t added, removed, changed, kept; const cha
 /* Reads the file again off the loop; all or nothing; unchanged mailboxes keep their sessions. done comes from the
  * loop once. A reload asked for while one runs waits for it, then reads the file once more. */
 void fleet_reload(struct fleet *, void (*done)(void *arg, const struct reload_outcome *), void *arg);
+/* What else a new configuration must suit: take() makes it its own, as the last step before all the rest follows; false: ret_error says
+ * why the reload fails. */
+typedef bool take_config_cb(void *arg, const struct config *, char *ret_error, size_t size);
+void fleet_set_taker(struct fleet *, take_config_cb *take, void *arg);
 
 /* Verbs; false: no such mailbox. */
 bool fleet_poll(struct fleet *, const char *address);

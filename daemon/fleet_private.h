@@ -30,6 +30,7 @@ struct fleet {
 	struct config *config;
 	int64_t loaded_wall_s;
 	char *config_error;		/* of the last reload; NULL: it was good */
+	take_config_cb *take_config; void *taker;
 	char run[9];
 	/* owned, made bottom up */
 	struct volumes *volumes; struct store *store; struct spool *spool; struct resolver *resolver; struct dialer *dialer;

@@ -167,7 +167,7 @@ static void done_read(struct job *job)
 	struct reload_job *r = (struct reload_job *)job;
 	struct fleet *f = r->fleet;
 	struct reload_outcome outcome = { 0 };
-	char *warnings = join(&r->warnings);
+	char *warnings = join(&r->warnings), error[256];
 
 	if (r->config != NULL)
 		check_fixed(f, r->config, &r->errors);
@@ -175,6 +175,8 @@ static void done_read(struct job *job)
 	f->config_error = NULL;
 	if (f->stopping)
 		add_error(&r->errors, xstrdup("the daemon is stopping"));
+	if (r->errors.n == 0 && f->take_config != NULL && !f->take_config(f->taker, r->config, error, sizeof(error)))
+		add_error(&r->errors, xasprintf("%s: %s", r->config->path, error));
 	if (r->errors.n > 0) {
 		config_free(&r->config);
 		f->config_error = join(&r->errors);
@@ -195,6 +197,12 @@ static void done_read(struct job *job)
 	free(r);
 	answer(f, &outcome);
 	free(warnings);
+}
+
+void fleet_set_taker(struct fleet *f, take_config_cb *take, void *arg)
+{
+	f->take_config = take;
+	f->taker = arg;
 }
 
 static void start_reading(struct fleet *f)

@@ -50,7 +50,6 @@ static const struct { const char *name, *id; } events[] = {
 	[EVENT_OWED] = { "owed", "da5ed6b4a0014e6e8b5ac9fa5e5741b0" },
 	[EVENT_AUDIT_FAILED] = { "audit-failed", "2b6da4911dc94d6f8a1248352bd4a80a" },
 	[EVENT_AUDIT_RECOVERED] = { "audit-recovered", "71875c1f995d42debd7d5520896520a3" },
-	[EVENT_METRICS_FAILED] = { "metrics-failed", "7d8caee4764749c988392314cd25d37e" },
 	[EVENT_WATCHDOG] = { "watchdog", "a9629c0447d847339bce864ba02185de" },
 	[EVENT_START_FAILED] = { "start-failed", "a5b6dc77303b4de8a1629cb261e99840" },
 	[EVENT_WATCHDOG_WITHHELD] = { "watchdog-withheld", "2c4a2522e1504f7b849f4047c1e9eb2c" },

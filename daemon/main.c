@@ -70,7 +70,6 @@ static void tell_status(struct daemon *d)
 static void on_status_timer(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
-	metrics_follow(((struct daemon *)arg)->metrics);
 	tell_status(arg);
 }
 
@@ -107,6 +106,11 @@ static void on_stop_signal(evutil_socket_t fd, short what, void *arg)
 	log_info(NULL, "signal %d: stopping", (int)fd);
 	health_stopping(d->health);
 	fleet_stop(d->fleet, STOP_AT_MOST_MS, on_stopped, d);
+}
+
+static bool take_config(void *arg, const struct config *config, char *ret_error, size_t size)
+{
+	return metrics_follow(((struct daemon *)arg)->metrics, config, ret_error, size);
 }
 
 static void on_hangup(evutil_socket_t fd, short what, void *arg)
@@ -169,6 +173,7 @@ static int daemon_init(struct daemon *d, struct config *config)
 		log_write(LOG_LEVEL_ERROR, EVENT_START_FAILED, NULL, NULL, 0, "cannot start: %s", error);
 		return -1;
 	}
+	fleet_set_taker(d->fleet, take_config, d);
 	add_signal(d, 0, SIGTERM, on_stop_signal);
 	add_signal(d, 1, SIGINT, on_stop_signal);
 	add_signal(d, 2, SIGHUP, on_hangup);

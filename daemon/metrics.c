@@ -26,7 +26,6 @@ struct metrics {
 	struct http_server *http;	/* NULL: nothing listens */
 	char *address;			/* where it does */
 	uint16_t port;
-	bool complained;		/* the new address could not be listened on, and that was logged */
 };
 
 struct scrape {				/* with series of single mailboxes */
@@ -126,14 +125,24 @@ static int open_socket(const char *address, uint16_t port)
 	return fd;
 }
 
-static int listen_there(struct metrics *m, const struct config *config, char *ret_error, size_t size)
+static bool listen_there(struct metrics *m, const struct config *config, char *ret_error, size_t size)
 {
 	int fd = config->metrics_address != NULL ? open_socket(config->metrics_address, config->metrics_port) : -1;
 
+	if (config->metrics_address != NULL && fd < 0 && m->http != NULL && m->port == config->metrics_port) {
+		http_server_free(&m->http);	/* perhaps it is ourselves who are in the way */
+		if ((fd = open_socket(config->metrics_address, config->metrics_port)) < 0) {
+			int error = errno, old = open_socket(m->address, m->port);
+
+			if (old >= 0)
+				m->http = http_server_new(m->base, old, on_request, m);
+			errno = error;
+		}
+	}
 	if (config->metrics_address != NULL && fd < 0) {
 		snprintf(ret_error, size, "metrics_listen: cannot listen on %s port %u: %s", config->metrics_address, config->metrics_port,
 		    strerror(errno));
-		return -1;
+		return false;
 	}
 	http_server_free(&m->http);
 	if (fd >= 0)
@@ -141,19 +150,14 @@ static int listen_there(struct metrics *m, const struct config *config, char *re
 	free(m->address);
 	m->address = xstrdup(config->metrics_address);
 	m->port = config->metrics_port;
-	return 0;
+	return true;
 }
 
-void metrics_follow(struct metrics *m)
+bool metrics_follow(struct metrics *m, const struct config *config, char *ret_error, size_t size)
 {
-	const struct config *config = fleet_config(m->fleet);
-	char error[256];
 	bool same = str_equal(m->address, config->metrics_address) && m->port == config->metrics_port;
-	bool failed = !same && listen_there(m, config, error, sizeof(error)) < 0;
 
-	if (failed && !m->complained)
-		log_write(LOG_LEVEL_ERROR, EVENT_METRICS_FAILED, NULL, NULL, 0, "%s; tried again until it works", error);
-	m->complained = failed;
+	return same || listen_there(m, config, ret_error, size);
 }
 
 struct metrics *metrics_new(struct event_base *base, struct fleet *fleet, bool by_watchdog, char *ret_error, size_t size)
@@ -164,7 +168,7 @@ struct metrics *metrics_new(struct event_base *base, struct fleet *fleet, bool b
 	m->fleet = fleet;
 	m->started_wall_s = clock_wall_s();
 	m->by_watchdog = by_watchdog;
-	if (listen_there(m, fleet_config(fleet), ret_error, size) < 0)
+	if (!listen_there(m, fleet_config(fleet), ret_error, size))
 		metrics_free(&m);
 	return m;
 }

@@ -6,10 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct event_base; struct fleet;
+struct event_base; struct fleet; struct config;
 struct metrics;
 
 /* by_watchdog: that ended the last run. NULL: ret_error says why the configured address cannot be listened on. Without an address nothing listens. */
 struct metrics *metrics_new(struct event_base *, struct fleet *, bool by_watchdog, char *ret_error, size_t size);
 void metrics_free(struct metrics **);
-void metrics_follow(struct metrics *);		/* now and then: listens where the configuration says since a reload; errors are logged once */
+bool metrics_follow(struct metrics *, const struct config *, char *ret_error, size_t size);	/* listens where it says from now on; false: it cannot */
