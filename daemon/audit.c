@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "audit.h"
 #include "clock.h"
@@ -36,11 +37,24 @@ struct audit {
 	uint64_t dropped;
 };
 
+/* For the daemon's group, whatever the unit's UMask; one that is there keeps its mode. */
+static int open_file(const char *path)
+{
+	const int flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY;
+	int fd = open(path, flags | O_CREAT | O_EXCL, 0640);
+
+	if (fd >= 0)
+		fchmod(fd, 0640);
+	else if (errno == EEXIST)
+		fd = open(path, flags);
+	return fd;
+}
+
 static void work_audit(struct job *job)
 {
 	struct audit_job *j = (struct audit_job *)job;
 
-	if (j->fd < 0 && (j->fd = open(j->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640)) < 0) {
+	if (j->fd < 0 && (j->fd = open_file(j->path)) < 0) {
 		j->error = errno;
 		return;
 	}

@@ -288,11 +288,12 @@ def test_audit_file(simulator, daemon, tmp_path):
     simulator.mailbox(A)
     simulator.add(A, [{"seed": i, "size": 1500} for i in range(20)])
     daemon.config([A], top={"audit": str(log), "log_level": "error"})
+    daemon.prefix = ["sh", "-c", 'umask 077; exec "$@"', "sh"]          # as in the unit
     daemon.start()
     daemon.wait_delivered(A, 20)
     daemon.stop()
     lines = audited(log)
-    assert len(lines) == 20 and os.stat(log).st_mode & 0o777 in (0o640, 0o600)
+    assert len(lines) == 20 and os.stat(log).st_mode & 0o777 == 0o640
     for word in ("mailbox=%s" % A, "folder=INBOX", "sink=maildir", "uid=20", "size=", "key=a@contoso.example%2FINBOX%2F14%2F20", "digest=", "duration_ms="):
         assert word in lines[19], word
     assert not daemon.has_line("event=delivered")
