@@ -98,7 +98,8 @@ static void on_taken_down(void *arg, int error, const struct quarantined *found)
 	r->sink = sink_get(r->fleet->sinks, r->conf->deliver);
 	r->message = (struct message){ .mailbox = r->conf, .folder = r->folder, .uidvalidity = found->uidvalidity, .uid = found->uid,
 	    .internaldate_s = found->internaldate_s, .size_bytes = found->size_bytes, .key = r->key, .path = r->path, .volume = r->volume,
-	    .after_owed = conf->after != AFTER_KEEP, .fetched_ms = clock_now_ms() };
+	    .after_owed = conf->after != AFTER_KEEP, .attempts = found->attempts, .quarantined_wall_s = found->quarantined_wall_s,
+	    .fetched_ms = clock_now_ms() };
 	memcpy(r->message.hash, found->hash, sizeof(found->hash));
 	sink_deliver(r->sink, &r->message, on_answer, r);
 }

@@ -43,6 +43,7 @@ struct message {
 	struct volume *volume;			/* the file's */
 	bool after_owed;			/* once delivered */
 	unsigned attempts;
+	int64_t quarantined_wall_s;		/* given out of quarantine once more: since when it lies there; 0: it is not */
 	msec_t fetched_ms;
 };
 

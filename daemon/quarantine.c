@@ -118,15 +118,16 @@ static void done_quarantine(struct job *job)
 
 static char *describe(const struct message *m, const char *sink, const char *reason)
 {
-	char now[RFC3339_SIZE], received[RFC3339_SIZE], hash[2 * STORE_HASH_BYTES + 1];
+	int64_t now_s = clock_wall_s(), since_s = m->quarantined_wall_s != 0 ? m->quarantined_wall_s : now_s;
+	char now[RFC3339_SIZE], since[RFC3339_SIZE], received[RFC3339_SIZE], hash[2 * STORE_HASH_BYTES + 1];
 	json_t *o;
 	char *text;
 
 	hex_encode(m->hash, STORE_HASH_BYTES, hash);
-	o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s*, s:s, s:I, s:s}", "key", m->key, "id", m->mailbox->id,
+	o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s*, s:s, s:s, s:I, s:s}", "key", m->key, "id", m->mailbox->id,
 	    "address", m->mailbox->address, "folder", m->folder, "uidvalidity", (json_int_t)m->uidvalidity, "uid", (json_int_t)m->uid,
 	    "size", (json_int_t)m->size_bytes, "internaldate", rfc3339(m->internaldate_s, received), "sink", sink, "reason", reason,
-	    "quarantined_at", rfc3339(clock_wall_s(), now), "attempts", (json_int_t)m->attempts, "hash", hash);
+	    "quarantined_at", rfc3339(since_s, since), "refused_at", rfc3339(now_s, now), "attempts", (json_int_t)m->attempts, "hash", hash);
 	text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
 	json_decref(o);
 	return text != NULL ? text : xstrdup("{}");

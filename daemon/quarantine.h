@@ -26,6 +26,7 @@ void quarantine_drop(struct lane *, struct quarantine_counts *, const char *stat
 /* A second name for its file, at to, and what its .json says; the message stays on the shelf. */
 struct quarantined {
 	char *id, *folder; uint32_t uidvalidity, uid; uint64_t size_bytes; int64_t internaldate_s;
+	int64_t quarantined_wall_s; unsigned attempts;
 	uint8_t hash[STORE_HASH_BYTES];	/* as in struct message */
 };
 typedef void quarantine_take_cb(void *arg, int error, const struct quarantined *);	/* lent */

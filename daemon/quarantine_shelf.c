@@ -88,9 +88,14 @@ static const char *time_of(const json_t *message)
 	return text != NULL ? text : "";
 }
 
+/* Of the same second the lower UID. */
 static int compare_times(const void *a, const void *b)
 {
-	return strcmp(time_of(*(json_t *const *)a), time_of(*(json_t *const *)b));
+	const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
+	json_int_t x_uid = json_integer_value(json_object_get(x, "uid")), y_uid = json_integer_value(json_object_get(y, "uid"));
+	int order = strcmp(time_of(x), time_of(y));
+
+	return order != 0 ? order : (x_uid > y_uid) - (x_uid < y_uid);
 }
 
 static void work_list(struct job *job)
@@ -183,14 +188,16 @@ static int read_description(struct quarantined *ret, const json_t *json)
 {
 	const char *id = json_string_value(json_object_get(json, "id")), *folder = json_string_value(json_object_get(json, "folder"));
 	const char *received = json_string_value(json_object_get(json, "internaldate"));
+	json_int_t attempts = json_integer_value(json_object_get(json, "attempts"));
 	json_int_t uidvalidity = json_integer_value(json_object_get(json, "uidvalidity")), uid = json_integer_value(json_object_get(json, "uid"));
-	struct tm tm = { 0 };
+	struct tm tm = { 0 }, since = { 0 };
 
 	if (id == NULL || folder == NULL || received == NULL || uid <= 0 || uid > UINT32_MAX || uidvalidity < 0 || uidvalidity > UINT32_MAX ||
-	    strptime(received, "%Y-%m-%dT%H:%M:%SZ", &tm) == NULL)
+	    strptime(received, "%Y-%m-%dT%H:%M:%SZ", &tm) == NULL || strptime(time_of(json), "%Y-%m-%dT%H:%M:%SZ", &since) == NULL)
 		return EINVAL;
 	*ret = (struct quarantined){ .id = xstrdup(id), .folder = xstrdup(folder), .uidvalidity = (uint32_t)uidvalidity, .uid = (uint32_t)uid,
-	    .size_bytes = (uint64_t)json_integer_value(json_object_get(json, "size")), .internaldate_s = (int64_t)timegm(&tm) };
+	    .size_bytes = (uint64_t)json_integer_value(json_object_get(json, "size")), .internaldate_s = (int64_t)timegm(&tm),
+	    .quarantined_wall_s = (int64_t)timegm(&since), .attempts = attempts > 0 && attempts < UINT32_MAX ? (unsigned)attempts : 0 };
 	read_hash(ret->hash, json_string_value(json_object_get(json, "hash")));
 	return 0;
 }

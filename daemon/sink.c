@@ -158,6 +158,12 @@ static void on_quarantined(void *arg, int error)
 		answer(p, SINK_AGAIN);
 		return;
 	}
+	if (m->quarantined_wall_s != 0) {	/* on an operator's word: nothing new has come */
+		log_write(LOG_LEVEL_WARNING, EVENT_QUARANTINED, &ctx, fields, ARRAY_LEN(fields), "message UID %u refused once more, it stays in quarantine: %s",
+		    m->uid, p->why.text);
+		answer(p, SINK_QUARANTINED);
+		return;
+	}
 	counts->refused++;
 	p->sink->sinks->env.counters->refused++;
 	if (++counts->refused_in_a_row >= REFUSALS_IN_A_ROW_MAX && !counts->failing) {

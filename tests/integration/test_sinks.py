@@ -451,12 +451,14 @@ def test_quarantine_for_operators(simulator, daemon):
     listed = daemon.ctl("quarantine", "list")
     assert listed.returncode == 0 and "3 messages in quarantine" in listed.stdout and " ".join(listed.stdout.split()).count("no invoice in it") == 3
     keys = [line for line in listed.stdout.splitlines() if line.startswith(ADDRESS)]
-    assert len(keys) == 3
+    assert [key.rpartition("%2F")[2] for key in keys] == ["3", "4", "5"]       # the oldest first
     shown = json.loads(daemon.ctl("quarantine", "show", keys[0]).stdout)
     assert shown["key"] == keys[0] and shown["address"] == ADDRESS and shown["attempts"] == 1
     refused = daemon.ctl("quarantine", "retry", keys[0])
     assert refused.returncode == 1 and "refused it again" in refused.stderr
-    assert daemon.of(ADDRESS)["folders"][0]["quarantined"] == 3
+    assert daemon.of(ADDRESS)["folders"][0]["quarantined"] == 3 and daemon.status()["sinks"][0]["refused"] == 3
+    again = json.loads(daemon.ctl("quarantine", "show", keys[0]).stdout)
+    assert again["attempts"] == 2 and again["quarantined_at"] == shown["quarantined_at"] <= again["refused_at"]
     open(os.path.join(daemon.directory, "out", "mended"), "w").close()
     done = daemon.ctl("quarantine", "retry", keys[0], keys[1])
     assert done.returncode == 0 and done.stdout.count("is delivered") == 2
