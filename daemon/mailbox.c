@@ -81,7 +81,7 @@ static void on_loaded(void *arg, enum store_result result, struct store_folder *
 		if (f->at.ref != 0)
 			m->subject.worked_before = true;
 	} else {
-		m->paused = true;	/* another machine's: neither sink nor `after` */
+		m->paused = m->not_owner = true;	/* another machine's: neither sink nor `after` */
 	}
 	mailbox_wake(m);
 }
@@ -143,8 +143,6 @@ static bool folders_ready(struct mailbox *m)
 		if (!mailbox_is_held(m))
 			mailbox_prepare(m, &m->folders[i]);
 	}
-	if (!all && mailbox_is_held(m))
-		mailbox_set_state(m, MAILBOX_HELD);
 	return all;
 }
 
@@ -170,6 +168,8 @@ static void begin_next(struct mailbox *m)
 	if (m->token_request != NULL || m->queued)
 		return;
 	if (m->paused) {
+		if (!m->not_owner)
+			folders_ready(m);	/* for its numbers */
 		mailbox_set_state(m, MAILBOX_PAUSED);
 		return;
 	}
@@ -177,8 +177,11 @@ static void begin_next(struct mailbox *m)
 		mailbox_wake_at(m, m->wait_until_ms);
 		return;
 	}
-	if (!folders_ready(m))
+	if (!folders_ready(m)) {
+		if (mailbox_is_held(m))
+			mailbox_set_state(m, MAILBOX_HELD);
 		return;
+	}
 	if (m->conf->watch == WATCH_POLL && mailbox_is_held(m)) {
 		mailbox_set_state(m, MAILBOX_HELD);
 		if (m->no_room != NULL)
@@ -420,6 +423,10 @@ void mailbox_pause(struct mailbox *m)
 {
 	m->paused = true;
 	m->wait_until_ms = 0;
+	m->failures = 0;			/* a person has seen to it */
+	m->backoff = (struct backoff){ 0 };
+	repeats_over(&m->failing);
+	failure_drop(&m->failure);
 	if (m->session != NULL && m->ready_ms == 0)
 		imap_session_abandon(m->session);
 	if (m->token_request != NULL && m->session == NULL) {
@@ -433,10 +440,6 @@ void mailbox_pause(struct mailbox *m)
 void mailbox_resume(struct mailbox *m)
 {
 	m->paused = false;
-	m->failures = 0;
-	m->backoff = (struct backoff){ 0 };
-	repeats_over(&m->failing);
-	failure_drop(&m->failure);
 	mailbox_wake(m);
 }
 
@@ -515,6 +518,10 @@ static const struct failure *present_failure(const struct mailbox *m, int64_t *r
 	const struct failure *held = delivery_held(m->delivery, ret_retry_wall_s);
 	const struct folder *refused = refused_folder(m);
 
+	if (m->paused) {
+		*ret_retry_wall_s = 0;
+		return NULL;
+	}
 	if (m->failure != NULL) {
 		*ret_retry_wall_s = m->state == MAILBOX_BACKING_OFF ? wall_of(m->wait_until_ms) : 0;
 		return m->failure;
@@ -532,7 +539,6 @@ static const struct failure *present_failure(const struct mailbox *m, int64_t *r
 bool mailbox_is_failing(const struct mailbox *m, msec_t *ret_since_ms)
 {
 	int64_t retry;
-
 	const struct failure *why = present_failure(m, &retry);
 	const struct folder *refused = refused_folder(m);
 
@@ -547,9 +553,13 @@ bool mailbox_is_failing(const struct mailbox *m, msec_t *ret_since_ms)
 
 void mailbox_snapshot(const struct mailbox *m, struct mailbox_snapshot *ret)
 {
+	msec_t failing_since_ms;
+
 	*ret = (struct mailbox_snapshot){ .address = m->conf->address, .id = m->conf->id, .state = m->state,
 	    .since_wall_s = m->since_wall_s, .failures = m->failures, .n_folders = m->n_folders };
 	ret->failure = present_failure(m, &ret->retry_at_wall_s);
+	if (mailbox_is_failing(m, &failing_since_ms))
+		ret->failing_since_wall_s = wall_of(failing_since_ms);
 	if (ret->failure == NULL && m->state == MAILBOX_SLEEPING)
 		ret->retry_at_wall_s = wall_of(m->wait_until_ms);
 }

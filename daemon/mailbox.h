@@ -90,7 +90,7 @@ struct folder_snapshot {	/* lent until the mailbox changes */
 struct mailbox_snapshot {	/* lent until the mailbox changes */
 	const char *address, *id;
 	enum mailbox_state state;
-	int64_t since_wall_s, retry_at_wall_s;	/* 0: none */
+	int64_t since_wall_s, failing_since_wall_s, retry_at_wall_s;	/* 0: none */
 	const struct failure *failure;		/* NULL: none */
 	unsigned failures;			/* in a row */
 	size_t n_folders;

@@ -30,7 +30,7 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 		store_folder_done(&f->at);
 		f->at = *at;
 	} else {
-		m->paused = true;	/* another machine's: neither sink nor `after` */
+		m->paused = m->not_owner = true;	/* another machine's: neither sink nor `after` */
 	}
 	mailbox_wake(m);
 }

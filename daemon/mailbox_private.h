@@ -44,7 +44,7 @@ struct mailbox {
 	enum mailbox_state state;
 	int64_t since_wall_s;
 	bool poll_asked;		/* since the session began to look; one that ends now is not the answer */
-	bool started, paused, stopping, stop_told;
+	bool started, paused, not_owner, stopping, stop_told;
 	bool queued, starting;			/* want_session() has not been answered; started() is due */
 	msec_t wait_until_ms;			/* no session before; 0: now */
 	unsigned answers_due;			/* of prepare() and the store; nothing is freed before they have come */

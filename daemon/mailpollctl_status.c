@@ -354,17 +354,21 @@ static void put_problem(FILE *to, const json_t *mailbox)
 		free(text);
 		text = longer;
 	}
-	fprintf(to, "%s%.*s\n", text[0] != '\0' ? " " : "", (int)bytes_of_columns(text, PROBLEM_COLUMNS), text);
+	if (columns(text, strlen(text)) > PROBLEM_COLUMNS)
+		fprintf(to, " %.*s~\n", (int)bytes_of_columns(text, PROBLEM_COLUMNS - 1), text);
+	else
+		fprintf(to, "%s%s\n", text[0] != '\0' ? " " : "", text);
 	free(text);
 }
 
 static void show_row(FILE *to, const json_t *mailbox)
 {
 	time_t last = latest_of(mailbox, "last_delivery");
+	const char *since = string_of(mailbox, "failing_since") != NULL ? "failing_since" : "since";	/* its state changes with each try */
 	char age[AGE_SIZE], last_age[AGE_SIZE], *state = clean(string_of(mailbox, "state"));
 
 	put_column(to, string_of(mailbox, "address"), ADDRESS_COLUMNS);
-	fprintf(to, " %-14.14s %5s %9lld %7lld %4s", state, age_of(mailbox, "since", age), sum_of(mailbox, "delivered"), sum_of(mailbox, "backlog"),
+	fprintf(to, " %-14.14s %5s %9lld %7lld %4s", state, age_of(mailbox, since, age), sum_of(mailbox, "delivered"), sum_of(mailbox, "backlog"),
 	    last != 0 ? say_age((long long)(time(NULL) - last), last_age) : "-");
 	put_problem(to, mailbox);
 	free(state);
@@ -532,6 +536,7 @@ void show_mailbox(FILE *to, const json_t *mailbox)
 	put_clean(to, string_of(mailbox, "state"));
 	fputc('\n', to);
 	show_time(to, "  since      ", mailbox, "since");
+	show_time(to, "  failing    ", mailbox, "failing_since");
 	if (failure != NULL) {
 		char *error = xasprintf("%s: %s", failure, text_of(mailbox, "error"));
 

@@ -368,6 +368,7 @@ static json_t *mailbox_object(const struct mailbox *mailbox)
 	put(object, "state", json_string(mailbox_state_name(now.state)));
 	put(object, "since", time_or_null(now.since_wall_s));
 	put_failure(object, now.failure);
+	put(object, "failing_since", time_or_null(now.failing_since_wall_s));
 	put(object, "retry_at", time_or_null(now.retry_at_wall_s));
 	put(object, "failures", number(now.failures));
 	put(object, "folders", folders_array(mailbox, now.n_folders));

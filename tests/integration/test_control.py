@@ -165,16 +165,23 @@ def test_watchdog(simulator, daemon):
 
 def test_pause_outlives_a_restart(simulator, daemon):
     simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(2)])
     simulator.mailbox(B)
     daemon.config([A, B])
     daemon.start()
-    daemon.wait_state(A, "watching")
+    daemon.wait_delivered(A, 2)
+    simulator.fault("answer", A, command="UID SEARCH", line="{tag} NO Not now.")
+    simulator.add(A, [{"seed": 3, "size": 1500}])
+    daemon.wait(lambda s: s["totals"]["failing"] == 1 and s["mailboxes"][0]["failing_since"])
     assert daemon.ctl("pause", A).stdout == "%s is paused until it is resumed\n" % A
-    daemon.wait_state(A, "paused")
+    mailbox = daemon.wait_state(A, "paused")["mailboxes"][0]            # a person knows of it
+    assert daemon.status()["totals"]["failing"] == 0 and mailbox["failing_since"] is None and mailbox["failures"] == 0
     daemon.stop()
+    simulator.clear(A)
     logins = simulator.state(A)["logins"]
     daemon.start()
     daemon.wait_state(B, "watching")
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] == 2)         # its numbers are there all the same
     assert daemon.of(A)["state"] == "paused" and simulator.state(A)["logins"] == logins
     assert daemon.ctl("resume", A).returncode == 0
     daemon.wait_state(A, "watching")

@@ -87,6 +87,7 @@ def test_the_table(simulator, daemon):
     assert max(map(len, lines)) <= 100
     assert len(table) == 21 and [row[0] for row in table[:5]] == addresses[5:9] + [addresses[12]]
     assert [row[1] for row in table[:5]] == ["backing-off"] * 5 and [row[-1] for row in table[:5]] == ["no-access"] * 4 + ["folder-refused"]
+    assert all(re.fullmatch(r"[0-9]+s", row[2]) for row in table[:5])
     assert table[5][:2] == [addresses[0], "watching"] and table[5][3] == "1" and " ".join(table[5][-2:]) == "1 owed"
     assert re.fullmatch(r"a-very-.*~.*contoso\.example", table[-1][0])
     assert lines[0].startswith("mailpolld ") and lines[1].startswith("21 mailboxes: 16 watching, 5 backing-off; 5 failing; 1 delivered")
