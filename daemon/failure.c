@@ -524,6 +524,11 @@ bool failure_is_of_command(const struct failure *f)
 	return strcmp(f->name, "command-refused") == 0 || strcmp(f->name, "argument-refused") == 0 || strcmp(f->name, "bad") == 0;
 }
 
+bool failure_is_of_token(const struct failure *f)
+{
+	return strcmp(f->name, "token-expired") == 0 || strcmp(f->name, "session-invalidated") == 0;
+}
+
 bool failure_is_of_folder(const struct failure *f)
 {
 	return strcmp(f->name, "no-folder") == 0 || strcmp(f->name, "folder-refused") == 0;

@@ -85,6 +85,8 @@ const char *failure_phase_name(enum failure_phase);	/* "connecting" */
 
 /* The server does not take that command (BAD): sending it again is useless (exchange-online 5.7). */
 bool failure_is_of_command(const struct failure *);
+/* The session's token has ended, or is not good any more (5.3). */
+bool failure_is_of_token(const struct failure *);
 /* A folder cannot be opened; the mailbox's others may be. */
 bool failure_is_of_folder(const struct failure *);
 

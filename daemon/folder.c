@@ -38,6 +38,15 @@ static void forget_sizes(struct folder *f)
 	f->n_sizes = 0;
 }
 
+void folder_forget_uids(struct folder *f)
+{
+	ranges_done(&f->absent);
+	ranges_done(&f->missing);
+	ranges_done(&f->unanswered);
+	ranges_done(&f->given_up_away);
+	f->suspect = f->singly_to = 0;
+}
+
 void folder_forget_session(struct folder *f)
 {
 	ranges_done(&f->listed);
@@ -80,6 +89,8 @@ uint32_t folder_search_from(const struct folder *f)
 
 bool folder_list(struct folder *f, uint32_t lo, uint32_t hi)
 {
+	if (f->listed.n >= FOLDER_LISTED_MAX)
+		ranges_sort(&f->listed);	/* in order they may be fewer */
 	if (f->listed.n >= FOLDER_LISTED_MAX)
 		return false;
 	ranges_append(&f->listed, lo, hi);
@@ -206,6 +217,14 @@ void folder_pick(struct folder *f, uint64_t max_messages, uint64_t max_bytes, st
 		ranges_add(&f->under_way, ret_batch->v[i].lo, ret_batch->v[i].hi);
 	if (f->n_sizes > 0 && ranges_first(&f->pending) > f->sizes[f->n_sizes - 1].uid)
 		forget_sizes(f);	/* used up: ask for the next ones */
+}
+
+void folder_pick_owed(struct folder *f, uint32_t uid, struct ranges *ret_batch)
+{
+	ranges_done(ret_batch);
+	ranges_add(ret_batch, uid, uid);
+	ranges_add(&f->under_way, uid, uid);
+	ranges_remove(&f->pending, uid, uid);	/* put back there when it could not be spooled, or delivered */
 }
 
 uint32_t folder_settle_from(const struct folder *f, uint32_t uid)

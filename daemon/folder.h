@@ -39,7 +39,7 @@ struct folder {
 	bool place_stale;		/* prepare it again before the next fetch */
 	bool preparing, beginning;	/* an answer is due: of the sink's prepare; of the store */
 	bool loaded;			/* at is what the store has */
-	bool given_up_asked;		/* in this session: are they still there? */
+	bool given_up_asked, given_up_refused;	/* in this session: are they still there? A session has ended for that question */
 	struct ranges given_up_away;	/* those that were not, when last asked */
 	bool look_due;
 	bool select_due;		/* STATUS said that there is something: SELECT now */
@@ -51,7 +51,7 @@ struct folder {
 	msec_t look_again_ms;		/* 0: no need */
 	int64_t waiting_since_wall_s;	/* since when there has been something to fetch; 0: there is nothing */
 	msec_t looked_ms;		/* the last whole look; 0: never, or one is under way */
-	uint32_t idle_uidnext, idle_messages; unsigned idle_looks;	/* STATUS that looks found nothing behind */
+	uint32_t idle_uidnext, idle_messages; unsigned idle_looks; msec_t idle_since_ms;	/* STATUS that looks found nothing behind; since when */
 	struct failure *refused;	/* it could not be opened, the mailbox's others could; NULL: it can */
 	struct backoff refusals; struct repeats refusing;	/* in a row; what has been logged of it */
 	msec_t refused_since_ms, refused_until_ms;	/* not asked for before */
@@ -63,6 +63,7 @@ struct folder {
 void folder_init(struct folder *, const char *name);
 void folder_done(struct folder *);
 bool folder_is_refused(const struct folder *);	/* it is not to be asked for now */
+void folder_forget_uids(struct folder *);	/* the UIDs are others: what was found out of theirs is worth nothing */
 void folder_forget_session(struct folder *);	/* listed and pending are of a session that has ended */
 
 /* The UID a SEARCH must begin at: below it everything is settled or owed. 0: nothing is left to search. */
@@ -76,6 +77,7 @@ void folder_listed(struct folder *);		/* that was all of them; before listed is 
 uint64_t folder_look_done(struct folder *, uint32_t from, msec_t now_ms, struct ranges *ret_gone);
 /* Moves a batch from pending to under way, the lowest first. At least one UID when there is any. */
 void folder_pick(struct folder *, uint64_t max_messages, uint64_t max_bytes, struct ranges *ret_batch);
+void folder_pick_owed(struct folder *, uint32_t uid, struct ranges *ret_batch);	/* the same for one that is owed: alone */
 /* An estimate, and no more believed than the largest messages there are (exchange-online 5.7, 6). */
 #define FOLDER_SIZE_BELIEVED (UINT64_C(256) << 20)
 void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);

@@ -392,6 +392,7 @@ void mailbox_note_redelivered(struct mailbox *m, const struct message *message)
 		memcpy(s.hash, message->hash, sizeof(s.hash));
 		store_settle(m->env->store, &s, NULL, NULL);
 		note_delivered(m, f, message);
+		relist_forget_known(m);
 		mailbox_wake(m);
 	}
 }

@@ -66,9 +66,10 @@ void after_failed(struct mailbox *m, struct folder *f, const struct failure *why
 {
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL } };
+	bool first = f->after_failures++ == 0;
 	unsigned untold;
 
-	if (why->schedule == SCHEDULE_THROTTLED || (f->after_failures++ == 0 && ends_session))	/* once is chance */
+	if (why->schedule == SCHEDULE_THROTTLED || (first && ends_session))	/* that has its own wait; once is chance */
 		return;
 	if (repeats_tell(&f->after_failing, why->name, &untold))
 		log_write(LOG_LEVEL_WARNING, EVENT_AFTER_REFUSED, &ctx, fields, ARRAY_LEN(fields), "`after` of delivered messages was refused, tried again "

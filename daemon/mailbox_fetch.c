@@ -9,7 +9,7 @@
 
 #define WINDOW_MESSAGES 400		/* fetched and not settled; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
-#define ROOM_WAIT_MS 5000
+#define ROOM_WAIT_MS_MAX 60000		/* other mailboxes' messages soon leave the spool */
 #define NONE_GIVEN_FEW 5		/* messages in a row may be bad; more, and it is the server */
 #define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
 
@@ -91,14 +91,18 @@ static uint64_t estimate(const struct folder *f, const struct ranges *uids)
 static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t bytes)
 {
 	bool first = m->no_room == NULL;
+	msec_t wait_ms;
 
 	if (first)
 		m->no_room = xcalloc(1, sizeof(*m->no_room));
 	failure_set(m->no_room, FAIL_WAIT, SCHEDULE_SINK, "no-room", "Free space on that file system, or raise spool_limit or lower min_free.",
 	    "no room for %llu bytes in the spool or on the disk of %s", (unsigned long long)bytes, f->place_dir);
+	wait_ms = backoff_next_ms(&m->room_waits, m->no_room, (uint32_t)clock_random(UINT32_MAX));
+	if (wait_ms > ROOM_WAIT_MS_MAX)
+		wait_ms = ROOM_WAIT_MS_MAX;
 	if (first)
-		mailbox_held(m, m->no_room, ROOM_WAIT_MS, NULL);
-	m->no_room_until_ms = clock_now_ms() + ROOM_WAIT_MS;
+		mailbox_held(m, m->no_room, wait_ms, NULL);
+	m->no_room_until_ms = clock_now_ms() + wait_ms;
 	mailbox_wake_at(m, m->no_room_until_ms);
 }
 
@@ -131,6 +135,7 @@ static enum step fetch_batch(struct mailbox *m, struct folder *f)
 	folder_pick(f, batch_max(m, f), own < all ? own : all, &batch);
 	bytes = estimate(f, &batch);
 	if (spool_has_room(m->env->spool, f->volume, bytes)) {
+		m->room_waits = (struct backoff){ 0 };
 		send_fetch(m, f, &batch);
 		return STEP_SENT;
 	}
@@ -146,8 +151,7 @@ static enum step fetch_owed(struct mailbox *m, struct folder *f, uint32_t uid)
 {
 	struct ranges batch = { 0 };
 
-	ranges_add(&batch, uid, uid);
-	ranges_add(&f->under_way, uid, uid);
+	folder_pick_owed(f, uid, &batch);
 	m->one_owed = true;
 	send_fetch(m, f, &batch);
 	return STEP_SENT;

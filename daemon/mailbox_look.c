@@ -38,8 +38,7 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 void look_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
 {
 	f->beginning = true;
-	ranges_done(&f->absent);
-	ranges_done(&f->missing);
+	folder_forget_uids(f);
 	m->answers_due++;
 	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
 }
@@ -247,6 +246,8 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	f->looked_ms = m->last_look_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
+	if (f->idle_looks == 1)
+		f->idle_since_ms = clock_now_ms();
 	if (n > 0 && f->waiting_since_wall_s == 0)
 		f->waiting_since_wall_s = clock_wall_s();
 	else if (n == 0 && f->under_way.n == 0)
@@ -266,8 +267,9 @@ static bool status_tells_news(const struct folder *f, const struct imap_mailbox_
 		return true;
 	if (from == 0 || from >= s->uidnext)
 		return false;
-	/* a hole that no look could fill, thrice, and nothing has changed since */
-	return !(f->idle_looks >= 3 && f->idle_uidnext == s->uidnext && f->idle_messages == s->messages);
+	/* one that no look could find, thrice and for long enough (FOLDER_GONE_MS), and nothing has changed since */
+	return !(f->idle_looks >= 3 && clock_now_ms() - f->idle_since_ms >= FOLDER_GONE_MS && f->idle_uidnext == s->uidnext &&
+	    f->idle_messages == s->messages);
 }
 
 static void on_status_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
@@ -318,7 +320,7 @@ enum step look_given_up_step(struct mailbox *m, struct folder *f)
 {
 	struct ranges given_up = { 0 };
 
-	if (m->selected != f || f->given_up_asked)
+	if (m->selected != f || f->given_up_asked || f->given_up_refused)
 		return STEP_NOTHING;
 	f->given_up_asked = true;
 	folder_given_up(f, GIVEN_UP_MAX, &given_up);
@@ -352,6 +354,8 @@ void look_on_done(struct mailbox *m, struct folder *f, enum task task, const str
 		on_status_done(m, f, done);
 	else if (task == TASK_SELECT)
 		on_selected(m, f, done);
+	else if (task == TASK_GIVEN_UP && !done->ok && !mailbox_is_refused(done->failure))
+		f->given_up_refused = true;
 	else if (!done->ok)
 		mailbox_end_session(m, done->failure);
 	else if (task == TASK_LOOK)

@@ -105,6 +105,7 @@ struct mailbox {
 	msec_t made_due_ms; int64_t made_due_wall_s;	/* when the session last looked what time has made due */
 	msec_t no_room_until_ms;		/* neither spool nor disk had room */
 	struct failure *no_room;
+	struct backoff room_waits;		/* in a row */
 };
 
 /* mailbox.c */
@@ -171,6 +172,7 @@ void relist_on_body(struct mailbox *, struct evbuffer *in, size_t len);
 void relist_on_fetched(struct mailbox *, const struct imap_fetch *);
 void relist_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
 void relist_over(struct mailbox *, const struct failure *why);	/* the session has ended: to be gone on with in the next */
+void relist_forget_known(struct mailbox *);		/* one has been delivered that the record it goes by does not have */
 void relist_drop(struct mailbox *);
 enum step resync_step(struct mailbox *, struct folder *);
 void resync_on_done(struct mailbox *, struct folder *, const struct imap_done *);

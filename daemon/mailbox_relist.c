@@ -9,6 +9,8 @@
 #include "util.h"
 
 #define LIST_AT_ONCE 500
+#define NONE_GIVEN_FEW 5		/* headers in a row may be bad; more, and it is the server */
+#define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
 
 struct relist {				/* one folder's; gone on with in the next session */
 	struct folder *folder;
@@ -21,8 +23,15 @@ struct relist {				/* one folder's; gone on with in the next session */
 	uint64_t n_listed;
 	uint32_t singly_to;		/* a command for many failed: one at a time up to this UID; 0: not so */
 	uint32_t suspect;		/* the session ended when it was asked for alone; 0: none */
+	unsigned none_given, rests;	/* messages in a row that told nothing, each asked for alone; sessions that ended for that */
 	struct header_scan scan;	/* of the response that comes */
 };
+
+void relist_forget_known(struct mailbox *m)
+{
+	if (m->task != TASK_RELIST && m->task != TASK_RELIST_SEARCH)
+		relist_drop(m);			/* begun anew */
+}
 
 void relist_drop(struct mailbox *m)
 {
@@ -146,6 +155,7 @@ void relist_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 		if (fetch->internaldate_s < r->known_before_s || store_known_has(&r->known, hash))
 			ranges_add(&r->settled, fetch->uid, fetch->uid);
 		ranges_remove(&r->asked, fetch->uid, fetch->uid);
+		r->none_given = r->rests = 0;
 	}
 	header_scan_done(&r->scan);
 }
@@ -167,7 +177,25 @@ static void asked_in_vain(struct relist *r, bool session_ended)
 	} else if (session_ended && r->suspect != first) {
 		r->suspect = first;
 		ask_again(r);
+	} else {
+		r->none_given++;
 	}
+}
+
+/* A server that tells nothing of any message would make all of them new. They are listed once more, in another session. */
+static void rest_from_listing(struct mailbox *m)
+{
+	struct relist *r = m->relist;
+	struct failure why;
+
+	if (r->none_given <= NONE_GIVEN_FEW || r->rests >= NONE_GIVEN_RESTS)
+		return;
+	failure_own(&why, "none-given", &m->subject, "%u messages in a row told neither Message-ID nor date", r->none_given);
+	r->none_given = 0;
+	r->rests++;
+	r->listed = false;
+	r->singly_to = 0;
+	mailbox_end_session(m, &why);
 }
 
 void relist_over(struct mailbox *m, const struct failure *why)
@@ -192,14 +220,16 @@ void relist_on_done(struct mailbox *m, struct folder *f, enum task task, const s
 		mailbox_end_session(m, done->failure);		/* relist_over() follows */
 		return;
 	}
-	if (!done->ok) {
-		asked_in_vain(r, false);
-	} else if (task == TASK_RELIST_SEARCH) {
+	if (task == TASK_RELIST_SEARCH) {
 		r->listed = true;
 		ranges_done(&r->left);
 		r->left = f->listed;		/* moved */
 		f->listed = (struct ranges){ 0 };
-		r->n_listed = ranges_count(&r->left);
+		ranges_remove_all(&r->left, &r->settled);
+		r->n_listed = ranges_count(&r->left) + ranges_count(&r->settled);
+	} else if (r->asked.n > 0) {		/* NO, or an OK without them (exchange-online 5.8) */
+		asked_in_vain(r, false);
+		rest_from_listing(m);
 	}
 	ranges_done(&r->asked);
 }

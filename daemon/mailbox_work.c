@@ -6,8 +6,9 @@
 #define IDLE_MAX_MS (9 * 60 * 1000)	/* exchange-online 5.10 */
 #define IDLE_SLACK_MS (90 * 1000)	/* the session leaves IDLE by itself, with a limit of its own */
 #define IDLE_SHORT_MS 1000		/* one that the server ends sooner is as good as none */
-#define IDLE_REFUSALS 2			/* in a row by BAD, which ends the session (exchange-online 5.7) */
+#define IDLE_REFUSALS 2			/* in a row that end the session */
 #define NO_IDLE_MS (60 * 60 * 1000)	/* after that it may be that it works */
+#define SAME_EXISTS_MS 10000
 #define LINGER_MS 5000			/* deliveries under way: stay for them that long before IDLE */
 #define POLL_LINGER_MS 60000		/* the same before LOGOUT */
 
@@ -132,7 +133,7 @@ static void note_complete(struct mailbox *m)
 	for (size_t i = 0; i < m->n_folders; i++) {
 		struct folder *f = &m->folders[i];
 
-		if (!f->at.complete && f->at.ref != 0 && f->pending.n == 0 && f->under_way.n == 0) {
+		if (!f->at.complete && f->at.ref != 0 && f->refused == NULL && f->pending.n == 0 && f->under_way.n == 0) {
 			f->at.complete = true;
 			store_complete(m->env->store, f->at.ref, NULL, NULL);
 		}
@@ -179,6 +180,19 @@ static void do_without_idle(struct mailbox *m)
 {
 	m->idle_refusals = 0;
 	m->no_idle_until_ms = clock_now_ms() + NO_IDLE_MS;
+}
+
+/* IDLE has ended the session: because it is not taken (exchange-online 5.7), or at once. A token's end, being throttled, and what we end
+ * ourselves say nothing of IDLE. */
+static void note_idle_ended(struct mailbox *m, const struct failure *why)
+{
+	bool at_once = clock_now_ms() - m->idle_began_ms < IDLE_SHORT_MS;
+
+	if (why->fail == FAIL_NONE || why->schedule == SCHEDULE_THROTTLED || m->stopping || failure_is_of_token(why) ||
+	    (!at_once && !failure_is_of_command(why)))
+		return;
+	if (++m->idle_refusals >= IDLE_REFUSALS)
+		do_without_idle(m);
 }
 
 /* Without IDLE, though asked for: stay signed in and look when the interval is over. */
@@ -231,11 +245,11 @@ static enum step folder_step(struct mailbox *m, struct folder *f)
 		return STEP_NOTHING;
 	step = look_step(m, f);
 	if (step == STEP_NOTHING)
-		step = look_given_up_step(m, f);
-	if (step == STEP_NOTHING)
 		step = after_step(m, f);
-	if (step != STEP_NOTHING || !fetch_is_wanted(m, f))
+	if (step != STEP_NOTHING)
 		return step;
+	if (!fetch_is_wanted(m, f))
+		return look_given_up_step(m, f);
 	if (m->selected == f)
 		return fetch_step(m, f);
 	look_select(m, f);
@@ -302,24 +316,26 @@ void work_next(struct mailbox *m)
 static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
 {
 	f->look_due = true;		/* a real look after each renewal: a silent IDLE hides nothing (exchange-online 5.10) */
-	if (!done->ok && mailbox_is_refused(done->failure))
+	if (!done->ok && mailbox_is_refused(done->failure)) {
+		note_idle_ended(m, done->failure);
 		mailbox_end_session(m, done->failure);
-	else if (!done->ok || (done->unasked && clock_now_ms() - m->idle_began_ms < IDLE_SHORT_MS))
+	} else if (!done->ok || (done->unasked && clock_now_ms() - m->idle_began_ms < IDLE_SHORT_MS)) {
 		do_without_idle(m);
-	else
+	} else {
 		m->idle_refusals = 0;
+	}
 }
 
 /* --- the session's callbacks --- */
 
 void work_over(struct mailbox *m, const struct failure *why)
 {
-	bool failed = why->fail == FAIL_WAIT && !m->stopping;
-
-	if (failed && m->task == TASK_AFTER)
+	if (m->task == TASK_AFTER && why->fail != FAIL_NONE && !m->stopping)
 		after_failed(m, m->task_folder, why, true);
-	if (failed && m->task == TASK_IDLE && failure_is_of_command(why) && ++m->idle_refusals == IDLE_REFUSALS)
-		do_without_idle(m);
+	if (m->task == TASK_IDLE)
+		note_idle_ended(m, why);
+	if (m->task == TASK_GIVEN_UP && why->fail != FAIL_NONE && !m->stopping)
+		m->task_folder->given_up_refused = true;
 	relist_over(m, why);
 	m->task = TASK_NONE;
 	m->task_folder = m->selected = NULL;
@@ -405,7 +421,8 @@ void work_on_exists(void *arg, uint32_t n)
 		return;
 	if (n > f->exists)
 		f->exists_rose = true;
-	if (n > f->exists || m->task == TASK_IDLE)
+	/* the same number again may mean something new; a server that tells it at each IDLE is not to be believed each time */
+	if (n > f->exists || (m->task == TASK_IDLE && clock_now_ms() - f->looked_ms >= SAME_EXISTS_MS))
 		f->look_due = true;
 	f->exists = n;
 	if (f->look_due)

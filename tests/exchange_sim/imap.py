@@ -363,7 +363,7 @@ class Session(fetch.Fetching):
     async def do_select(self, tag, args, verb="SELECT"):
         self.leave()
         folder = self.mailbox.folder(decode_name(args))
-        if folder is None or self.fault("select-no"):
+        if folder is None or self.fault("select-no", folder.name):
             await self.no(tag, "%s failed." % verb)
             return
         self.folder, self.told, self.expunged = folder, len(folder.messages), []
@@ -391,7 +391,7 @@ class Session(fetch.Fetching):
     async def do_status(self, tag, args):
         name, _, items = args.rpartition(" (")
         folder = self.mailbox.folder(decode_name(name))
-        if folder is None or self.fault("select-no"):
+        if folder is None or self.fault("select-no", folder.name):
             await self.no(tag, "STATUS failed.")
             return
         values = {"MESSAGES": len(folder.messages), "UIDNEXT": folder.uidnext, "UIDVALIDITY": folder.uidvalidity, "RECENT": 0,

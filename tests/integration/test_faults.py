@@ -526,6 +526,25 @@ def test_given_up_message_that_is_deleted(simulator, make_daemon):
     assert scene.daemon.of(BAD)["folders"][0]["unretrievable"] == []
 
 
+def test_question_for_given_up_messages_that_ends_the_session(simulator, make_daemon):
+    """It is put once; the mail goes on"""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    uids = scene.add(BAD, 4)
+    simulator.fault("fetch-empty", BAD, uids=[uids[1]])
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
+    scene.daemon.wait_line("event=unretrievable", timeout=60)
+    scene.daemon.stop()
+    simulator.fault("answer", BAD, command="UID SEARCH", line="* BYE Connection closed.", close=True, skip=1, count=1)
+    scene.start()
+    simulator.wait("fault-answer", 1)
+    scene.hurry(lambda s: any(m["address"] == BAD and m["state"] == "watching" for m in s["mailboxes"]))
+    simulator.post("/drop", address=BAD)
+    scene.add(BAD)
+    scene.daemon.wait_delivered(BAD, 4)
+    asked = [line for line in simulator.log_lines() if re.match(r"C \S+ UID SEARCH UID %d$" % uids[1], line)]
+    assert len(asked) == 1, asked
+
+
 def test_owed_message_that_is_deleted(simulator, make_daemon):
     """exchange-online 5.8: it may have been moved or deleted; it is asked for on its schedule, no oftener, and forgotten at the end"""
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))

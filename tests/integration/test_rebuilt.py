@@ -121,6 +121,22 @@ def test_one_message_hinders_the_listing(simulator, daemon):
     assert len(Maildir(daemon.maildir(M))) == 30
 
 
+@pytest.mark.parametrize("kind", ["fetch-empty", "fetch-no"])
+def test_listing_that_tells_nothing(simulator, daemon, kind):
+    """exchange-online 5.8: a server that gives nothing of any message does not make them new ones; it is asked again, in other sessions"""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.fault(kind, M)
+    look_anew(simulator, daemon)
+    daemon.wait_line("failure=none-given .*told neither Message-ID nor date")
+    simulator.clear(M)
+    simulator.add(M, [{"seed": 100, "size": 1500}])
+    daemon.poll(M)
+    delivered(daemon, 31)
+    folder = daemon.of(M)["folders"][0]
+    assert folder["rebuilt"]["known"] == 30 and folder["rebuilt"]["new"] == 1 and len(Maildir(daemon.maildir(M))) == 31
+
+
 @pytest.mark.parametrize("play", ["close-raw", "unavailable"])
 def test_one_message_ends_the_session_that_lists(simulator, daemon, play):
     """exchange-online 5.8 C: found out one at a time; what is known of the others is kept over the sessions"""

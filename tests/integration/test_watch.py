@@ -1,4 +1,5 @@
 """Looking for mail: IDLE that is silent or missing, polls, first contact, what is done afterwards."""
+import sqlite3
 import time
 
 import pytest
@@ -75,10 +76,12 @@ def test_idle_that_does_not_work(simulator, daemon, line):
     assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1
 
 
-def test_idle_that_ends_the_session(simulator, make_daemon):
-    """exchange-online 5.7: answered BAD twice it is not sent again, in later sessions neither"""
+@pytest.mark.parametrize("more", [{"line": "{tag} BAD Command Error. 10"}, {"line": "* BYE Connection closed.", "close": True},
+                                  {"line": "{tag} NO Server Unavailable. 15"}], ids=["bad", "closed", "unavailable"])
+def test_idle_that_ends_the_session(simulator, make_daemon, more):
+    """exchange-online 5.7: after the second time it is not sent again, in later sessions neither"""
     simulator.mailbox(ADDRESS)
-    simulator.fault("answer", ADDRESS, command="IDLE", line="{tag} BAD Command Error. 10")
+    simulator.fault("answer", ADDRESS, command="IDLE", **more)
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([ADDRESS], {"interval": "1m"})
     daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
@@ -299,6 +302,57 @@ def test_after_that_ends_the_session(simulator, make_daemon, more):
     simulator.clear(ADDRESS)
     daemon.poll(ADDRESS)
     daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+
+
+def test_after_that_is_throttled(simulator, make_daemon):
+    """exchange-online 5.6: the mail that is not fetched yet comes first, however much is owed"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(450)])
+    simulator.fault("throttle", ADDRESS, command="UID STORE", ms=20000)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([{"address": ADDRESS, "after": "seen"}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    daemon.wait_delivered(ADDRESS, 450, timeout=30)
+    simulator.clear(ADDRESS)
+    daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+
+
+def test_message_that_looks_find_late_in_a_second_folder(simulator, make_daemon):
+    """STATUS tells of it, four looks do not find it, the next one does"""
+    simulator.mailbox(ADDRESS, ["INBOX", "Second"])
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([{"address": ADDRESS, "folders": ["INBOX", "Second"]}], {"interval": "10s"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.fault("search-hides", ADDRESS, only=[1])
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}], "Second")
+    simulator.wait("fault-search-hides", 8)
+    assert daemon.of(ADDRESS)["folders"][1]["delivered"] == 0
+    simulator.clear(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+
+
+def test_folder_that_is_refused_is_not_complete(simulator, daemon):
+    """What was not looked at may hold what was never delivered: if its UIDs change, nothing of it counts as known for its age"""
+    simulator.mailbox(ADDRESS, ["INBOX", "Archive"])
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(3)], "Archive")
+    simulator.fault("answer", ADDRESS, command="UID FETCH", line="* BYE Connection closed.", close=True, count=1)
+    daemon.config([{"address": ADDRESS, "folders": ["INBOX", "Archive"]}])
+    daemon.start()
+    simulator.wait("fault-answer", 1)
+    simulator.fault("select-no", ADDRESS, uids=["Archive"])
+    daemon.wait_line("event=mailbox-stalled .*folder=Archive")
+    daemon.wait_state(ADDRESS, "watching")
+
+    def complete():
+        with sqlite3.connect("file:%s/state.db?mode=ro" % daemon.state_dir, uri=True) as db:
+            return dict(db.execute("SELECT name, complete FROM folder"))
+    daemon.wait(lambda s: complete()["INBOX"] == 1)
+    assert complete()["Archive"] == 0
+    simulator.clear(ADDRESS)
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 3)
+    daemon.wait(lambda s: complete()["Archive"] == 1)
 
 
 def test_folder_that_cannot_be_opened(simulator, make_daemon):

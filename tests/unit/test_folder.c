@@ -63,6 +63,44 @@ static void test_a_look(void **state)
 	folder_done(&f);
 }
 
+/* An owed one that could not be spooled is put back, and asked for as an owed one again: once, not twice. */
+static void test_owed_and_put_back(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	look(&f, "1:3", 3, "");
+	folder_owe(&f, 2, "why", 1000);
+	folder_pick_owed(&f, 2, &batch);
+	expect(&f.under_way, "2");
+	folder_put_back(&f, &batch);
+	expect(&f.pending, "1:3");
+	folder_pick_owed(&f, 2, &batch);
+	expect(&batch, "2");
+	expect(&f.pending, "1,3");
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
+/* Nothing that was found out about other UIDs is taken for these. */
+static void test_other_uids(void **state)
+{
+	struct folder f;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	set(&f.unanswered, "3");
+	set(&f.given_up_away, "4");
+	set(&f.absent, "5");
+	set(&f.missing, "6");
+	f.suspect = f.singly_to = 7;
+	folder_forget_uids(&f);
+	assert_int_equal(f.unanswered.n + f.given_up_away.n + f.absent.n + f.missing.n + f.suspect + f.singly_to, 0);
+	folder_done(&f);
+}
+
 static void test_a_listing_is_bounded(void **state)
 {
 	struct folder f;
@@ -72,7 +110,13 @@ static void test_a_listing_is_bounded(void **state)
 	folder_init(&f, "INBOX");
 	for (unsigned i = 0; i < FOLDER_LISTED_MAX; i++, uid += 2)
 		assert_true(folder_list(&f, uid, uid));
+	assert_true(FOLDER_LISTED_MAX == f.listed.n);
 	assert_false(folder_list(&f, uid, uid));
+	ranges_done(&f.listed);
+	for (unsigned i = 0; i < 2 * FOLDER_LISTED_MAX; i++)	/* in what order ever: they are as many as they are when sorted */
+		assert_true(folder_list(&f, 1 + i % 2 + i / 2 % 1000 * 3, 1 + i % 2 + i / 2 % 1000 * 3));
+	folder_listed(&f);
+	assert_int_equal(f.listed.n, 1000);
 	folder_done(&f);
 }
 
@@ -295,7 +339,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_known_before),
-		cmocka_unit_test(test_a_look), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
+		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 	};
