@@ -22,7 +22,7 @@ struct machine {
 	uid_t uid;
 	gid_t gid;
 	bool is_blind;			/* its rights cannot be had here */
-	struct place *places;		/* [0]: state_dir; the mailboxes' sinks and groups; the credentials' secrets */
+	struct place *places;		/* [0]: state_dir; [1], if there is one: the audit's directory; the mailboxes' sinks and groups; the credentials' secrets */
 	size_t n_places, room;		/* room: for so many */
 	size_t *sinks;			/* [i]: the first of mailbox i's; [n]: the first secret */
 };
@@ -84,9 +84,17 @@ static void add_maildirs(struct machine *m, const struct mailbox_conf *conf)
 		add_place(m, PLACE_SHARED, m->places[first].path)->gid = conf->deliver->gid;
 }
 
+static void add_audit(struct machine *m)
+{
+	char *directory = directory_of(m->config->audit_file);
+
+	add_place(m, PLACE_DIRECTORY, directory);
+	free(directory);
+}
+
 static void add_places(struct machine *m)
 {
-	size_t room = 1 + m->config->n_credentials;
+	size_t room = 2 + m->config->n_credentials;
 
 	for (size_t i = 0; i < m->n; i++)
 		room += m->mailboxes[i]->n_folders + 1;
@@ -94,6 +102,8 @@ static void add_places(struct machine *m)
 	m->places = places_new(room);
 	m->sinks = xcalloc(m->n + 1, sizeof(*m->sinks));
 	add_place(m, PLACE_DIRECTORY, m->config->state_dir);
+	if (m->config->audit == AUDIT_FILE)
+		add_audit(m);
 	for (size_t i = 0; i < m->n; i++) {
 		m->sinks[i] = m->n_places;
 		if (m->mailboxes[i]->deliver->kind == SINK_COMMAND)
@@ -196,6 +206,21 @@ static void report_directory(const struct machine *m, const struct place *p, con
 	} else {
 		report_ok(at, step, NULL, "%s: %s, %s free", p->path, p->missing ? "will be made when first needed" : "writable",
 		    size_text(p->free_bytes, has));
+	}
+}
+
+/* Nobody makes its directory but systemd. */
+static void report_audit(const struct machine *m, const struct report_at *at)
+{
+	const struct place *p = &m->places[1];
+	char *hint;
+
+	if (p->missing && p->looked && !m->is_blind && !(m->unit != NULL && unit_makes(m->unit, p->path))) {
+		hint = xasprintf("Make it, writable for user %s; till then the audit's lines wait.", m->user);
+		report_failed(at, "audit", hint, NULL, "%s: %s", p->path, strerror(ENOENT));
+		free(hint);
+	} else {
+		report_directory(m, p, p->path, at, "audit");
 	}
 }
 
@@ -352,6 +377,8 @@ struct machine *machine_check(const struct config *config, const struct unit *un
 	snprintf(subject, sizeof(subject), "(as user %s)", m->user);
 	report_user(m, &at);
 	report_directory(m, &m->places[0], config->state_dir, &at, "state_dir");
+	if (config->audit == AUDIT_FILE)
+		report_audit(m, &at);
 	return m;
 }
 

@@ -303,10 +303,16 @@ int flush_directory(const char *path)
 	return flush(path, O_DIRECTORY);
 }
 
-int flush_directory_of(const char *path)
+char *directory_of(const char *path)
 {
 	const char *slash = strrchr(path, '/');
-	char *dir = slash == NULL ? xstrdup(".") : xstrndup(path, slash == path ? 1 : (size_t)(slash - path));
+
+	return slash == NULL ? xstrdup(".") : xstrndup(path, slash == path ? 1 : (size_t)(slash - path));
+}
+
+int flush_directory_of(const char *path)
+{
+	char *dir = directory_of(path);
 	int error = flush_directory(dir);
 
 	free(dir);

@@ -49,6 +49,8 @@ void printable(char *ret_text, size_t size, const char *s, size_t len);
 /* Shows words of more than max (at least 16) bytes as their sizes, in place: what may have a secret in it. The new length. */
 size_t hide_long_words(char *s, size_t len, size_t max);
 
+char *directory_of(const char *path);	/* "." when it names none; caller frees */
+
 /* What is there survives a power loss (fsync): a file's content; a directory's entries, path naming the directory, or something in it.
  * 0, or errno. They may wait for a disk: not on the loop. */
 int flush_file(const char *path) MUST_CHECK;
