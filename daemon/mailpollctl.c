@@ -37,7 +37,7 @@ static int show_reply(FILE *to, const struct options *o, const struct reply *r, 
 	const json_t *mailboxes = json_object_get(r->json, "mailboxes");
 
 	if (r->status != 200)
-		return complain_refused(o, r);
+		return complain_refused(o, NULL, r);
 	if (is_pattern(address) && !o->failing && json_array_size(mailboxes) == 0) {
 		fprintf(o->complaints, "mailpollctl: no mailbox is like %s\n", address);
 		return EX_NOUSER;
@@ -147,7 +147,7 @@ static int run_verb(const struct options *o, const char *verb, const char *addre
 	if (status != EX_OK)
 		return status;
 	if (r.status != 200) {
-		status = complain_refused(o, &r);
+		status = complain_refused(o, NULL, &r);
 	} else if (strcmp(verb, "poll") == 0 && str_equal(string_of(r.json, "state"), "paused")) {
 		put_clean(stderr, string_of(r.json, "address"));
 		fputs(" is paused; `mailpollctl resume` comes first\n", stderr);
@@ -194,7 +194,7 @@ static int run_other_verb(const struct options *o, const char *before, const cha
 	if (status != EX_OK)
 		return status;
 	if (r.status != 200) {
-		status = complain_refused(o, &r);
+		status = complain_refused(o, NULL, &r);
 	} else {
 		put_clean(stdout, word);
 		printf("%s\n", said);
@@ -246,7 +246,7 @@ static int complain_not_reloaded(const struct options *o, const struct reply *r)
 	const json_t *errors = json_object_get(r->json, "errors");
 
 	if (errors == NULL)
-		return complain_refused(o, r);
+		return complain_refused(o, NULL, r);
 	put_lines(stderr, "", errors);
 	fputs("mailpollctl: not reloaded; the running configuration stays\n", stderr);
 	return EXIT_FAILURE;
@@ -288,7 +288,7 @@ static const struct command commands[] = {
 
 static int usage(FILE *to, int status)
 {
-	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS | PATTERN] [--failing] [--json] [--watch]\n"
+	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS | [PATTERN] [--failing]] [--json | --watch]\n"
 	    "       mailpollctl [-s SOCKET] poll | pause | resume | trace ADDRESS\n"
 	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"

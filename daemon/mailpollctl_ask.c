@@ -56,11 +56,15 @@ static int complain_unreachable(const struct options *o, CURLcode code)
 	return EX_UNAVAILABLE;
 }
 
-int complain_refused(const struct options *o, const struct reply *r)
+int complain_refused(const struct options *o, const char *of, const struct reply *r)
 {
 	const char *error = string_of(r->json, "error");
 
 	fputs("mailpollctl: ", o->complaints);
+	if (of != NULL) {
+		put_clean(o->complaints, of);
+		fputs(": ", o->complaints);
+	}
 	put_clean(o->complaints, error != NULL ? error : "refused without a reason");
 	fputc('\n', o->complaints);
 	switch (r->status) {
@@ -209,7 +213,7 @@ int run_trace(const struct options *o, const char *address)
 	else if (l->refusal.status == 200)
 		status = EX_UNAVAILABLE;	/* its last line says why */
 	else if ((status = read_json(o, &l->refusal)) == EX_OK)
-		status = complain_refused(o, &l->refusal);
+		status = complain_refused(o, NULL, &l->refusal);
 	reply_done(&l->refusal);
 	free(l);
 	return status;

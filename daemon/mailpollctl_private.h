@@ -22,7 +22,7 @@ struct reply {
 /* before, the word encoded (NULL: none), after: the path. EX_OK: ret_reply has an answer, perhaps a refusal; else it has been said why. */
 int ask(const struct options *, bool is_verb, const char *before, const char *word, const char *after, struct reply *ret_reply);
 void reply_done(struct reply *);
-int complain_refused(const struct options *, const struct reply *);	/* gives the exit status */
+int complain_refused(const struct options *, const char *of, const struct reply *);	/* of: which one, or NULL; gives the exit status */
 
 int run_trace(const struct options *, const char *address);
 

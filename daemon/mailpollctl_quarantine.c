@@ -11,7 +11,7 @@ static int ask_list(const struct options *o, struct reply *ret_reply)
 	int status = ask(o, false, "/quarantine", NULL, "", ret_reply);
 
 	if (status == EX_OK && ret_reply->status != 200) {
-		status = complain_refused(o, ret_reply);
+		status = complain_refused(o, NULL, ret_reply);
 		reply_done(ret_reply);
 	}
 	return status;
@@ -85,9 +85,7 @@ static int act(const struct options *o, const char *verb, const char *key, const
 		put_clean(stdout, key);
 		printf(" %s\n", said);
 	} else {
-		put_clean(stderr, key);
-		fputs(": ", stderr);
-		status = complain_refused(o, &r);
+		status = complain_refused(o, key, &r);
 	}
 	reply_done(&r);
 	return status;
@@ -129,7 +127,7 @@ static int drop_old(const struct options *o)
 	long long older_s = seconds_of(o->older_than);
 	const json_t *message;
 	struct reply r;
-	size_t i;
+	size_t i, n_old = 0;
 	int status, worst = EX_OK;
 
 	if (older_s < 0) {
@@ -144,9 +142,12 @@ static int drop_old(const struct options *o)
 
 		if (at == NULL || key == NULL || strptime(at, "%Y-%m-%dT%H:%M:%SZ", &tm) == NULL || time(NULL) - timegm(&tm) < older_s)
 			continue;
+		n_old++;
 		if ((status = act(o, "drop", key, "is dropped")) != EX_OK)
 			worst = status;
 	}
+	if (n_old == 0)
+		puts("nothing in quarantine is that old");
 	reply_done(&r);
 	return worst;
 }
