@@ -235,6 +235,8 @@ def test_token_without_role(simulator, daemon):
     daemon.wait_state(ADDRESS, "backing-off")
     assert "IMAP.AccessAsApp" in daemon.of(ADDRESS)["hint"]
     assert "admin consent" in daemon.of(ADDRESS)["hint"]
+    assert "IMAP.AccessAsApp" in daemon.wait_line("event=token-doubtful .*credential=contoso .*will not open a mailbox")
+    assert sum("event=token-doubtful" in line for line in daemon.lines) == 1
 
 
 def test_one_cause_for_all_mailboxes_is_one_sentence(simulator, daemon):
