@@ -62,7 +62,7 @@ SHARED_OBJS := $(SHARED:daemon/%.c=$(BUILD)/obj/%.o)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all bench day man test unit integration demo asan asan-test tsan crash soak fuzz tidy format install deb clean check-tree
+.PHONY: all bench day man test test-programs unit integration demo asan asan-test tsan crash soak fuzz tidy format install deb clean check-tree
 all: $(BUILD)/mailpolld $(BUILD)/mailpollctl
 
 $(BUILD)/mailpolld: $(BUILD)/obj/main.o $(SHARED_OBJS)
@@ -91,8 +91,13 @@ $(BUILD)/obj $(BUILD)/unit:
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/unit/*.d)
 .PRECIOUS: $(BUILD)/obj/%.o
 
+# All that tests run, by all processors; the tests themselves come one after the other.
+JOBS ?= $(shell nproc)
+test-programs:
+	$(MAKE) -j$(JOBS) all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so $(BUILD)/errors_page $(UNIT_TESTS)
+
 # The package first where it can be built, so that no test competes with its compilers.
-test: all unit check-tree $(and $(wildcard /usr/bin/dh),$(wildcard /usr/bin/lintian),deb) integration
+test: test-programs unit check-tree $(and $(wildcard /usr/bin/dh),$(wildcard /usr/bin/lintian),deb) integration
 
 unit: $(UNIT_TESTS)
 	@set -e; for t in $(UNIT_TESTS); do echo "== $$t"; $$t; done
@@ -128,8 +133,10 @@ check-tree: $(BUILD)/errors_page
 SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 asan:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" all build/asan/mailpolld-scaled
+# Without those that are about other programs, or time.
 asan-test:
-	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" TEST_JOBS=8 unit integration
+	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" TEST_JOBS=8 \
+		PYTEST_ARGS="$(foreach t,package systemd bench simulator day,--deselect=tests/integration/test_$(t).py)" test-programs unit integration
 
 tsan:
 	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" unit
