@@ -593,8 +593,6 @@ static void read_listen(struct loading *l, struct node *n, struct config *c)
 
 static void read_audit(struct loading *l, struct node *n, struct config *c)
 {
-	char *directory;
-
 	if (!is_kind(l, n, "audit", NODE_SCALAR))
 		return;
 	if (strcmp(n->text, "off") == 0) {
@@ -602,10 +600,6 @@ static void read_audit(struct loading *l, struct node *n, struct config *c)
 	} else if (n->text[0] == '/') {
 		c->audit = AUDIT_FILE;
 		c->audit_file = xstrdup(n->text);
-		directory = directory_of(n->text);
-		if (access(directory, F_OK) < 0)
-			suspect(l, n, "audit", "there is no directory %s", directory);
-		free(directory);
 	} else if (strcmp(n->text, "journal") != 0) {
 		bad(l, n, "audit", "must be journal, off or a path from /");
 	}
