@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 #include "config.h"
 #include "control.h"
@@ -255,10 +256,22 @@ static int check(const char *path, bool strict)
 	return good ? EX_OK : EX_CONFIG;
 }
 
+/* The journal looks at who wrote a line when it reads it: of one who is gone by then it does not know the unit, so journalctl -u would
+ * not say why the daemon does not start. */
+static int not_started(int status)
+{
+	static const struct timespec second = { 1, 0 };
+
+	if (log_detect_target() == LOG_TO_JOURNAL)
+		nanosleep(&second, NULL);
+	return status;
+}
+
 static int load_and_run(const char *path)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
 	struct config *config = config_load(path, &errors, &warnings);
+	int status;
 
 	log_set_target(log_detect_target());
 	for (size_t i = 0; i < errors.n; i++)
@@ -267,7 +280,8 @@ static int load_and_run(const char *path)
 		log_write(LOG_LEVEL_WARNING, EVENT_CONFIG_DOUBTFUL, NULL, NULL, 0, "%s", warnings.v[i]);
 	config_messages_done(&errors);
 	config_messages_done(&warnings);
-	return config != NULL ? run(config) : EX_CONFIG;
+	status = config != NULL ? run(config) : EX_CONFIG;
+	return status == EX_OK ? status : not_started(status);
 }
 
 int main(int argc, char **argv)
