@@ -225,7 +225,7 @@ def test_reload(simulator):
     assert done.returncode != 0 and "failed" in done.stderr
     assert show("ActiveState") == "active" and show("MainPID") == pid and simulator.counts("connections") == connections
     assert len(status()["mailboxes"]) == 5
-    told = [(e["_COMM"], e["MESSAGE"]) for e in journal() if "mailpolld.yaml:" in e["MESSAGE"] and "wtach" in e["MESSAGE"]]
+    told = [(e.get("_COMM", e.get("SYSLOG_IDENTIFIER")), e["MESSAGE"]) for e in journal() if "mailpolld.yaml:" in e["MESSAGE"] and "wtach" in e["MESSAGE"]]
     assert {command for command, _ in told} == {"mailpolld", "mailpollctl"} and all(re.search(r"mailpolld\.yaml:\d+:\d+: .*watch", text) for _, text in told), told
     assert "wtach" in run("systemctl", "status", "--no-pager", "-n", "30", UNIT, check=False).stdout
     ok("a reload with errors fails, says so and changes nothing")
