@@ -533,7 +533,7 @@ static const struct failure *present_failure(const struct mailbox *m, int64_t *r
 		*ret_retry_wall_s = wall_of(m->no_room_until_ms);
 		return m->no_room;
 	}
-	*ret_retry_wall_s = refused != NULL ? wall_of(refused->refused_until_ms) : 0;
+	*ret_retry_wall_s = refused != NULL && refused->refused_until_ms != 0 ? wall_of(refused->refused_until_ms) : 0;	/* 0: now */
 	return refused != NULL ? refused->refused : NULL;
 }
 

@@ -10,8 +10,6 @@
 #define WINDOW_MESSAGES 400		/* fetched and not settled; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
 #define ROOM_WAIT_MS_MAX 60000		/* other mailboxes' messages soon leave the spool */
-#define NONE_GIVEN_FEW 5		/* messages in a row may be bad; more, and it is the server */
-#define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
 
 struct arrival {			/* a message from its first byte until the delivery has it */
 	struct arrival *next;

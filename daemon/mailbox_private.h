@@ -17,6 +17,8 @@
 
 #define BATCH_MESSAGES 200		/* the next one comes while this one is delivered */
 #define BATCH_GROWTH 5
+#define NONE_GIVEN_FEW 5		/* messages in a row may be bad; more, and it is the server */
+#define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
 #define COMMAND_LIMIT_MS (180 * 1000)	/* the watchdog's for one command; the session's own limit for silence is shorter */
 
 struct event; struct arrival; struct token_request;

@@ -9,8 +9,6 @@
 #include "util.h"
 
 #define LIST_AT_ONCE 500
-#define NONE_GIVEN_FEW 5		/* headers in a row may be bad; more, and it is the server */
-#define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
 
 struct relist {				/* one folder's; gone on with in the next session */
 	struct folder *folder;
@@ -169,10 +167,10 @@ static void ask_again(struct relist *r)
 /* Which of them is it? One that is refused alone, or twice ended the session, is not known: it will be fetched, or owed, as any other. */
 static void asked_in_vain(struct relist *r, bool session_ended)
 {
-	uint32_t first = ranges_first(&r->asked);
+	uint32_t first = ranges_first(&r->asked), last = ranges_last(&r->asked);
 
-	if (ranges_count(&r->asked) > 1) {
-		r->singly_to = ranges_last(&r->asked);
+	if (last > r->singly_to) {		/* they were not asked for alone */
+		r->singly_to = last;
 		ask_again(r);
 	} else if (session_ended && r->suspect != first) {
 		r->suspect = first;

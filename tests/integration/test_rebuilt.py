@@ -121,6 +121,17 @@ def test_one_message_hinders_the_listing(simulator, daemon):
     assert len(Maildir(daemon.maildir(M))) == 30
 
 
+def test_one_message_is_left_out_of_the_listing_once(simulator, daemon):
+    """exchange-online 5.8 A: it is asked for alone before it counts as new"""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.fault("fetch-empty", M, uids=[9], count=1)
+    look_anew(simulator, daemon)
+    daemon.wait_line("30 known messages are skipped, 0 are fetched")
+    daemon.wait_state(M, "watching")
+    assert len(Maildir(daemon.maildir(M))) == 30 and daemon.of(M)["folders"][0]["delivered"] == 30
+
+
 @pytest.mark.parametrize("kind", ["fetch-empty", "fetch-no"])
 def test_listing_that_tells_nothing(simulator, daemon, kind):
     """exchange-online 5.8: a server that gives nothing of any message does not make them new ones; it is asked again, in other sessions"""

@@ -96,6 +96,19 @@ def test_idle_that_ends_the_session(simulator, make_daemon, more):
     assert simulator.state()["commands"]["IDLE"] == 2
 
 
+def test_the_same_number_at_each_idle(simulator, daemon):
+    """It may mean something new, and is not believed without a pause; what does come is noticed at once"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("exists-before-plus", ADDRESS)
+    daemon.config([ADDRESS])
+    daemon.start()
+    for i in range(20):
+        simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, i + 1, timeout=5)
+    daemon.wait_state(ADDRESS, "watching")
+    assert simulator.state()["commands"]["UID SEARCH"] <= 2 * 20 + 5
+
+
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("after", ["delete", {"move": "Done"}])
 def test_mail_that_comes_while_others_go(simulator, daemon, after, alone):
