@@ -83,21 +83,23 @@ static void forget_waiting(struct health *h, size_t i)
 	memmove(&h->waiting[i], &h->waiting[i + 1], (h->n_waiting - i) * sizeof(h->waiting[0]));
 }
 
-static void send_next(struct health *h)
+static void submit_first_waiting(struct health *h, struct health *told)
 {
-	struct notify_job *n;
-	size_t size;
+	size_t size = strlen(h->waiting[0].text) + 1;
+	struct notify_job *n = xcalloc(1, sizeof(*n) + size);
 
-	if (h->under_way != NULL || h->n_waiting == 0)
-		return;
-	size = strlen(h->waiting[0].text) + 1;
-	n = xcalloc(1, sizeof(*n) + size);
 	n->job = (struct job){ .work = work_notify, .done = done_notify };
-	n->health = h;
+	n->health = told;
 	memcpy(n->text, h->waiting[0].text, size);
 	forget_waiting(h, 0);
 	h->under_way = n;
 	lane_submit(h->lane, &n->job);
+}
+
+static void send_next(struct health *h)
+{
+	if (h->under_way == NULL && h->n_waiting > 0)
+		submit_first_waiting(h, h);
 }
 
 static struct notice *find_waiting(struct health *h, enum notice_kind kind)
@@ -222,7 +224,7 @@ void health_free(struct health **health)
 	if (h->under_way != NULL)
 		h->under_way->health = NULL;
 	while (h->n_waiting > 0)
-		forget_waiting(h, 0);
+		submit_first_waiting(h, NULL);
 	event_free(h->tick);
 	if (h->watchdog != NULL)
 		event_free(h->watchdog);

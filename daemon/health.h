@@ -11,7 +11,7 @@ struct event_base; struct workers;
 struct health; struct counters;
 
 struct health *health_new(struct event_base *, struct workers *, bool (*alive)(void *arg), void *arg);
-void health_free(struct health **);
+void health_free(struct health **);		/* what waits, STOPPING=1 above all, still leaves as long as workers_free() waits */
 void health_ready(struct health *);		/* configuration read, state open, loop turning; again after a reload */
 void health_reloading(struct health *);		/* RELOADING=1 with MONOTONIC_USEC= */
 void health_stopping(struct health *);
