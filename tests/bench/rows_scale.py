@@ -12,7 +12,7 @@ from place import BUILD, QUICK, cpu_s, measure, memory_kib
 from report import spread
 from rows_mailboxes import base_kib, floor_logins, note_logins
 from rows_messages import ROUNDS
-from server import Light, dovecot
+from server import Light, free_port
 
 SIZES = (10, 40) if QUICK else (10, 100, 1000, 5000, 10000)
 LOOKED = (40,) if QUICK else (1000, 5000)
@@ -145,7 +145,7 @@ def looks(bench, server):
     n = LOOKED[0]
     bench.simulator.post("/token", life_s=TOKEN_S)
     try:
-        daemon = watching(bench, server, n, {"interval": "10m"}, {"metrics_listen": "127.0.0.1:%d" % dovecot.free_port()})
+        daemon = watching(bench, server, n, {"interval": "10m"}, {"metrics_listen": "127.0.0.1:%d" % free_port()})
         each = []
         for _ in range(ROUNDS):
             sessions, cpu = opened(daemon), cpu_s(daemon.pid)

@@ -8,6 +8,7 @@ from place import HERE, started, tool
 
 sys.path.insert(0, os.path.join(HERE, "..", "integration"))
 from lib import dovecot  # noqa: E402
+from lib.ports import free_port  # noqa: E402,F401
 from lib.simulator import Simulator  # noqa: E402,F401
 
 ANY_TOKEN = """

@@ -35,9 +35,10 @@ class Line:
         self.line_of = line_of                  # the port each connection goes on from, for the IMAP server to know it by
         self.faults = []                        # for who comes by this line, from the greeting on
         self.writers = set()
-        with socket.socket() as s:              # the port is the line's for good
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+        self.holder = socket.socket()           # the port is the line's also while nobody listens there
+        self.holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.holder.bind(("127.0.0.1", 0))
+        self.port = self.holder.getsockname()[1]
 
     async def set(self, conf):
         self.conf = {"mode": "ok", **conf}

@@ -9,8 +9,8 @@ import urllib.request
 
 import pytest
 
-from lib.dovecot import free_port
 from lib.maildir import Maildir
+from lib.ports import free_port
 
 GOOD, BAD = "good@contoso.example", "bad@contoso.example"
 RATE = 20

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lib.dovecot import free_port
+from lib.ports import free_port
 
 A = "a@contoso.example"
 CLIENTS = 64            # of http_server.c

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from lib.dovecot import free_port
+from lib.ports import free_port
 
 A, B = "a@contoso.example", "b@contoso.example"
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lib.daemon import BUILD, LAG_MOST_MS
-from lib.dovecot import free_port
+from lib.ports import free_port
 
 A, B = "a@contoso.example", "b@contoso.example"
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")

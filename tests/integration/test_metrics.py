@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from lib.daemon import LAG_MOST_MS
-from lib.dovecot import free_port
+from lib.ports import free_port
 
 M = "support@contoso.example"
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")

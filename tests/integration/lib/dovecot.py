@@ -8,6 +8,8 @@ import ssl
 import subprocess
 import time
 
+from lib.ports import free_port
+
 PASSWORD = "only-for-looking"
 CONF = """
 base_dir = {base}/run
@@ -66,12 +68,6 @@ passdb {{
   args = {base}/oauth2.conf
 }}
 """
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Dovecot:
