@@ -178,10 +178,12 @@ class Daemon:
 
     # --- control ---
 
-    def request(self, method, path, timeout=20):
+    def tries(self, again_is_the_same):
         """In the scaled build a client has as much less time to say what it wants: a busy machine may need another try."""
-        tries = 5 if self.program == "mailpolld-scaled" and method == "GET" else 1
-        for left in range(tries - 1, -1, -1):
+        return 5 if self.program == "mailpolld-scaled" and again_is_the_same else 1
+
+    def request(self, method, path, timeout=20):
+        for left in range(self.tries(method == "GET") - 1, -1, -1):
             try:
                 return self.request_once(method, path, timeout)
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
@@ -209,7 +211,10 @@ class Daemon:
         assert self.request("POST", "/mailboxes/%s/poll" % address)[0] == 200
 
     def ctl(self, *args):
-        return subprocess.run([os.path.join(BUILD, "mailpollctl"), "-s", self.socket, *args], capture_output=True, text=True, timeout=30)
+        for left in range(self.tries(args[0] in ("status", "resync")) - 1, -1, -1):
+            done = subprocess.run([os.path.join(BUILD, "mailpollctl"), "-s", self.socket, *args], capture_output=True, text=True, timeout=30)
+            if done.returncode != 69 or left == 0 or self.process.poll() is not None:
+                return done
 
     def wait(self, condition, timeout=60, what="condition"):
         """Until condition(status) is true; the daemon says so itself."""
