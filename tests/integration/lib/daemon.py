@@ -211,7 +211,7 @@ class Daemon:
         assert self.request("POST", "/mailboxes/%s/poll" % address)[0] == 200
 
     def ctl(self, *args):
-        for left in range(self.tries(args[0] in ("status", "resync")) - 1, -1, -1):
+        for left in range(self.tries(args[:1] in (("status",), ("resync",))) - 1, -1, -1):
             done = subprocess.run([os.path.join(BUILD, "mailpollctl"), "-s", self.socket, *args], capture_output=True, text=True, timeout=30)
             if done.returncode != 69 or left == 0 or self.process.poll() is not None:
                 return done
