@@ -70,7 +70,7 @@ static enum fate resolve(const struct store_found_intent *i)
 	if (access(dir, W_OK | X_OK) < 0)	/* not mounted, perhaps: nothing can be told */
 		fate = FATE_UNKNOWN;
 	else if (rename(tmp, path) == 0)		/* its content was flushed before the intent was written */
-		fate = flush_directory(dir) == 0 ? FATE_DELIVERED : FATE_UNKNOWN;
+		fate = FATE_DELIVERED;
 	else if (errno != ENOENT)	/* of tmp/NAME, since new/ is there */
 		fate = FATE_UNKNOWN;
 	else if (i->this_boot)
@@ -79,6 +79,8 @@ static enum fate resolve(const struct store_found_intent *i)
 		fate = FATE_DELIVERED;
 	else
 		fate = FATE_FETCH_AGAIN;
+	if (fate == FATE_DELIVERED && flush_directory(dir) != 0)	/* the last run may not have come to that */
+		fate = FATE_UNKNOWN;
 	free(tmp);
 	free(dir);
 	free(path);
