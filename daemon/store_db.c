@@ -37,6 +37,11 @@ static const char *const schema_steps[] = {
 	"ALTER TABLE delivered ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;"
 	"ALTER TABLE intent ADD COLUMN internaldate INTEGER NOT NULL DEFAULT 0;"
 	"CREATE TABLE paused (id TEXT PRIMARY KEY) WITHOUT ROWID;",
+	/* one tree instead of three, so one page for a delivery: the hashes are read all at once or not at all */
+	"CREATE TABLE record (folder INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, at INTEGER NOT NULL,"
+	" internaldate INTEGER NOT NULL, PRIMARY KEY (folder, seq)) WITHOUT ROWID;"
+	"INSERT INTO record SELECT folder, seq, hash, at, internaldate FROM delivered;"
+	"DROP TABLE delivered;",
 };
 #define SCHEMA ((int)ARRAY_LEN(schema_steps))
 
@@ -75,16 +80,17 @@ static const char *const sql[S_N] = {
 	                 " internaldate) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
 	[S_INTENT_DELETE] = "DELETE FROM intent WHERE folder = ?1 AND uid = ?2 AND sink = ?3",
 	[S_INTENT_CLEAR] = "DELETE FROM intent WHERE folder = ?1",
-	[S_HASH_ADD] = "INSERT OR REPLACE INTO delivered (folder, hash, at, internaldate) VALUES (?1, ?2, ?3, ?4)",
-	[S_HASH_PRUNE] = "DELETE FROM delivered WHERE folder = ?1 AND (at < ?2 OR seq <="
-	                 " (SELECT seq FROM delivered WHERE folder = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?3))",
-	[S_HASH_CLEAR] = "DELETE FROM delivered WHERE folder = ?1",
+	[S_HASH_ADD] = "INSERT INTO record (folder, seq, hash, at, internaldate) VALUES"
+	               " (?1, (SELECT coalesce(max(seq), 0) + 1 FROM record WHERE folder = ?1), ?2, ?3, ?4)",
+	[S_HASH_PRUNE] = "DELETE FROM record WHERE folder = ?1 AND (at < ?2 OR seq <="
+	                 " (SELECT seq FROM record WHERE folder = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?3))",
+	[S_HASH_CLEAR] = "DELETE FROM record WHERE folder = ?1",
 	[S_PAUSE] = "INSERT OR IGNORE INTO paused (id) VALUES (?1)",
 	[S_RESUME] = "DELETE FROM paused WHERE id = ?1",
 	[S_PAUSED_ALL] = "SELECT id FROM paused",
 	[S_FOLDERS_OF] = "SELECT ref FROM folder WHERE id = ?1",
 	[S_FOLDER_DELETE] = "DELETE FROM folder WHERE ref = ?1",
-	[S_HASH_ALL] = "SELECT hash, internaldate FROM delivered WHERE folder = ?1 ORDER BY hash",
+	[S_HASH_ALL] = "SELECT hash, internaldate FROM record WHERE folder = ?1 ORDER BY hash",
 };
 
 struct db {

@@ -223,7 +223,7 @@ def test_backup(simulator, daemon, tmp_path):
     again = daemon.ctl("backup", str(copy))
     assert again.returncode == 1 and "must not be there yet" in again.stderr
     with sqlite3.connect(copy) as db:
-        assert db.execute("SELECT count(*) FROM delivered").fetchone() == (3,)
+        assert db.execute("SELECT count(*) FROM record").fetchone() == (3,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert simulator.state(A)["logins"] == 1
     simulator.add(A, [{"seed": 7, "size": 1500}])
