@@ -17,7 +17,7 @@ struct delivery {
 	const struct delivery_ops *ops;
 	void *arg;
 	struct message *waiting, **waiting_end;	/* in UID order */
-	size_t n_waiting, n_at_sink, n_settling;
+	size_t n_waiting, n_at_sink, n_settling, n_may_wait;	/* n_may_wait: of n_settling */
 	uint64_t bytes;
 	struct event *timer;			/* pending while held */
 	struct failure *failure;		/* of the last attempt that failed; NULL: none since a success, and not held */
@@ -25,7 +25,7 @@ struct delivery {
 	int64_t retry_wall_s;
 	bool held, stopping;
 };
-struct settling { struct delivery *delivery; struct message *message; bool delivered; };
+struct settling { struct delivery *delivery; struct message *message; bool delivered, may_wait; };
 
 static void start_waiting(struct delivery *d);
 
@@ -112,6 +112,7 @@ static void on_settled(void *arg, enum store_result result)
 	struct delivery *d = s->delivery;
 
 	d->n_settling--;
+	d->n_may_wait -= s->may_wait;
 	if (result == STORE_OK)
 		d->ops->on_settled(d->arg, s->message, s->delivered);
 	drop_message(d, s->message);
@@ -125,8 +126,12 @@ static void settle(struct delivery *d, struct message *m, bool delivered)
 	struct store_settlement settlement = { .folder = m->ref, .uid = m->uid, .settle_from = m->settle_from,
 	    .sink = sink_conf(d->sink)->name, .delivered = delivered, .after_owed = delivered && m->after_owed, .internaldate_s = m->internaldate_s };
 
-	*s = (struct settling){ .delivery = d, .message = m, .delivered = delivered };
+
+	/* a file that has been renamed has its intent, which tells the same after a crash */
+	settlement.may_wait = delivered && !settlement.after_owed && sink_keeps_file(d->sink);
+	*s = (struct settling){ .delivery = d, .message = m, .delivered = delivered, .may_wait = settlement.may_wait };
 	d->n_settling++;
+	d->n_may_wait += s->may_wait;
 	for (size_t i = 0; delivered && i < STORE_HASH_BYTES; i++)
 		settlement.hash[i] = m->hash[i];
 	store_settle(d->store, &settlement, on_settled, s);
@@ -149,6 +154,7 @@ static void on_answer(void *arg, struct message *m, enum sink_answer answer, con
 	switch (answer) {
 	case SINK_TAKEN:
 		note_success(d);
+		d->ops->on_taken(d->arg, m);
 		if (!sink_keeps_file(d->sink))
 			spool_remove(m->volume, m->path);
 		settle(d, m, true);
@@ -230,6 +236,11 @@ uint64_t delivery_bytes(const struct delivery *d)
 size_t delivery_under_way(const struct delivery *d)
 {
 	return d->n_at_sink + d->n_settling;
+}
+
+bool delivery_brings_work(const struct delivery *d)
+{
+	return delivery_count(d) > d->n_may_wait;
 }
 
 const struct failure *delivery_held(const struct delivery *d, int64_t *ret_retry_wall_s)

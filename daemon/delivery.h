@@ -11,6 +11,7 @@ struct event_base; struct message; struct sink; struct spool; struct store;
 struct delivery;
 
 struct delivery_ops {			/* from the loop; messages are lent */
+	void (*on_taken)(void *arg, const struct message *);	/* the sink has confirmed it; on_settled follows when that is on disk, too */
 	void (*on_settled)(void *arg, const struct message *, bool delivered);	/* on disk; false: quarantined */
 	void (*on_lost)(void *arg, const struct message *);	/* its file is gone: fetch it again when not held */
 	void (*on_held)(void *arg, const struct failure *why, msec_t wait_ms);	/* it begins, or goes on after another try */
@@ -28,6 +29,8 @@ void delivery_stop(struct delivery *);	/* begins nothing new; what waits is drop
 size_t delivery_count(const struct delivery *);		/* messages not settled yet */
 uint64_t delivery_bytes(const struct delivery *);
 size_t delivery_under_way(const struct delivery *);	/* of these: at the sink or being settled */
+/* There are messages that may have to be fetched again, or whose `after` will be owed: a session had better wait for them. */
+bool delivery_brings_work(const struct delivery *);
 /* The sink or the disk takes nothing now. NULL: it does, as far as we know. */
 const struct failure *delivery_held(const struct delivery *, int64_t *ret_retry_wall_s);
 bool delivery_is_doubtful(const struct delivery *);	/* failed last time: try with one message */

@@ -246,16 +246,30 @@ static void log_delivered(struct mailbox *m, const struct message *message)
 	free(line);
 }
 
-static void note_delivered(struct mailbox *m, struct folder *f, const struct message *message)
+static void tell_delivered(struct mailbox *m, const struct message *message)
+{
+	m->env->counters->delivered_bytes += message->size_bytes;
+	if (m->env->audit_log || m->env->audit != NULL)
+		log_delivered(m, message);
+}
+
+static void count_delivered(struct mailbox *m, struct folder *f, const struct message *message)
 {
 	f->at.delivered++;
 	f->at.last_delivery_wall_s = clock_wall_s();
-	m->env->counters->delivered_bytes += message->size_bytes;
 	m->env->ops->delivered(m->env->arg, m);
 	if (message->after_owed)
 		ranges_add(&f->at.after_owed, message->uid, message->uid);
-	if (m->env->audit_log || m->env->audit != NULL)
-		log_delivered(m, message);
+}
+
+/* Not told once more by what is settled at the next start, when the daemon does not come to that. */
+static void on_taken(void *arg, const struct message *message)
+{
+	struct mailbox *m = arg;
+
+	tell_delivered(m, message);
+	/* not in tell_delivered(): how long a message lay in quarantine is an operator's time */
+	histogram_note(&m->env->counters->delivery_lag, (double)(clock_wall_s() - message->internaldate_s));
 }
 
 static void on_settled(void *arg, const struct message *message, bool delivered)
@@ -269,11 +283,8 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 	m->progress_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	mailbox_released(m);
-	if (!delivered)
-		return;
-	note_delivered(m, f, message);
-	/* not in note_delivered(): how long a message lay in quarantine is an operator's time */
-	histogram_note(&m->env->counters->delivery_lag, (double)(clock_wall_s() - message->internaldate_s));
+	if (delivered)
+		count_delivered(m, f, message);
 }
 
 static void on_lost(void *arg, const struct message *message)
@@ -304,7 +315,7 @@ static void on_delivery_change(void *arg)
 	mailbox_wake(m);
 }
 
-static const struct delivery_ops delivery_ops = { .on_settled = on_settled, .on_lost = on_lost, .on_held = on_delivery_held, .on_change = on_delivery_change };
+static const struct delivery_ops delivery_ops = { .on_taken = on_taken, .on_settled = on_settled, .on_lost = on_lost, .on_held = on_delivery_held, .on_change = on_delivery_change };
 
 /* --- making, stopping, freeing --- */
 
@@ -391,7 +402,8 @@ void mailbox_note_redelivered(struct mailbox *m, const struct message *message)
 			continue;
 		memcpy(s.hash, message->hash, sizeof(s.hash));
 		store_settle(m->env->store, &s, NULL, NULL);
-		note_delivered(m, f, message);
+		tell_delivered(m, message);
+		count_delivered(m, f, message);
 		relist_forget_known(m);
 		mailbox_wake(m);
 	}

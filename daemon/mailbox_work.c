@@ -205,12 +205,13 @@ static void wait_in_session(struct mailbox *m)
 	mailbox_wake_at(m, aside_ms != 0 && aside_ms < due_ms ? aside_ms : due_ms);
 }
 
-/* Deliveries under way will bring more to do: `after`, room for the next batch. */
+/* Deliveries under way will bring more to do: `after`, a message once more; and before LOGOUT, that the folder is complete. */
 static bool lingers(struct mailbox *m)
 {
-	msec_t limit_ms = m->conf->watch == WATCH_POLL ? POLL_LINGER_MS : LINGER_MS, until_ms = m->progress_ms + limit_ms;
+	bool poll = m->conf->watch == WATCH_POLL, under_way = m->n_arrivals > 0 || delivery_brings_work(m->delivery);
+	msec_t until_ms = m->progress_ms + (poll ? POLL_LINGER_MS : LINGER_MS);
 
-	if (!fetch_is_under_way(m) || mailbox_is_held(m) || clock_now_ms() >= until_ms)
+	if (!(under_way || (poll && fetch_is_under_way(m))) || mailbox_is_held(m) || clock_now_ms() >= until_ms)
 		return false;
 	mailbox_wake_at(m, until_ms);
 	return true;
@@ -285,10 +286,12 @@ void work_next(struct mailbox *m)
 	make_due(m);
 	if (imap_session_is_idling(m->session)) {
 		mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
-		if (is_wanted(m))
+		if (is_wanted(m)) {
 			imap_session_leave_idle(m->session);
-		else
+		} else {
 			fetch_release(m);
+			note_complete(m);	/* what was still being settled when IDLE began */
+		}
 		wake_aside(m);
 		return;
 	}

@@ -1,4 +1,5 @@
-/* The queue: one transaction runs, what is submitted meanwhile shares the next. SQL is in store_db.c. */
+/* The queue: one transaction runs, what is submitted meanwhile shares the next, and what may wait begins none by itself for a while:
+ * a message's settlement shares the next message's intent. SQL is in store_db.c. */
 #include <event2/event.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@
 #include "workers.h"
 
 #define QUIET_MS 50			/* without a commit: time for a checkpoint */
+#define COMPANY_MS 50			/* for what may wait */
+#define COMPANY_OPS 8			/* ... which is company enough */
 
 struct ops { struct op *first, **end; };
 
@@ -20,8 +23,10 @@ struct store {
 	char *state_dir;
 	struct db *db;			/* the lane's while a job runs */
 	struct ops waiting;
+	size_t n_may_wait;		/* of these */
+	bool due;			/* one of these does not wait any longer */
 	struct commit_job *job;		/* NULL: none runs */
-	struct event *retry, *quiet;
+	struct event *retry, *quiet, *company;
 	bool retry_waits;
 	unsigned attempts;
 	struct failure failure;		/* FAIL_NONE: commits succeed */
@@ -173,6 +178,7 @@ static void on_refused(struct store *s, struct commit_job *c)
 		    { "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } }, 3, "%s; %s", s->failure.text, s->failure.hint);
 	ops_append(&c->ops, &s->waiting);	/* the order stays */
 	ops_append(&s->waiting, &c->ops);
+	s->due = true;
 	s->retry_waits = true;
 	event_add(s->retry, &tv);
 }
@@ -224,8 +230,11 @@ static void commit_next(struct store *s)
 {
 	struct commit_job *c;
 
-	if (s->job != NULL || s->retry_waits || s->waiting.first == NULL)
+	if (s->job != NULL || s->retry_waits || !s->due)
 		return;
+	event_del(s->company);
+	s->due = false;
+	s->n_may_wait = 0;
 	c = job_new(s, work_commit, done_commit);
 	ops_append(&c->ops, &s->waiting);
 	run(s, c);
@@ -237,6 +246,15 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd, (void)what;
 	s->retry_waits = false;
+	commit_next(s);
+}
+
+static void on_company(evutil_socket_t fd, short what, void *arg)
+{
+	struct store *s = arg;
+
+	(void)fd, (void)what;
+	s->due = s->waiting.first != NULL;
 	commit_next(s);
 }
 
@@ -257,6 +275,7 @@ struct store *store_open(struct event_base *base, struct workers *workers, const
 	s->backup_lane = lane_new(workers, "backup", LANE_REMOTE, 1);
 	s->retry = evtimer_new(base, on_retry, s);
 	s->quiet = evtimer_new(base, on_quiet, s);
+	s->company = evtimer_new(base, on_company, s);
 	ops_init(&s->waiting);
 	return s;
 }
@@ -271,6 +290,7 @@ void store_close(struct store **store)
 	*store = NULL;
 	event_free(s->retry);
 	event_free(s->quiet);
+	event_free(s->company);
 	ops_free(&s->waiting);
 	for (size_t i = 0; i < s->n_paused; i++)
 		free(s->paused[i]);
@@ -326,7 +346,22 @@ static void submit(struct store *s, struct op *op)
 {
 	*s->waiting.end = op;
 	s->waiting.end = &op->next;
+	s->due = true;
 	commit_next(s);
+}
+
+static void submit_with_others(struct store *s, struct op *op)
+{
+	struct timeval tv = clock_interval(COMPANY_MS);
+
+	if (++s->n_may_wait >= COMPANY_OPS) {
+		submit(s, op);
+		return;
+	}
+	*s->waiting.end = op;
+	s->waiting.end = &op->next;
+	if (!event_pending(s->company, EV_TIMEOUT, NULL))
+		event_add(s->company, &tv);
 }
 
 static struct op *folder_op(enum op_kind kind, const char *id, const char *folder, store_folder_cb *cb, void *arg)
@@ -422,7 +457,7 @@ void store_settle(struct store *s, const struct store_settlement *what, store_cb
 	op->internaldate_s = what->internaldate_s;
 	op->delivered = what->delivered;
 	op->after_owed = what->after_owed;
-	submit(s, op);
+	(what->may_wait ? submit_with_others : submit)(s, op);
 }
 
 void store_owe(struct store *s, folder_ref folder, const struct store_owed *owed, store_cb *cb, void *arg)

@@ -1,6 +1,6 @@
 /* store.h - the state: SQLite in state_dir, the only SQL in the program.
  *
- * One writer on a lane of its own; what is submitted while a transaction runs shares the next one. A callback means
+ * One writer on a lane of its own; what is submitted while a transaction runs shares the next one, and so does what may wait. A callback means
  * the change is on disk. The store never gives up a change: when the disk refuses it, it tries again with back-off,
  * store_failure() says why, and callbacks come when it is mended. Per folder, operations keep their order. */
 #pragma once
@@ -76,6 +76,7 @@ struct store_settlement {
 	int64_t internaldate_s;
 	bool delivered;			/* counts as delivery (not: refused, skipped) */
 	bool after_owed;		/* `after` is now owed for it */
+	bool may_wait;			/* up to 50 ms, for others to share its transaction */
 };
 void store_settle(struct store *, const struct store_settlement *, store_cb *cb, void *arg);
 /* A UID that could not be had: kept owed with its schedule; attempts 0 removes it from the list. */

@@ -208,8 +208,8 @@ def test_forget(simulator, daemon):
     assert unknown.returncode == 67 and "knows no mailbox with this id" in unknown.stderr
     daemon.config([A, B])                   # a first contact again
     assert daemon.ctl("reload").returncode == 0
-    daemon.wait_state(A, "watching")
-    assert daemon.of(A)["folders"][0]["delivered"] == 1 and simulator.folder(A)["fetched"]["1"] == 2
+    daemon.wait_delivered(A, 1)
+    assert simulator.folder(A)["fetched"]["1"] == 2
 
 
 def test_backup(simulator, daemon, tmp_path):

@@ -20,9 +20,9 @@
 static struct {
 	struct event_base *base;
 	struct delivery *delivery;
-	bool many_at_once;
+	bool many_at_once, keeps_file, brought_work;
 	struct { struct message *message; sink_answer_cb *cb; void *arg; } at_sink[N];	/* by UID */
-	unsigned given, settled, lost, held;
+	unsigned given, taken, settled, may_wait, lost, held;
 } w;
 
 /* --- in place of sink.c, spool.c and store.c --- */
@@ -47,7 +47,7 @@ bool __wrap_sink_keeps_file(const struct sink *sink);
 bool __wrap_sink_keeps_file(const struct sink *sink)
 {
 	(void)sink;
-	return true;
+	return w.keeps_file;
 }
 
 void __wrap_sink_deliver(struct sink *sink, struct message *m, sink_answer_cb *cb, void *arg);
@@ -76,16 +76,26 @@ void __wrap_spool_remove(struct volume *volume, const char *path)
 void __wrap_store_settle(struct store *store, const struct store_settlement *what, store_cb *cb, void *arg);
 void __wrap_store_settle(struct store *store, const struct store_settlement *what, store_cb *cb, void *arg)
 {
-	(void)store, (void)what;
+	(void)store;
+	w.may_wait += what->may_wait;
+	w.brought_work = delivery_brings_work(w.delivery);
 	cb(arg, STORE_OK);
 }
 
 /* --- the scene --- */
 
+static void on_taken(void *arg, const struct message *m)
+{
+	(void)arg, (void)m;
+	assert_int_equal(w.taken, w.settled);	/* told before it is settled */
+	w.taken++;
+}
+
 static void on_settled(void *arg, const struct message *m, bool delivered)
 {
-	(void)arg, (void)m, (void)delivered;
+	(void)arg, (void)m;
 	w.settled++;
+	w.taken += !delivered;
 }
 
 static void on_lost(void *arg, const struct message *m)
@@ -106,12 +116,13 @@ static void on_change(void *arg)
 	(void)arg;
 }
 
-static const struct delivery_ops ops = { .on_settled = on_settled, .on_lost = on_lost, .on_held = on_held, .on_change = on_change };
+static const struct delivery_ops ops = { .on_taken = on_taken, .on_settled = on_settled, .on_lost = on_lost, .on_held = on_held, .on_change = on_change };
 
 static int setup(void **state)
 {
 	(void)state;
 	memset(&w, 0, sizeof(w));
+	w.keeps_file = true;
 	w.base = event_base_new();
 	w.delivery = delivery_new(w.base, NULL, NULL, NULL, &ops, NULL);
 	return 0;
@@ -125,11 +136,12 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void add(uint32_t uid)
+static void add(uint32_t uid, bool after_owed)
 {
 	struct message *m = xcalloc(1, sizeof(*m));
 
 	m->uid = uid;
+	m->after_owed = after_owed;
 	delivery_add(w.delivery, m);
 }
 
@@ -164,13 +176,13 @@ static void test_held_whoever_succeeds_meanwhile(void **state)
 	(void)state;
 	w.many_at_once = true;
 	for (uint32_t uid = 1; uid <= 3; uid++)
-		add(uid);
+		add(uid, false);
 	assert_int_equal(w.given, 3);
 	answer(1, SINK_AGAIN);
 	expect_held("message 1");
 	answer(2, SINK_TAKEN);
 	expect_held("message 1");
-	add(4);
+	add(4, false);
 	assert_int_equal(w.given, 3);
 	answer(3, SINK_FETCH_AGAIN);
 	expect_held("message 3");
@@ -191,7 +203,7 @@ static void test_one_wait_for_all_that_fail_together(void **state)
 	(void)state;
 	w.many_at_once = true;
 	for (uint32_t uid = 1; uid <= 3; uid++)
-		add(uid);
+		add(uid, false);
 	for (uint32_t uid = 1; uid <= 3; uid++)
 		answer(uid, SINK_AGAIN);
 	assert_int_equal(w.held, 1);
@@ -202,8 +214,8 @@ static void test_one_wait_for_all_that_fail_together(void **state)
 static void test_one_at_a_time_in_order(void **state)
 {
 	(void)state;
-	add(1);
-	add(2);
+	add(1, false);
+	add(2, false);
 	assert_int_equal(w.given, 1);
 	answer(1, SINK_AGAIN);
 	delivery_retry(w.delivery);
@@ -214,12 +226,34 @@ static void test_one_at_a_time_in_order(void **state)
 	assert_int_equal(w.settled, 2);
 }
 
+/* Only what an intent tells after a crash, too, and what nobody waits for. */
+static void test_settlement_that_may_wait(void **state)
+{
+	(void)state;
+	add(1, false);
+	assert_true(delivery_brings_work(w.delivery));
+	answer(1, SINK_TAKEN);
+	assert_int_equal(w.may_wait, 1);
+	assert_false(w.brought_work);
+	add(2, true);
+	answer(2, SINK_TAKEN);
+	assert_true(w.brought_work);
+	add(3, false);
+	answer(3, SINK_QUARANTINED);
+	w.keeps_file = false;
+	add(4, false);
+	answer(4, SINK_TAKEN);
+	assert_int_equal(w.may_wait, 1);
+	assert_int_equal(w.settled, 4);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_held_whoever_succeeds_meanwhile), TEST(test_one_wait_for_all_that_fail_together), TEST(test_one_at_a_time_in_order),
+		TEST(test_settlement_that_may_wait),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

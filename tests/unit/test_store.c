@@ -23,6 +23,7 @@ struct world {
 	struct workers *workers;
 	struct store *store;
 	unsigned answers, wanted;
+	bool may_wait;			/* what is settled */
 	struct store_folder folder;	/* the last one answered */
 };
 
@@ -132,7 +133,7 @@ static void expect_ranges(const struct ranges *set, const char *text)
 static void settle(struct world *w, uint32_t from, uint32_t uid, bool after_owed)
 {
 	struct store_settlement s = { .folder = w->folder.ref, .uid = uid, .settle_from = from, .sink = "maildir", .delivered = true,
-	    .after_owed = after_owed, .hash = { 1 }, .internaldate_s = 1000000 + uid };
+	    .after_owed = after_owed, .may_wait = w->may_wait, .hash = { 1 }, .internaldate_s = 1000000 + uid };
 
 	memcpy(s.hash + 1, &uid, sizeof(uid));
 	store_settle(w->store, &s, on_done, w);
@@ -191,6 +192,37 @@ static void test_commits_are_grouped(void **state)
 	load(w);
 	assert_int_equal(w->folder.settled.n, 1000);
 	assert_int_equal(ranges_count(&w->folder.after_owed), 1000);
+}
+
+/* What may wait begins no transaction, until somebody else does, its time is over, or enough of it waits. */
+static void test_settlements_wait_for_company(void **state)
+{
+	struct world *w = *state;
+	struct store_intent intent = { .sink = "maildir", .maildir = "/m", .tmp_name = "t", .new_name = "n" };
+	uint64_t before;
+
+	begin(w, 14, NULL);
+	w->may_wait = true;
+	before = store_commits(w->store);
+	settle(w, 1, 1, false);
+	wait_for(w, 1);			/* nobody comes */
+	assert_int_equal(store_commits(w->store) - before, 1);
+	settle(w, 2, 2, false);
+	settle(w, 3, 3, false);
+	intent.folder = w->folder.ref;
+	intent.uid = 4;
+	store_add_intent(w->store, &intent, on_done, w);
+	wait_for(w, 3);
+	assert_int_equal(store_commits(w->store) - before, 2);
+	for (uint32_t uid = 5; uid <= 14; uid++)		/* eight at once, two when their time is over */
+		settle(w, uid, uid, false);
+	wait_for(w, 10);
+	assert_int_equal(store_commits(w->store) - before, 4);
+	settle(w, 15, 15, false);
+	store_load(w->store, "box", "INBOX", on_folder, w);
+	wait_for(w, 2);
+	expect_ranges(&w->folder.settled, "1:3,5:15");	/* all, in their order */
+	assert_int_equal(store_commits(w->store) - before, 5);
 }
 
 static int64_t file_bytes(struct world *w, const char *name)
@@ -588,7 +620,7 @@ static void test_migration(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
+		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
 		TEST(test_settled_in_one_commit),
 		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_migration),
