@@ -501,7 +501,7 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 	if (done->ok && m->batch_limit < BATCH_MESSAGES)
 		m->batch_limit += m->batch_limit < BATCH_MESSAGES - BATCH_GROWTH ? BATCH_GROWTH : BATCH_MESSAGES - m->batch_limit;
 	if (done->ok && f->singly_to == 0)
-		f->sizes_refused = false;
+		f->sizes_refused = m->no_sizes;
 	if (!done->ok) {
 		on_refused(m, f, done->failure);
 	} else if (m->batch.n > 0) {		/* OK with nothing (5.8 A): the next look tells whether they are still there */
@@ -523,8 +523,10 @@ void fetch_over(struct mailbox *m, const struct failure *why)
 	if (m->coming != NULL)
 		drop_coming(m);
 	m->one_owed = false;
-	if (m->task == TASK_SIZES && why->fail == FAIL_WAIT)
+	if (m->task == TASK_SIZES && why->fail == FAIL_WAIT) {
 		m->task_folder->sizes_refused = true;
+		m->no_sizes = m->no_sizes || failure_is_of_command(why);
+	}
 	if (m->task == TASK_FETCH && m->batch.n > 0) {
 		if (why->fail == FAIL_WAIT && why->schedule != SCHEDULE_THROTTLED && !m->stopping)
 			find_bad_one(m, m->task_folder, why);

@@ -102,25 +102,30 @@ struct folder *look_watched_folder(const struct mailbox *m)
 	return NULL;
 }
 
-/* A folder that cannot be opened waits for itself and the mailbox's others go on. INBOX always exists (exchange-online 5.14): its
- * refusal is the mailbox's, as is that of all. */
+bool look_refuse_folder(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	msec_t wait_ms;
+
+	if (strcasecmp(f->name, "INBOX") == 0)
+		return false;
+	wait_ms = backoff_next_ms(&f->refusals, why, (uint32_t)clock_random(UINT32_MAX));
+	if (f->refused == NULL)
+		f->refused_since_ms = clock_now_ms();
+	failure_keep(&f->refused, why);
+	f->refused_until_ms = clock_now_ms() + wait_ms;
+	ranges_done(&f->pending);
+	mailbox_folder_failed(m, f, why, wait_ms);
+	if (look_watched_folder(m) != NULL)
+		return true;
+	for (size_t i = 0; i < m->n_folders; i++)
+		m->folders[i].refused_until_ms = 0;
+	return false;
+}
+
 static void not_opened(struct mailbox *m, struct folder *f, const struct failure *why)
 {
-	if (failure_is_of_folder(why) && strcasecmp(f->name, "INBOX") != 0) {
-		msec_t wait_ms = backoff_next_ms(&f->refusals, why, (uint32_t)clock_random(UINT32_MAX));
-
-		if (f->refused == NULL)
-			f->refused_since_ms = clock_now_ms();
-		failure_keep(&f->refused, why);
-		f->refused_until_ms = clock_now_ms() + wait_ms;
-		ranges_done(&f->pending);
-		mailbox_folder_failed(m, f, why, wait_ms);
-		if (look_watched_folder(m) != NULL)
-			return;
-		for (size_t i = 0; i < m->n_folders; i++)
-			m->folders[i].refused_until_ms = 0;
-	}
-	mailbox_end_session(m, why);
+	if (!failure_is_of_folder(why) || !look_refuse_folder(m, f, why))
+		mailbox_end_session(m, why);
 }
 
 static void note_opened(struct mailbox *m, struct folder *f)

@@ -104,6 +104,7 @@ struct mailbox {
 	bool some_came;				/* since the last look one could */
 	unsigned rests;				/* sessions that ended for that, since one could */
 	bool one_owed;				/* the batch is an owed one, alone */
+	bool no_sizes;				/* the server does not understand the question for sizes */
 	msec_t made_due_ms; int64_t made_due_wall_s;	/* when the session last looked what time has made due */
 	msec_t no_room_until_ms;		/* neither spool nor disk had room */
 	struct failure *no_room;
@@ -154,6 +155,9 @@ void work_begin_task(struct mailbox *, enum task, struct folder *);	/* a command
 enum step look_step(struct mailbox *, struct folder *);
 enum step look_given_up_step(struct mailbox *, struct folder *);	/* are those that were given up still there? Once in a session */
 void look_select(struct mailbox *, struct folder *);
+/* A folder that cannot be opened waits for itself and the mailbox's others go on. INBOX always exists (exchange-online 5.14): its
+ * refusal is the mailbox's, as is that of all: false. */
+bool look_refuse_folder(struct mailbox *, struct folder *, const struct failure *why);
 struct folder *look_watched_folder(const struct mailbox *);	/* that IDLE is for: the first that can be opened */
 void look_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
 /* The store is asked for it, and the folder waits: a new checkpoint; these are to be fetched once more. */
