@@ -150,6 +150,7 @@ void work_on_exists(void *, uint32_t n);
 
 enum step { STEP_NOTHING, STEP_WAIT, STEP_SENT };	/* STEP_WAIT: an answer will wake the mailbox */
 void work_begin_task(struct mailbox *, enum task, struct folder *);	/* a command follows */
+void work_goes_on(struct mailbox *);	/* the server has sent something: a command's time begins anew */
 
 /* mailbox_look.c */
 enum step look_step(struct mailbox *, struct folder *);

@@ -123,7 +123,7 @@ static void on_body(void *arg, struct evbuffer *in, size_t len)
 {
 	struct mailbox *m = arg;
 
-	mailbox_expect(m, COMMAND_LIMIT_MS);
+	work_goes_on(m);
 	if (m->task == TASK_RELIST)
 		relist_on_body(m, in, len);
 	else
@@ -134,7 +134,7 @@ static void on_fetched(void *arg, const struct imap_fetch *fetch)
 {
 	struct mailbox *m = arg;
 
-	mailbox_expect(m, COMMAND_LIMIT_MS);
+	work_goes_on(m);
 	if (m->task == TASK_RELIST)
 		relist_on_fetched(m, fetch);
 	else

@@ -19,6 +19,13 @@ void work_begin_task(struct mailbox *m, enum task task, struct folder *f)
 	mailbox_expect(m, COMMAND_LIMIT_MS);
 }
 
+/* What comes unasked, as flags that somebody changes during IDLE, says nothing of a command (exchange-online 4.6). */
+void work_goes_on(struct mailbox *m)
+{
+	if (m->task != TASK_NONE && m->task != TASK_IDLE)
+		mailbox_expect(m, COMMAND_LIMIT_MS);
+}
+
 void work_begin(struct mailbox *m)
 {
 	m->task = TASK_NONE;
@@ -408,9 +415,9 @@ void work_on_uids(void *arg, uint32_t lo, uint32_t hi)
 	struct mailbox *m = arg;
 	struct failure why;
 
-	mailbox_expect(m, COMMAND_LIMIT_MS);
 	if (!lists(m->task))
 		return;
+	work_goes_on(m);
 	if (folder_list(m->task_folder, lo, hi))
 		return;
 	failure_own(&why, "protocol", &m->subject, "SEARCH lists more than a mailbox can hold");

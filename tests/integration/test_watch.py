@@ -424,3 +424,39 @@ def test_message_removed_by_somebody_else(simulator, daemon):
     simulator.add(ADDRESS, [{"seed": 8, "size": 1200}])
     daemon.wait_delivered(ADDRESS, 4)
     assert daemon.of(ADDRESS)["folders"][0]["owed"] == 0
+
+
+def test_flags_that_others_change(simulator, make_daemon):
+    """exchange-online 4.6: told during IDLE, there is nothing to do, and no command that could be late"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "150"})
+    daemon.wait_delivered(ADDRESS, 1)
+    daemon.wait_state(ADDRESS, "watching")
+    before = simulator.state()["commands"]["IDLE"]
+    simulator.fault("in-idle", ADDRESS, play="answer", line="* 1 FETCH (FLAGS (\\Seen))", count=1)
+    simulator.wait("fault-in-idle", 1)
+    while simulator.state()["commands"]["IDLE"] == before:      # nine minutes, a limit of three would be over
+        daemon.status()
+    assert simulator.state(ADDRESS)["logins"] == 1 and not daemon.has_line("failure=")
+
+
+def test_folder_whose_opening_is_an_error(simulator, make_daemon):
+    """exchange-online 5.7: BAD ends the session, and the folder waits for itself while the mailbox's others go on"""
+    simulator.mailbox(ADDRESS, ["INBOX", "Archive"])
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([{"address": ADDRESS, "folders": ["INBOX", "Archive"]}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.fault("answer", ADDRESS, command="STATUS", line="{tag} BAD Command Argument Error. 12")
+    daemon.poll(ADDRESS)
+    daemon.wait_line("event=mailbox-stalled .*folder=Archive .*failure=argument-refused")
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    simulator.clear(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 2, "size": 1500}], "Archive")
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 2)
