@@ -179,10 +179,10 @@ void admission_configure(struct admission *a, const struct config *config)
 
 /* --- waiting to start --- */
 
-/* Who is longest without a look; of those that never looked, or at the same time, who asked first. */
+/* Who is longest without a turn; of those that never had one, or at the same time, who asked first. */
 static bool goes_before(const struct seat *a, const struct seat *b)
 {
-	return a->looked_ms != b->looked_ms ? a->looked_ms < b->looked_ms : a->asked < b->asked;
+	return a->turn_ms != b->turn_ms ? a->turn_ms < b->turn_ms : a->asked < b->asked;
 }
 
 static void place(struct gate *g, struct seat *s, size_t at)
@@ -220,7 +220,7 @@ static void begin_waiting(struct gate *g, struct seat *s)
 		g->waiting = xreallocarray(g->waiting, g->room_waiting, sizeof(*g->waiting));
 	}
 	s->waiting = true;
-	s->looked_ms = s->ops->last_look_ms(s->arg);
+	s->turn_ms = s->ops->last_turn_ms(s->arg);
 	s->asked = g->n_asked++;
 	move_up(g, s, g->n_waiting++);
 }

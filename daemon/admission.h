@@ -17,14 +17,14 @@ struct gate;				/* one credential's */
 struct seat_ops {			/* arg is the seat's */
 	void (*admit)(void *arg);
 	void (*fetch_admit)(void *arg);
-	msec_t (*last_look_ms)(const void *arg);	/* 0: never */
+	msec_t (*last_turn_ms)(const void *arg);	/* 0: never */
 };
 struct seat {				/* a mailbox's; the caller's, zeroed; private */
 	const struct seat_ops *ops;
 	void *arg;
 	struct gate *gate;
 	bool waiting, starting, fetch_waiting, fetching;
-	msec_t looked_ms; uint64_t asked; size_t place;		/* while waiting: in the gate's order */
+	msec_t turn_ms; uint64_t asked; size_t place;		/* while waiting: in the gate's order */
 	TAILQ_ENTRY(seat) fetch_link;
 };
 

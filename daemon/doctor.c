@@ -158,13 +158,13 @@ static void fetch_admit(void *arg)
 	(void)arg;
 }
 
-static msec_t last_look_ms(const void *arg)
+static msec_t last_turn_ms(const void *arg)
 {
 	(void)arg;
 	return 0;
 }
 
-static const struct seat_ops seat_ops = { .admit = admit, .fetch_admit = fetch_admit, .last_look_ms = last_look_ms };
+static const struct seat_ops seat_ops = { .admit = admit, .fetch_admit = fetch_admit, .last_turn_ms = last_turn_ms };
 
 static void check_mailboxes(struct doctor *d)
 {

@@ -41,12 +41,12 @@ static void fetch_admit(void *arg)
 	mailbox_fetch_admit(arg);
 }
 
-static msec_t last_look_ms(const void *arg)
+static msec_t last_turn_ms(const void *arg)
 {
-	return mailbox_last_look_ms(arg);
+	return mailbox_last_turn_ms(arg);
 }
 
-static const struct seat_ops seat_ops = { .admit = admit, .fetch_admit = fetch_admit, .last_look_ms = last_look_ms };
+static const struct seat_ops seat_ops = { .admit = admit, .fetch_admit = fetch_admit, .last_turn_ms = last_turn_ms };
 
 static void want_session(void *arg, struct mailbox *mailbox)
 {

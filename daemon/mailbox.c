@@ -508,9 +508,9 @@ enum mailbox_state mailbox_state(const struct mailbox *m)
 	return m->state;
 }
 
-msec_t mailbox_last_look_ms(const struct mailbox *m)
+msec_t mailbox_last_turn_ms(const struct mailbox *m)
 {
-	return m->last_look_ms;
+	return m->last_look_ms > m->last_try_ms ? m->last_look_ms : m->last_try_ms;
 }
 
 static int64_t wall_of(msec_t at_ms)

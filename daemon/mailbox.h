@@ -77,7 +77,8 @@ bool mailbox_restart_session(struct mailbox *);
 
 const struct mailbox_conf *mailbox_conf(const struct mailbox *);
 enum mailbox_state mailbox_state(const struct mailbox *);
-msec_t mailbox_last_look_ms(const struct mailbox *);	/* 0: never */
+/* Its last look, or try that failed: who fails has had its turn, and does not stand before all who work. 0: never. */
+msec_t mailbox_last_turn_ms(const struct mailbox *);
 bool mailbox_is_failing(const struct mailbox *, msec_t *ret_since_ms);	/* its last session or delivery failed; since the first in a row */
 
 struct folder_snapshot {	/* lent until the mailbox changes */

@@ -87,7 +87,7 @@ struct mailbox {
 	msec_t idle_began_ms;
 	unsigned idle_refusals;			/* in a row */
 	msec_t no_idle_until_ms;		/* it was refused, or was over at once */
-	msec_t last_look_ms;
+	msec_t last_look_ms, last_try_ms;	/* last_try_ms: that failed */
 
 	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way; outlives a session */
 

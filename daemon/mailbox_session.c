@@ -30,8 +30,9 @@ void session_back_off(struct mailbox *m, const struct failure *why, bool is_toke
 
 	if (is_tokens && wait_ms > TOKEN_ASK_MS)
 		wait_ms = TOKEN_ASK_MS - (msec_t)clock_random(TOKEN_ASK_MS / 4);
+	m->last_try_ms = clock_now_ms();
 	if (m->failures++ == 0)
-		m->failing_since_ms = clock_now_ms();
+		m->failing_since_ms = m->last_try_ms;
 	mailbox_failed(m, why, wait_ms, is_tokens);
 	failure_keep(&m->failure, why);
 	if (why->schedule == SCHEDULE_THROTTLED) {		/* exchange-online 5.6 */

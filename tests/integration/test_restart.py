@@ -71,3 +71,17 @@ def test_server_that_ends_all_sessions(simulator, make_daemon, by):
     for came in (at[:n], at[n:]):
         assert most_within(came, 1) <= 2 * per_second * RATE, came         # on a busy machine those on their way come together
         assert came[-1] - came[0] >= (n - 1) / (per_second * RATE) - 0.2, came
+
+
+def test_who_fails_does_not_stand_before_others(simulator, make_daemon):
+    """Sign-ins that hang have the only place at the gate for a minute each, and have never had a look; the one that works gets its turn"""
+    failing, works = ["hangs%d@contoso.example" % i for i in range(6)], "works@contoso.example"
+    for address in (*failing, works):
+        simulator.mailbox(address)
+    for address in failing:
+        simulator.fault("hang-authenticate", address)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([*failing, {"address": works, "watch": "poll", "interval": "1m"}], admission={"starting_at_once": 1})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
+    simulator.wait("logins", 4, works)
+    assert not daemon.has_line("mailbox=%s .*failure=" % works)

@@ -15,7 +15,7 @@
 
 struct mailbox {
 	struct seat seat;
-	msec_t last_look_ms, admitted_ms;
+	msec_t last_turn_ms, admitted_ms;
 	int fetches;
 };
 static struct {
@@ -41,12 +41,12 @@ static void fetch_admit(void *arg)
 	((struct mailbox *)arg)->fetches++;
 }
 
-static msec_t last_look_ms(const void *arg)
+static msec_t last_turn_ms(const void *arg)
 {
-	return ((const struct mailbox *)arg)->last_look_ms;
+	return ((const struct mailbox *)arg)->last_turn_ms;
 }
 
-static const struct seat_ops ops = { .admit = admit, .fetch_admit = fetch_admit, .last_look_ms = last_look_ms };
+static const struct seat_ops ops = { .admit = admit, .fetch_admit = fetch_admit, .last_turn_ms = last_turn_ms };
 
 static struct credential_conf credential = { .name = (char[]){ "contoso" } };
 static struct credential_conf *credentials[] = { &credential };
@@ -107,10 +107,10 @@ static void test_longest_without_a_look_first(void **state)
 {
 	(void)state;
 	configure(0, 1, 0);
-	w.boxes[0].last_look_ms = 300;
-	w.boxes[1].last_look_ms = 100;
-	w.boxes[2].last_look_ms = 0;		/* never */
-	w.boxes[3].last_look_ms = 200;
+	w.boxes[0].last_turn_ms = 300;
+	w.boxes[1].last_turn_ms = 100;
+	w.boxes[2].last_turn_ms = 0;		/* never */
+	w.boxes[3].last_turn_ms = 200;
 	ask(0, 4);
 	run_until(1);
 	for (int i = 0; i < 3; i++) {
@@ -131,7 +131,7 @@ static void test_order_of_many(void **state)
 	(void)state;
 	configure(0, 1, 0);
 	for (int i = 0; i < MAX; i++)
-		w.boxes[i].last_look_ms = (i * 37) % 101;
+		w.boxes[i].last_turn_ms = (i * 37) % 101;
 	ask(0, MAX);
 	for (int i = 3; i < MAX; i += 7, gone++)
 		seat_leave(&w.boxes[i].seat);
@@ -141,8 +141,8 @@ static void test_order_of_many(void **state)
 		seat_started(&w.order[i]->seat);
 		assert_int_not_equal((w.order[i] - w.boxes) % 7, 3);
 		if (i > 0)
-			assert_true(w.order[i - 1]->last_look_ms < w.order[i]->last_look_ms ||
-			    (w.order[i - 1]->last_look_ms == w.order[i]->last_look_ms && w.order[i - 1] < w.order[i]));
+			assert_true(w.order[i - 1]->last_turn_ms < w.order[i]->last_turn_ms ||
+			    (w.order[i - 1]->last_turn_ms == w.order[i]->last_turn_ms && w.order[i - 1] < w.order[i]));
 	}
 	for (int i = 3; i < MAX; i += 7)
 		w.boxes[i].seat.gate = NULL;
