@@ -261,7 +261,7 @@ int64_t folder_known_before_s(const struct folder *f, int64_t policy_s, int64_t 
 	return before_s;
 }
 
-struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, int64_t now_wall_s)
+struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, int64_t now_wall_s, msec_t now_ms)
 {
 	struct store_owed *o = owed_find(f, uid);
 
@@ -277,6 +277,7 @@ struct store_owed folder_owe(struct folder *f, uint32_t uid, const char *why, in
 	o->why = xstrdup(why);
 	o->next_wall_s = o->attempts < ARRAY_LEN(owed_waits_s) ? now_wall_s + owed_waits_s[o->attempts] : 0;
 	o->attempts++;
+	o->tried_ms = now_ms;
 	ranges_remove(&f->under_way, uid, uid);
 	ranges_remove(&f->pending, uid, uid);
 	ranges_remove(&f->unanswered, uid, uid);
@@ -292,11 +293,14 @@ uint64_t folder_count_new(const struct folder *f, const struct ranges *uids)
 	return n;
 }
 
-uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s)
+uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s, msec_t session_ms)
 {
-	for (size_t i = 0; i < f->at.n_owed; i++)
-		if (f->at.owed[i].next_wall_s != 0 && f->at.owed[i].next_wall_s <= now_wall_s && !ranges_has(&f->under_way, f->at.owed[i].uid))
-			return f->at.owed[i].uid;
+	for (size_t i = 0; i < f->at.n_owed; i++) {
+		const struct store_owed *o = &f->at.owed[i];
+
+		if (o->next_wall_s != 0 && o->next_wall_s <= now_wall_s && o->tried_ms < session_ms && !ranges_has(&f->under_way, o->uid))
+			return o->uid;
+	}
 	return 0;
 }
 

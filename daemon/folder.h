@@ -25,7 +25,6 @@ struct folder {
 	struct ranges listed;		/* while a SEARCH is answered */
 	struct ranges pending, under_way;
 	struct ranges unanswered;	/* a FETCH gave nothing for them: the next look decides (exchange-online 5.8 A) */
-	msec_t owed_ms;			/* when one was last owed in this run: to be tried in a later session; 0: not in this run */
 	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
 	uint32_t exists;		/* as last told */
 	struct ranges absent;		/* UIDs between others that a look has proven not to exist, since it listed as many as EXISTS tells */
@@ -93,9 +92,10 @@ int64_t folder_known_before_s(const struct folder *, int64_t policy_s, int64_t o
 
 /* UIDs that could not be had (exchange-online 5.8): tried again after 1 min, 10 min, 1 h, then given up. Returns the
  * entry to be stored. */
-struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int64_t now_wall_s);
+struct store_owed folder_owe(struct folder *, uint32_t uid, const char *why, int64_t now_wall_s, msec_t now_ms);
 uint64_t folder_count_new(const struct folder *, const struct ranges *uids);	/* how many are not owed already */
-uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s);	/* 0: none */
+/* The lowest that is due, and was last tried before the session that began then (exchange-online 5.8: in a fresh one). 0: none. */
+uint32_t folder_owed_due(const struct folder *, int64_t now_wall_s, msec_t session_ms);
 void folder_owed_over(struct folder *, uint32_t uid);
 void folder_given_up(const struct folder *, size_t max, struct ranges *ret_uids);	/* after the last try; the lowest */
 bool folder_owed_last_try(const struct folder *, uint32_t uid);	/* the next folder_owe() gives it up */

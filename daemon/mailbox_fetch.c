@@ -176,30 +176,30 @@ bool fetch_is_under_way(const struct mailbox *m)
 	return delivery_count(m->delivery) + m->n_arrivals > 0;
 }
 
-bool fetch_is_owed(const struct mailbox *m, const struct folder *f, bool *ret_this_session)
+static uint32_t owed_due_now(const struct mailbox *m, const struct folder *f)
 {
-	*ret_this_session = f->owed_ms == 0 || m->ready_ms > f->owed_ms;
-	return folder_owed_due(f, clock_wall_s()) != 0;
+	return folder_owed_due(f, clock_wall_s(), m->ready_ms);
+}
+
+bool fetch_wants_session(const struct mailbox *m, const struct folder *f)
+{
+	return f->pending.n == 0 && owed_due_now(m, f) == 0 && folder_owed_due(f, clock_wall_s(), INT64_MAX) != 0;
 }
 
 bool fetch_is_wanted(const struct mailbox *m, const struct folder *f)
 {
-	bool this_session, owed = fetch_is_owed(m, f, &this_session) && this_session;
-
-	if (f->pending.n == 0 && !owed)
+	if (f->pending.n == 0 && owed_due_now(m, f) == 0)
 		return false;
 	return f->loaded && !mailbox_is_held(m) && window_is_open(m, f);
 }
 
-/* f is selected and a fetch is wanted. */
+/* f is selected and a fetch is wanted. New mail first: there may be many that are owed, and each goes alone. */
 enum step fetch_step(struct mailbox *m, struct folder *f)
 {
-	bool this_session, owed = fetch_is_owed(m, f, &this_session) && this_session;
-
 	if (!place_is_ready(m, f) || take_slot(m) == STEP_WAIT)
 		return STEP_WAIT;
-	if (owed)
-		return fetch_owed(m, f, folder_owed_due(f, clock_wall_s()));
+	if (f->pending.n == 0)
+		return fetch_owed(m, f, owed_due_now(m, f));
 	if (f->sizes == NULL && !f->sizes_refused && ranges_count(&f->pending) > 1) {
 		ask_sizes(m, f);
 		return STEP_SENT;
@@ -411,12 +411,11 @@ static void log_unretrievable(struct mailbox *m, const struct folder *f, const s
 void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *why)
 {
 	int64_t now_wall_s = clock_wall_s();
-	struct store_owed entry = folder_owe(f, uid, why, now_wall_s);
+	struct store_owed entry = folder_owe(f, uid, why, now_wall_s, clock_now_ms());
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 	char number[16];
 	struct log_field fields[] = { { "UID", number } };
 
-	f->owed_ms = clock_now_ms();
 	store_owe(m->env->store, f->at.ref, &entry, NULL, NULL);
 	snprintf(number, sizeof(number), "%u", uid);
 	if (entry.next_wall_s == 0)

@@ -268,7 +268,7 @@ static bool status_tells_news(const struct folder *f, const struct imap_mailbox_
 
 	if (f->at.ref == 0 || f->new_uidvalidity != 0 || !s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
 		return true;
-	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s()) != 0)
+	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s(), INT64_MAX) != 0)
 		return true;
 	if (from == 0 || from >= s->uidnext)
 		return false;

@@ -188,8 +188,8 @@ void resync_on_done(struct mailbox *, struct folder *, const struct imap_done *)
 bool fetch_is_under_way(const struct mailbox *);	/* messages that are fetched and not settled */
 /* There is something to fetch in this folder, and room for it. */
 bool fetch_is_wanted(const struct mailbox *, const struct folder *);
-/* An owed UID is due: in this session, or in a new one only (exchange-online 5.8). */
-bool fetch_is_owed(const struct mailbox *, const struct folder *, bool *ret_this_session);
+/* What is due of the owed ones has been tried in this session: in a new one (exchange-online 5.8). */
+bool fetch_wants_session(const struct mailbox *, const struct folder *);
 enum step fetch_step(struct mailbox *, struct folder *);	/* the folder is selected and fetch_is_wanted() */
 void fetch_on_body_start(struct mailbox *, const char *section, uint32_t uid, uint64_t size_bytes);
 void fetch_on_body(struct mailbox *, struct evbuffer *in, size_t len);

@@ -111,7 +111,6 @@ static void wake_aside(struct mailbox *m)
 static void make_due(struct mailbox *m)
 {
 	msec_t now = clock_now_ms();
-	bool this_session;
 
 	m->made_due_ms = now;
 	m->made_due_wall_s = clock_wall_s();
@@ -124,7 +123,7 @@ static void make_due(struct mailbox *m)
 			f->look_due = true;
 		if (f->look_due)
 			f->look_again_ms = 0;
-		if (fetch_is_owed(m, f, &this_session) && !this_session && !m->relogin_due) {
+		if (!m->relogin_due && fetch_wants_session(m, f)) {
 			m->relogin_due = true;
 			mailbox_wake(m);
 		}

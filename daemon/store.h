@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "clock.h"
 #include "failure.h"
 #include "ranges.h"
 
@@ -26,7 +27,12 @@ const char *store_instance(const struct store *);
 /* After workers_free(), which waits for the transaction that runs. Callbacks do not come any more. */
 void store_close(struct store **);
 
-struct store_owed { uint32_t uid; uint32_t attempts; int64_t first_wall_s, next_wall_s; char *why; };	/* next 0: given up */
+struct store_owed {
+	uint32_t uid, attempts;
+	int64_t first_wall_s, next_wall_s;	/* next 0: given up */
+	char *why;
+	msec_t tried_ms;		/* in this run: not kept; 0: not in this run */
+};
 struct store_folder {			/* a folder's checkpoint, as last committed */
 	folder_ref ref;			/* 0: never seen */
 	uint32_t uidvalidity;
@@ -76,7 +82,7 @@ struct store_settlement {
 	int64_t internaldate_s;
 	bool delivered;			/* counts as delivery (not: refused, skipped) */
 	bool after_owed;		/* `after` is now owed for it */
-	bool may_wait;			/* up to 50 ms, for others to share its transaction */
+	bool may_wait;			/* begins no transaction for 50 ms, unless others do */
 };
 void store_settle(struct store *, const struct store_settlement *, store_cb *cb, void *arg);
 /* A UID that could not be had: kept owed with its schedule; attempts 0 removes it from the list. */

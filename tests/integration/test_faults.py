@@ -508,6 +508,20 @@ def test_message_that_is_given_up(simulator, make_daemon):
     assert scene.daemon.of(BAD)["folders"][0]["unretrievable"] == [] and given_up() == [0, 0]
 
 
+def test_many_messages_that_cannot_be_had(simulator, make_daemon):
+    """exchange-online 5.8: each alone, all of them in one session of each round; new mail does not wait for that"""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    uids = scene.add(BAD, 60)
+    simulator.fault("fetch-empty", BAD, uids=uids[::2])
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
+    scene.daemon.wait(lambda s: any(f["owed"] == 30 for m in s["mailboxes"] for f in m["folders"]))
+    simulator.wait("logins", 2, BAD)
+    scene.add(BAD)
+    scene.daemon.wait_delivered(BAD, 31)
+    scene.daemon.wait_changed(lambda: sum("event=unretrievable" in line for line in scene.daemon.lines) == 30, 60, "all given up")
+    assert simulator.state(BAD)["logins"] <= 8, simulator.state(BAD)       # four, and what a busy machine takes
+
+
 def test_given_up_message_that_is_deleted(simulator, make_daemon):
     """exchange-online 5.8: a person has seen to it; two sessions in a row do not find it, and it is reported no more"""
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))

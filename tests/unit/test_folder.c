@@ -72,7 +72,7 @@ static void test_owed_and_put_back(void **state)
 	(void)state;
 	folder_init(&f, "INBOX");
 	look(&f, "1:3", 3, "");
-	folder_owe(&f, 2, "why", 1000);
+	folder_owe(&f, 2, "why", 1000, 1);
 	folder_pick_owed(&f, 2, &batch);
 	expect(&f.under_way, "2");
 	folder_put_back(&f, &batch);
@@ -293,28 +293,47 @@ static void test_owed(void **state)
 	look(&f, "5:6", 2, "");
 	set(&f.listed, "4:6");
 	assert_int_equal(folder_count_new(&f, &f.listed), 3);
-	o = folder_owe(&f, 5, "nothing came", 1000);
+	o = folder_owe(&f, 5, "nothing came", 1000, 1);
 	assert_int_equal(folder_count_new(&f, &f.listed), 2);
 	ranges_done(&f.listed);
 	assert_int_equal(o.next_wall_s, 1060);
 	assert_int_equal(o.attempts, 1);
 	expect(&f.pending, "6");
 	assert_int_equal(folder_search_from(&f), 6);		/* later mail flows on */
-	assert_int_equal(folder_owed_due(&f, 1059), 0);
-	assert_int_equal(folder_owed_due(&f, 1060), 5);
+	assert_int_equal(folder_owed_due(&f, 1059, 2), 0);
+	assert_int_equal(folder_owed_due(&f, 1060, 1), 0);		/* in a later session only */
+	assert_int_equal(folder_owed_due(&f, 1060, 2), 5);
 	assert_int_equal(folder_next_owed_wall_s(&f, 1059), 1060);
 	assert_int_equal(folder_next_owed_wall_s(&f, 1060), 0);
-	assert_int_equal(folder_owe(&f, 5, "again", 1060).next_wall_s, 1660);
-	assert_int_equal(folder_owe(&f, 5, "again", 1660).next_wall_s, 5260);
-	o = folder_owe(&f, 5, "again", 5260);
+	assert_int_equal(folder_owe(&f, 5, "again", 1060, 2).next_wall_s, 1660);
+	assert_int_equal(folder_owe(&f, 5, "again", 1660, 3).next_wall_s, 5260);
+	o = folder_owe(&f, 5, "again", 5260, 4);
 	assert_int_equal(o.next_wall_s, 0);
 	assert_int_equal(o.first_wall_s, 1000);
 	assert_string_equal(o.why, "again");
-	assert_int_equal(folder_owed_due(&f, 999999), 0);
+	assert_int_equal(folder_owed_due(&f, 999999, INT64_MAX), 0);
 	assert_int_equal(folder_next_owed_wall_s(&f, 0), 0);
 	assert_int_equal(folder_settle_from(&f, 6), 6);		/* an owed UID is never settled along with others */
 	folder_owed_over(&f, 5);
 	assert_int_equal(f.at.n_owed, 0);
+	folder_done(&f);
+}
+
+/* Each in its turn, all in one session; what has been tried in it waits for the next. */
+static void test_many_are_owed(void **state)
+{
+	struct folder f;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	for (uint32_t uid = 1; uid <= 3; uid++)
+		folder_owe(&f, uid, "nothing came", 1000, 10);
+	for (uint32_t uid = 1; uid <= 3; uid++) {
+		assert_int_equal(folder_owed_due(&f, 1060, 20), uid);
+		folder_owe(&f, uid, "again", 1060, 30 + uid);
+	}
+	assert_int_equal(folder_owed_due(&f, 2000, 20), 0);
+	assert_int_equal(folder_owed_due(&f, 2000, 40), 1);
 	folder_done(&f);
 }
 
@@ -330,7 +349,7 @@ static void test_known_before(void **state)
 	f.at.complete = true;
 	assert_int_equal(folder_known_before_s(&f, 0, 500000), 500000);
 	assert_int_equal(folder_known_before_s(&f, 0, 0), 0);		/* nothing is kept: nothing is known */
-	folder_owe(&f, 7, "x", 400000);
+	folder_owe(&f, 7, "x", 400000, 1);
 	assert_int_equal(folder_known_before_s(&f, 0, 500000), 400000 - 86400);
 	folder_done(&f);
 }
@@ -338,7 +357,7 @@ static void test_known_before(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_known_before),
+		cmocka_unit_test(test_many_are_owed), cmocka_unit_test(test_known_before),
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
