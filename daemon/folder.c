@@ -89,10 +89,11 @@ uint32_t folder_search_from(const struct folder *f)
 
 bool folder_list(struct folder *f, uint32_t lo, uint32_t hi)
 {
-	if (f->listed.n >= FOLDER_LISTED_MAX)
+	if (f->listed.n >= FOLDER_LISTED_MAX) {
 		ranges_sort(&f->listed);	/* in order they may be fewer */
-	if (f->listed.n >= FOLDER_LISTED_MAX)
-		return false;
+		if (f->listed.n > FOLDER_LISTED_MAX / 2)	/* else each few more would be sorted again */
+			return false;
+	}
 	ranges_append(&f->listed, lo, hi);
 	return true;
 }

@@ -245,7 +245,7 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	judge_unanswered(m, f);
 	m->some_came = false;
 	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
-	for (size_t i = 0; i < gone.n; i++)
+	for (size_t i = gone.n; i-- > 0;)		/* from above: what is settled above is one range then, and little is moved */
 		settle_gone(m, f, gone.v[i].lo, gone.v[i].hi);
 	ranges_done(&gone);
 	f->looked_ms = m->last_look_ms = clock_now_ms();

@@ -113,6 +113,11 @@ static void test_a_listing_is_bounded(void **state)
 	assert_true(FOLDER_LISTED_MAX == f.listed.n);
 	assert_false(folder_list(&f, uid, uid));
 	ranges_done(&f.listed);
+	for (uid = 1; uid < 2 * FOLDER_LISTED_MAX - 1; uid += 2)
+		assert_true(folder_list(&f, uid, uid));
+	assert_true(folder_list(&f, 1, 1));
+	assert_false(folder_list(&f, 1, 1));		/* not sorted for each that is there already */
+	ranges_done(&f.listed);
 	for (unsigned i = 0; i < 2 * FOLDER_LISTED_MAX; i++)	/* in what order ever: they are as many as they are when sorted */
 		assert_true(folder_list(&f, 1 + i % 2 + i / 2 % 1000 * 3, 1 + i % 2 + i / 2 % 1000 * 3));
 	folder_listed(&f);
