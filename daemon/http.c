@@ -360,6 +360,7 @@ static void set_safety(CURL *easy, const char *ca_file)
 	if (ca_file != NULL) {
 		curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file);
 		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);	/* the system's would still be trusted */
+		curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);	/* else a file that is replaced counts a day later */
 	}
 }
 
