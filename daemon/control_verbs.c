@@ -65,7 +65,7 @@ static void on_reloaded(void *arg, const struct reload_outcome *outcome)
 		if (c->running == r)
 			c->running = c->further;
 		c->further = NULL;
-		if (c->running == NULL)
+		if (c->running == NULL && fleet_is_serving(c->fleet))
 			health_ready(c->health);
 	}
 	for (size_t i = 0; i < r->n_askers; i++)
@@ -85,7 +85,8 @@ static struct reload *reload_begin(struct control *c)
 	r->control = c;
 	if (c->running == NULL) {
 		c->running = r;
-		health_reloading(c->health);
+		if (fleet_is_serving(c->fleet))
+			health_reloading(c->health);
 	} else {
 		c->further = r;
 	}

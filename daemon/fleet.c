@@ -422,6 +422,11 @@ static bool verb(struct fleet *f, const char *address, void (*what)(struct mailb
 	return member != NULL;
 }
 
+bool fleet_is_serving(const struct fleet *f)
+{
+	return f->started && !f->stopping;
+}
+
 bool fleet_poll(struct fleet *f, const char *address)
 {
 	return verb(f, address, mailbox_poll);

@@ -51,6 +51,7 @@ struct fleet_trace_ops { void (*line)(void *arg, const char *text); void (*end)(
 struct fleet_trace *fleet_trace_start(struct fleet *, const char *address, const struct fleet_trace_ops *, void *arg);
 void fleet_trace_stop(struct fleet_trace **);
 
+bool fleet_is_serving(const struct fleet *);		/* it has started, and does not stop */
 /* Reading. Mailboxes by index in configuration order, valid until the loop turns. */
 size_t fleet_size(const struct fleet *);
 const struct mailbox *fleet_mailbox(const struct fleet *, size_t i);

@@ -37,7 +37,6 @@ struct daemon {
 	struct control *control;
 	struct metrics *metrics;
 	struct event *signals[3], *status_timer;
-	bool ready;
 };
 
 /* --- what systemd reads --- */
@@ -81,7 +80,6 @@ static void on_ready(void *arg)
 	struct daemon *d = arg;
 	struct timeval every = clock_interval(1000);
 
-	d->ready = true;
 	log_write(LOG_LEVEL_INFO, EVENT_STARTED, NULL, NULL, 0, "mailpolld %s started with %zu mailboxes", MAILPOLLD_VERSION, fleet_size(d->fleet));
 	health_ready(d->health);
 	event_add(d->status_timer, &every);
