@@ -29,10 +29,15 @@ struct settling { struct delivery *delivery; struct message *message; bool deliv
 
 static void start_waiting(struct delivery *d);
 
-static void drop_message(struct delivery *d, struct message *m)
+static void release_room(struct delivery *d, const struct message *m)
 {
 	d->bytes -= m->size_bytes;
 	spool_release(d->spool, m->size_bytes);
+}
+
+static void drop_message(struct delivery *d, struct message *m)
+{
+	release_room(d, m);
 	message_free(&m);
 }
 
@@ -115,7 +120,9 @@ static void on_settled(void *arg, enum store_result result)
 	d->n_may_wait -= s->may_wait;
 	if (result == STORE_OK)
 		d->ops->on_settled(d->arg, s->message, s->delivered);
-	drop_message(d, s->message);
+	if (!s->may_wait)
+		release_room(d, s->message);
+	message_free(&s->message);
 	free(s);
 	d->ops->on_change(d->arg);
 }
@@ -126,12 +133,13 @@ static void settle(struct delivery *d, struct message *m, bool delivered)
 	struct store_settlement settlement = { .folder = m->ref, .uid = m->uid, .settle_from = m->settle_from,
 	    .sink = sink_conf(d->sink)->name, .delivered = delivered, .after_owed = delivered && m->after_owed, .internaldate_s = m->internaldate_s };
 
-
 	/* a file that has been renamed has its intent, which tells the same after a crash */
 	settlement.may_wait = delivered && !settlement.after_owed && sink_keeps_file(d->sink);
 	*s = (struct settling){ .delivery = d, .message = m, .delivered = delivered, .may_wait = settlement.may_wait };
 	d->n_settling++;
 	d->n_may_wait += s->may_wait;
+	if (s->may_wait)
+		release_room(d, m);
 	for (size_t i = 0; delivered && i < STORE_HASH_BYTES; i++)
 		settlement.hash[i] = m->hash[i];
 	store_settle(d->store, &settlement, on_settled, s);
@@ -238,9 +246,9 @@ size_t delivery_under_way(const struct delivery *d)
 	return d->n_at_sink + d->n_settling;
 }
 
-bool delivery_brings_work(const struct delivery *d)
+size_t delivery_in_doubt(const struct delivery *d)
 {
-	return delivery_count(d) > d->n_may_wait;
+	return delivery_count(d) - d->n_may_wait;
 }
 
 const struct failure *delivery_held(const struct delivery *d, int64_t *ret_retry_wall_s)

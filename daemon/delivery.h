@@ -27,10 +27,11 @@ void delivery_retry(struct delivery *);	/* now, whatever the wait */
 void delivery_stop(struct delivery *);	/* begins nothing new; what waits is dropped */
 
 size_t delivery_count(const struct delivery *);		/* messages not settled yet */
-uint64_t delivery_bytes(const struct delivery *);
+uint64_t delivery_bytes(const struct delivery *);	/* of their files, as far as the sink has not taken them over */
 size_t delivery_under_way(const struct delivery *);	/* of these: at the sink or being settled */
-/* There are messages that may have to be fetched again, or whose `after` will be owed: a session had better wait for them. */
-bool delivery_brings_work(const struct delivery *);
+/* Of these: what may have to be fetched again, after a crash or before, and whose `after` will be owed. Not those whose settlement alone
+ * waits for others. */
+size_t delivery_in_doubt(const struct delivery *);
 /* The sink or the disk takes nothing now. NULL: it does, as far as we know. */
 const struct failure *delivery_held(const struct delivery *, int64_t *ret_retry_wall_s);
 bool delivery_is_doubtful(const struct delivery *);	/* failed last time: try with one message */

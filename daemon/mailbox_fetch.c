@@ -7,7 +7,7 @@
 #include "mailbox_private.h"
 #include "util.h"
 
-#define WINDOW_MESSAGES 400		/* fetched and not settled; what a crash may make us fetch again */
+#define WINDOW_MESSAGES 400		/* fetched and not delivered for sure; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
 #define ROOM_WAIT_MS_MAX 60000		/* other mailboxes' messages soon leave the spool */
 
@@ -25,7 +25,7 @@ struct arrival {			/* a message from its first byte until the delivery has it */
 
 static uint64_t room_for_messages(const struct mailbox *m)
 {
-	size_t taken = delivery_count(m->delivery) + m->n_arrivals;
+	size_t taken = delivery_in_doubt(m->delivery) + m->n_arrivals;
 
 	if (delivery_is_doubtful(m->delivery))
 		return taken == 0 ? 1 : 0;

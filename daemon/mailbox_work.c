@@ -214,10 +214,11 @@ static void wait_in_session(struct mailbox *m)
 /* Deliveries under way will bring more to do: `after`, a message once more; and before LOGOUT, that the folder is complete. */
 static bool lingers(struct mailbox *m)
 {
-	bool poll = m->conf->watch == WATCH_POLL, under_way = m->n_arrivals > 0 || delivery_brings_work(m->delivery);
+	bool poll = m->conf->watch == WATCH_POLL;
+	bool waits = poll ? fetch_is_under_way(m) : m->n_arrivals > 0 || delivery_in_doubt(m->delivery) > 0;
 	msec_t until_ms = m->progress_ms + (poll ? POLL_LINGER_MS : LINGER_MS);
 
-	if (!(under_way || (poll && fetch_is_under_way(m))) || mailbox_is_held(m) || clock_now_ms() >= until_ms)
+	if (!waits || mailbox_is_held(m) || clock_now_ms() >= until_ms)
 		return false;
 	mailbox_wake_at(m, until_ms);
 	return true;

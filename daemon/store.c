@@ -254,7 +254,7 @@ static void on_company(evutil_socket_t fd, short what, void *arg)
 	struct store *s = arg;
 
 	(void)fd, (void)what;
-	s->due = s->waiting.first != NULL;
+	s->due = true;
 	commit_next(s);
 }
 
