@@ -26,6 +26,7 @@
 
 #define LOOK_THREADS 4
 #define SPAWN_THREADS 8
+#define RECOVERY_MS 30000
 #define CHECK_S 15			/* between two looks for mailboxes past their deadline */
 #define HURRY_BEFORE_MS 3000		/* before the end of the time given to stop */
 
@@ -218,6 +219,7 @@ static void make_env(struct fleet *f)
 
 static void on_check(evutil_socket_t fd, short what, void *arg);
 static void on_stop_timer(evutil_socket_t fd, short what, void *arg);
+static void on_recovery_timer(evutil_socket_t fd, short what, void *arg);
 static void on_hurry(evutil_socket_t fd, short what, void *arg);
 
 static void make_modules(struct fleet *f)
@@ -241,6 +243,7 @@ static void make_modules(struct fleet *f)
 	make_env(f);
 	f->check_timer = event_new(f->base, -1, EV_PERSIST, on_check, f);
 	f->stop_timer = evtimer_new(f->base, on_stop_timer, f);
+	f->recovery_timer = evtimer_new(f->base, on_recovery_timer, f);
 	f->hurry_timer = evtimer_new(f->base, on_hurry, f);
 	f->stopped_ev = event_new(f->base, -1, 0, on_stop_timer, f);
 }
@@ -308,6 +311,7 @@ void fleet_free(struct fleet **fleet)
 	spool_free(&f->spool);
 	event_free(f->check_timer);
 	event_free(f->stop_timer);
+	event_free(f->recovery_timer);
 	event_free(f->hurry_timer);
 	event_free(f->stopped_ev);
 	config_free(&f->config);
@@ -324,8 +328,9 @@ static void on_recovered(void *arg)
 	struct fleet *f = arg;
 	struct timeval every = clock_interval(CHECK_S * 1000);
 
-	if (f->stopping)
+	if (f->stopping || f->started)
 		return;
+	event_del(f->recovery_timer);
 	f->started = true;
 	for (size_t i = 0; i < f->n_members; i++)
 		member_start(f->members[i]);
@@ -333,8 +338,19 @@ static void on_recovered(void *arg)
 	f->on_ready(f->ready_arg);
 }
 
+/* A Maildir is looked into again before it gets anything, so the one whose disk hangs waits alone. */
+static void on_recovery_timer(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	log_warning(NULL, "what the last run had under way is still being looked for: a disk does not answer; starting with the others");
+	on_recovered(arg);
+}
+
 void fleet_start(struct fleet *f, void (*on_ready)(void *arg), void *arg)
 {
+	struct timeval at_most = clock_interval(RECOVERY_MS);
+
+	event_add(f->recovery_timer, &at_most);
 	f->on_ready = on_ready;
 	f->ready_arg = arg;
 	sinks_recover(f->sinks, on_recovered, f);

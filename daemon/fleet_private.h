@@ -49,6 +49,7 @@ struct fleet {
 	size_t n_failing; bool failing_known;
 	bool started, stopping;
 	struct event *check_timer;	/* for mailboxes past their deadline */
+	struct event *recovery_timer;	/* until which the start waits for a disk */
 	bool stuck;			/* one still is, after its session was torn down */
 	void (*on_ready)(void *arg); void *ready_arg;
 	void (*on_stopped)(void *arg); void *stopped_arg;

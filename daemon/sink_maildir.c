@@ -61,7 +61,8 @@ static bool stands_in_cur(const char *maildir, const char *name)
 	return found;
 }
 
-static enum fate resolve(const struct store_found_intent *i)
+/* just_made: new/ is, so that a name's absence from tmp/ proves nothing: the file system is another one than then, perhaps. */
+static enum fate resolve(const struct store_found_intent *i, bool just_made)
 {
 	char *tmp = xasprintf("%s/tmp/%s", i->maildir, i->tmp_name), *dir = xasprintf("%s/new", i->maildir);
 	char *path = xasprintf("%s/%s", dir, i->new_name);
@@ -73,7 +74,7 @@ static enum fate resolve(const struct store_found_intent *i)
 		fate = FATE_DELIVERED;
 	else if (errno != ENOENT)	/* of tmp/NAME, since new/ is there */
 		fate = FATE_UNKNOWN;
-	else if (i->this_boot)
+	else if (i->this_boot && !just_made)
 		fate = FATE_DELIVERED;
 	else if (access(path, F_OK) == 0 || stands_in_cur(i->maildir, i->new_name))
 		fate = FATE_DELIVERED;
@@ -88,7 +89,7 @@ static enum fate resolve(const struct store_found_intent *i)
 }
 
 /* Looks into what is not settled yet of one Maildir (NULL: of all). Off the loop; false: something stays unknown. */
-static bool recover_maildir(struct sink_recovery *r, const char *maildir)
+static bool recover_maildir(struct sink_recovery *r, const char *maildir, bool just_made)
 {
 	bool all = true;
 
@@ -96,7 +97,7 @@ static bool recover_maildir(struct sink_recovery *r, const char *maildir)
 		if (r->fates[i] == FATE_SETTLED || (maildir != NULL && strcmp(maildir, r->found[i].maildir) != 0))
 			continue;
 		if (r->fates[i] == FATE_UNKNOWN)
-			r->fates[i] = (int)resolve(&r->found[i]);
+			r->fates[i] = (int)resolve(&r->found[i], just_made);
 		all = all && r->fates[i] != FATE_UNKNOWN;
 	}
 	return all;
@@ -133,7 +134,7 @@ struct recover_job {
 
 static void work_recover(struct job *job)
 {
-	recover_maildir(((struct recover_job *)job)->env->recovery, NULL);
+	recover_maildir(((struct recover_job *)job)->env->recovery, NULL, false);
 }
 
 static void done_recover(struct job *job)
@@ -219,12 +220,14 @@ static int make_parents(const char *path)
 	return error;
 }
 
-static int make_dir(const char *path, mode_t mode, gid_t gid)
+static int make_dir(const char *path, mode_t mode, gid_t gid, bool *ret_made)
 {
 	int fd, error;
 
+	*ret_made = false;
 	if (mkdir(path, 0700) < 0)
 		return errno == EEXIST ? 0 : errno;
+	*ret_made = true;
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	error = fd < 0 ? errno : spool_share(fd, mode, gid);
 	if (fd >= 0)
@@ -257,21 +260,23 @@ static void work_prepare(struct job *job)
 	char sub[PATH_MAX];
 	struct statvfs vfs;
 	struct stat st;
+	bool made, just_made = false;
 
 	p->what = "making";
-	if ((p->error = make_parents(p->maildir)) != 0 || (p->error = make_dir(p->maildir, p->dir_mode, p->gid)) != 0)
+	if ((p->error = make_parents(p->maildir)) != 0 || (p->error = make_dir(p->maildir, p->dir_mode, p->gid, &made)) != 0)
 		return;
 	for (size_t i = 0; i < 3; i++) {
 		snprintf(sub, sizeof(sub), "%s/%s", p->maildir, i == 0 ? "cur" : i == 1 ? "new" : "tmp");
-		if ((p->error = make_dir(sub, p->dir_mode, p->gid)) != 0)
+		if ((p->error = make_dir(sub, p->dir_mode, p->gid, &made)) != 0)
 			return;
+		just_made = just_made || made;
 		p->what = "writing into";
-		if (access(sub, W_OK | X_OK) < 0) {
+		if (access(sub, R_OK | W_OK | X_OK) < 0) {	/* what cannot be read cannot be flushed */
 			p->error = errno;
 			return;
 		}
 	}
-	if (!recover_maildir(p->sink->env->recovery, p->maildir)) {
+	if (!recover_maildir(p->sink->env->recovery, p->maildir, just_made)) {
 		p->what = "looking for earlier deliveries in";
 		p->error = EIO;
 		return;

@@ -1,11 +1,13 @@
 """kill -9 at many moments: nothing is lost and nothing delivered twice, whatever a reader does meanwhile."""
 import collections
 import os
+import sqlite3
 import threading
 import time
 
 import pytest
 
+from lib.gate import Gate
 from lib.maildir import Maildir, sha256_of
 
 ADDRESSES = ["crash%d@contoso.example" % i for i in range(4)]
@@ -110,3 +112,71 @@ def test_after(simulator, daemon, after):
         assert simulator.folder(address)["messages"] == {}
     assert expected_sums(simulator, "Processed") == (expected if after != "delete" else collections.Counter())
     assert simulator.counts("plain-expunge") == 0
+
+
+def add_intent(daemon, address, uid):
+    """As a crash in this boot leaves it."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
+        boot = f.read().strip().replace("-", "")
+    with sqlite3.connect(os.path.join(daemon.state_dir, "state.db")) as db:
+        db.execute("INSERT INTO intent (folder, uid, sink, maildir, tmp_name, new_name, settle_from, hash, after_owed, boot, internaldate)"
+                   " SELECT ref, ?, 'maildir', ?, 'mailpolld.0.0.1', 'name', ?, zeroblob(16), 0, ?, 0 FROM folder WHERE id = ?",
+                   (uid, daemon.maildir(address), uid, boot, address))
+
+
+@pytest.mark.parametrize("takes", [False, True])
+def test_delivered_and_not_settled(simulator, daemon, takes):
+    """The settlement of one message waits a moment for others; its intent says the same"""
+    simulator.mailbox(ADDRESSES[0])
+    simulator.add(ADDRESSES[0], [{"seed": 1, "size": 2000}])
+    daemon.config(ADDRESSES[:1])
+    daemon.start()
+    daemon.wait_line("event=delivered")
+    daemon.kill9()
+    if takes:
+        for path in Maildir(daemon.maildir(ADDRESSES[0])).files("new"):
+            os.unlink(path)
+    daemon.start()
+    daemon.wait_delivered(ADDRESSES[0], 1)
+    daemon.wait_state(ADDRESSES[0], "watching")
+    assert len(Maildir(daemon.maildir(ADDRESSES[0]))) == (0 if takes else 1) and simulator.counts("bodies") == 1
+
+
+def test_maildir_that_was_not_there_then(simulator, daemon):
+    """Not mounted after the crash, perhaps: that a file is not in a tmp/ that has just been made proves no delivery"""
+    address = ADDRESSES[0]
+    simulator.mailbox(address)
+    simulator.add(address, [{"seed": 1, "size": 2000}])
+    daemon.config([address])
+    daemon.start()
+    daemon.wait_delivered(address, 1)
+    assert daemon.stop() == 0
+    simulator.add(address, [{"seed": 2, "size": 2000}])
+    add_intent(daemon, address, 2)
+    os.rename(daemon.maildir(address), daemon.maildir(address) + ".away")
+    daemon.start()
+    daemon.wait_delivered(address, 2)
+    assert len(Maildir(daemon.maildir(address))) == 1 and simulator.counts("bodies") == 2
+
+
+def test_disk_that_hangs_at_the_start(simulator, make_daemon, tmp_path):
+    """Where the last run had a delivery under way; the others start without it"""
+    daemon, (hangs, works) = make_daemon(program="mailpolld-scaled"), ADDRESSES[:2]
+    for address in (hangs, works):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 2000}])
+    daemon.config([hangs, works])
+    daemon.start()
+    daemon.wait_total(2)
+    assert daemon.stop() == 0
+    add_intent(daemon, hangs, 2)
+    for address in (hangs, works):
+        simulator.add(address, [{"seed": 2, "size": 2000}])
+    gate = Gate(tmp_path / "gate", daemon.maildir(hangs))
+    gate.shut()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10", **gate.env})
+    daemon.wait_delivered(works, 2)
+    assert daemon.has_line("level=warning .*a disk does not answer; starting with the others")
+    gate.open()
+    daemon.wait_delivered(hangs, 2)
+    assert simulator.counts("bodies") == 3         # the intent's file is gone from tmp/: it was delivered
