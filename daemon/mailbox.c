@@ -398,7 +398,7 @@ void mailbox_note_redelivered(struct mailbox *m, const struct message *message)
 		struct store_settlement s = { .folder = f->at.ref, .uid = message->uid, .settle_from = message->uid, .sink = sink_conf(m->sink)->name,
 		    .delivered = true, .after_owed = message->after_owed, .internaldate_s = message->internaldate_s };
 
-		if (strcmp(f->name, message->folder) != 0 || f->at.ref == 0 || f->at.uidvalidity != message->uidvalidity)
+		if (strcmp(f->name, message->folder) != 0 || f->at.ref == 0 || f->beginning || f->at.uidvalidity != message->uidvalidity)
 			continue;
 		memcpy(s.hash, message->hash, sizeof(s.hash));
 		store_settle(m->env->store, &s, NULL, NULL);

@@ -30,7 +30,7 @@ struct quarantine_job {
 	int error;
 };
 
-static int write_durably(const char *path, const char *text)
+static int write_new(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), error = 0;
 	size_t len = strlen(text), done = 0;
@@ -51,14 +51,30 @@ static int write_durably(const char *path, const char *text)
 	return error;
 }
 
+/* What is there already stays until the new one is whole: without it the message beside it could not be found. */
+static int write_durably(const char *path, const char *text)
+{
+	char *fresh = xasprintf("%s.new", path);
+	int error = write_new(fresh, text);
+
+	if (error == 0 && rename(fresh, path) < 0)
+		error = errno;
+	if (error != 0)
+		unlink(fresh);
+	free(fresh);
+	return error;
+}
+
 /* The JSON first: an .eml that stands there has its reason beside it. */
 static void work_quarantine(struct job *job)
 {
 	struct quarantine_job *q = (struct quarantine_job *)job;
 	char *eml = xasprintf("%s/%s.eml", q->dir, q->name), *json = xasprintf("%s/%s.json", q->dir, q->name);
 
-	if ((q->error = write_durably(json, q->json)) == 0 && (q->error = flush_file(q->from)) == 0) {
-		if (rename(q->from, eml) < 0)
+	if ((q->error = write_durably(json, q->json)) == 0) {
+		if (flush_file(q->from) != 0)	/* it may be anything from now on */
+			q->error = QUARANTINE_FILE_LOST;
+		else if (rename(q->from, eml) < 0)
 			q->error = errno;
 		else if ((q->error = flush_directory(q->dir)) != 0 && rename(eml, q->from) < 0)
 			log_error(NULL, "%s could not be moved back: %s", eml, strerror(errno));

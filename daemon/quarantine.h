@@ -5,7 +5,8 @@
 #include <stdint.h>
 #include "sink_driver.h"
 
-typedef void quarantine_cb(void *arg, int error);	/* 0 or errno; from the loop, once */
+#define QUARANTINE_FILE_LOST (-1)	/* the message's file could not be flushed: it may be anything from now on */
+typedef void quarantine_cb(void *arg, int error);	/* 0, errno or that; from the loop, once */
 /* Moves the message's file there. After an error the file stands where it was. No cancel. */
 void quarantine_add(const struct sink_env *, const struct message *, const char *sink, const char *reason, quarantine_cb *cb, void *arg);
 /* How many messages of this mailbox and folder lie there; as scanned at the start, and counted since. */

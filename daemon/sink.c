@@ -152,9 +152,15 @@ static void on_quarantined(void *arg, int error)
 	struct log_context ctx = { .mailbox = m->mailbox->address, .folder = m->folder, .sink = p->sink->conf->name };
 	struct log_field fields[] = { { "KEY", m->key }, { "REASON", p->why.text } };
 
+	if (error == QUARANTINE_FILE_LOST && m->quarantined_wall_s == 0) {
+		failure_set(&p->why, FAIL_WAIT, SCHEDULE_SINK, "disk", NULL, "cannot flush %s", m->path);
+		spool_remove(m->volume, m->path);
+		answer(p, SINK_FETCH_AGAIN);
+		return;
+	}
 	if (error != 0) {
 		failure_set(&p->why, FAIL_WAIT, SCHEDULE_SINK, "quarantine", "Make the quarantine directory in state_dir writable.",
-		    "cannot quarantine: %s", strerror(error));
+		    "cannot quarantine: %s", error > 0 ? strerror(error) : "the file cannot be flushed");
 		answer(p, SINK_AGAIN);
 		return;
 	}
