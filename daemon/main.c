@@ -190,14 +190,14 @@ static void daemon_done(struct daemon *d)
 	metrics_free(&d->metrics);
 	control_free(&d->control);
 	health_free(&d->health);
-	workers_free(&d->workers, 500);
-	fleet_free(&d->fleet);
+	if (workers_free(&d->workers, 500))	/* else what a job that is stuck still uses goes with the process */
+		fleet_free(&d->fleet);
 	event_base_free(d->base);
 }
 
 static int run(struct config *config)
 {
-	struct daemon d = { 0 };
+	static struct daemon d;
 	int status = EX_OSERR;
 
 	limit_process();

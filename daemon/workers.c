@@ -232,15 +232,16 @@ struct workers *workers_new(struct event_base *base)
 	return w;
 }
 
-void workers_free(struct workers **workers, msec_t wait_ms)
+bool workers_free(struct workers **workers, msec_t wait_ms)
 {
 	struct workers *w = *workers;
 	struct shared *s;
 	struct lane *lane;
 	struct timespec until;
+	bool finished;
 
 	if (w == NULL)
-		return;
+		return true;
 	s = w->shared;
 	event_free(w->done_ev);
 	clock_gettime(CLOCK_MONOTONIC, &until);
@@ -256,10 +257,12 @@ void workers_free(struct workers **workers, msec_t wait_ms)
 		pthread_cond_broadcast(&lane->wanted);
 	while (s->n_unfinished > 0 && pthread_cond_timedwait(&s->idle, &s->mutex, &until) == 0)
 		;
+	finished = s->n_unfinished == 0;
 	s->dropping = true;
 	shared_unref(s);
 	free(w);
 	*workers = NULL;
+	return finished;
 }
 
 struct lane *lane_new(struct workers *w, const char *name, enum lane_kind kind, unsigned threads)

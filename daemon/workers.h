@@ -26,7 +26,7 @@ enum lane_kind {
 
 struct workers *workers_new(struct event_base *);
 /* Lets what is queued and running finish, at most wait_ms; no done() comes any more. A thread that is stuck is left. */
-void workers_free(struct workers **, msec_t wait_ms);
+bool workers_free(struct workers **, msec_t wait_ms);	/* false: a job still runs, what it uses must stay */
 /* Lanes live as long as workers. name is static, for logs and thread names (15 characters at most). */
 struct lane *lane_new(struct workers *, const char *name, enum lane_kind, unsigned threads);
 void lane_submit(struct lane *, struct job *);
