@@ -583,6 +583,34 @@ static void test_damaged_state(void **state)
 	free(path);
 }
 
+/* The record of deliveries as schema 2 had it. */
+static void test_record_of_an_older_schema(void **state)
+{
+	struct world *w = *state;
+	char *path = xasprintf("%s/state.db", w->dir), *error = NULL;
+	sqlite3 *db;
+
+	begin(w, 14, NULL);
+	close_store(w);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, "DROP TABLE record; PRAGMA user_version = 2;"
+	    "CREATE TABLE delivered (seq INTEGER PRIMARY KEY, folder INTEGER NOT NULL, hash BLOB NOT NULL, at INTEGER NOT NULL,"
+	    " internaldate INTEGER NOT NULL DEFAULT 0, UNIQUE (folder, hash)); CREATE INDEX delivered_age ON delivered (folder, seq);"
+	    "INSERT INTO delivered VALUES (7, 1, x'01140000000000000000000000000000', 1, 2), (9, 1, x'02', 3, 4)", NULL, NULL, &error), SQLITE_OK);
+	sqlite3_close(db);
+	open_store(w);
+	load(w);
+	settle(w, 3, 3, false);
+	wait_for(w, 1);
+	close_store(w);
+	w->store = NULL;
+	assert_int_equal(ask(w->dir, "SELECT count(*) FROM record WHERE folder = 1"), 3);
+	assert_int_equal(ask(w->dir, "SELECT seq FROM record WHERE hash = x'01140000000000000000000000000000' AND at = 1 AND internaldate = 2"), 7);
+	assert_int_equal(ask(w->dir, "SELECT max(seq) FROM record"), 10);
+	assert_int_equal(ask(w->dir, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'delivered%'"), 0);
+	free(path);
+}
+
 /* The seam for schemas to come. */
 static void test_migration(void **state)
 {
@@ -623,7 +651,7 @@ int main(void)
 		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
 		TEST(test_settled_in_one_commit),
 		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
-		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_migration),
+		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_record_of_an_older_schema), TEST(test_migration),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
