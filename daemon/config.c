@@ -16,6 +16,9 @@
 #define FOLDERS_MAX 100
 #define INTERVAL_IDLE_MS (9 * 60000)
 #define INTERVAL_POLL_MS (5 * 60000)
+#define UNIT_STATE "/var/lib/mailpolld"
+#define UNIT_RUNTIME "/run/mailpolld"
+#define UNIT_CREDENTIALS "/run/credentials/mailpolld.service"	/* where systemd keeps those of the running unit, for root */
 
 static const struct { const char *name, *authority, *scope, *imap_host; } clouds[] = {	/* exchange-online 1 */
 	{ "worldwide", "login.microsoftonline.com", "https://outlook.office365.com/.default", "outlook.office365.com" },
@@ -357,12 +360,21 @@ static bool same_folder(const char *a, const char *b)
 	return strcmp(a, b) == 0 || (strcasecmp(a, "INBOX") == 0 && strcasecmp(b, "INBOX") == 0);
 }
 
+static void check_expansion(struct loading *l, struct node *at, const struct scope *s, const char *template, const struct mailbox_conf *m,
+    const char *folder)
+{
+	const char *why;
+	char *expanded = config_expand(template, m, folder, &why);
+
+	if (expanded == NULL)
+		bad(l, at, s->label, "%s cannot be filled in: %s", template, why);
+	free(expanded);
+}
+
 static void check_whole(struct loading *l, const struct scope *s, struct node *at, struct mailbox_conf *m)
 {
 	char where[128];
 	struct node *after = find(s, "after", where, sizeof(where));
-	const char *why;
-	char *expanded;
 
 	if (m->credential == NULL && find(s, "credential", where, sizeof(where)) == NULL)
 		missing(l, at, s->label, "credential is missing");
@@ -375,11 +387,12 @@ static void check_whole(struct loading *l, const struct scope *s, struct node *a
 	for (size_t i = 0; m->after == AFTER_MOVE && m->after_folder != NULL && i < m->n_folders; i++)
 		if (same_folder(m->folders[i], m->after_folder))
 			bad(l, after, s->label, "messages are moved to %s, which is also watched", m->after_folder);
-	for (size_t i = 0; m->deliver != NULL && m->deliver->maildir != NULL && i < m->n_folders; i++) {
-		expanded = config_expand(m->deliver->maildir, m, m->folders[i], &why);
-		if (expanded == NULL)
-			bad(l, at, s->label, "%s cannot be filled in: %s", m->deliver->maildir, why);
-		free(expanded);
+	for (size_t i = 0; m->deliver != NULL && i < m->n_folders; i++) {
+		if (m->deliver->maildir != NULL)
+			check_expansion(l, at, s, m->deliver->maildir, m, m->folders[i]);
+		for (char **word = m->deliver->command; word != NULL && *word != NULL; word++)
+			if (word != m->deliver->command)	/* the program itself is taken as it is */
+				check_expansion(l, at, s, *word, m, m->folders[i]);
 	}
 }
 
@@ -694,6 +707,14 @@ static void read_all(struct loading *l, struct node *root)
 		check_admission(l, root);
 	free(list.addresses);
 	free(list.ids);
+}
+
+void config_assume_unit(void)
+{
+	setenv("STATE_DIRECTORY", UNIT_STATE, 0);
+	setenv("RUNTIME_DIRECTORY", UNIT_RUNTIME, 0);
+	if (access(UNIT_CREDENTIALS, X_OK) == 0)
+		setenv("CREDENTIALS_DIRECTORY", UNIT_CREDENTIALS, 0);
 }
 
 struct config *config_load(const char *path, struct config_messages *ret_errors, struct config_messages *ret_warnings)

@@ -90,6 +90,8 @@ void config_messages_done(struct config_messages *);
  * missing on this machine only (secret, CA file, command): check --strict makes these errors. */
 struct config *config_load(const char *path, struct config_messages *ret_errors, struct config_messages *ret_warnings);
 void config_free(struct config **);
+/* From a shell: the directories that are not told by the environment are where the systemd unit puts them. */
+void config_assume_unit(void);
 /* How long the admission of this credential takes to let all its mailboxes in after a start. */
 msec_t config_restart_ms(const struct config *, const struct credential_conf *);
 

@@ -18,9 +18,6 @@
 #include "token_cache.h"
 #include "workers.h"
 
-#define UNIT_STATE "/var/lib/mailpolld"
-#define UNIT_RUNTIME "/run/mailpolld"
-#define UNIT_CREDENTIALS "/run/credentials/mailpolld.service"	/* where systemd keeps those of the running unit, for root */
 #define PROGRESS_MS 1000
 
 struct key {				/* a credential */
@@ -391,15 +388,6 @@ static struct config *read_configuration(const char *path, struct report *report
 	return config;
 }
 
-/* From a shell the daemon's directories are where the unit puts them. */
-static void assume_unit(void)
-{
-	setenv("STATE_DIRECTORY", UNIT_STATE, 0);
-	setenv("RUNTIME_DIRECTORY", UNIT_RUNTIME, 0);
-	if (access(UNIT_CREDENTIALS, X_OK) == 0)
-		setenv("CREDENTIALS_DIRECTORY", UNIT_CREDENTIALS, 0);
-}
-
 /* credential:NAME before the service runs: from where systemd would read it. */
 static void adopt_credentials(struct config *config, const struct unit *unit)
 {
@@ -421,7 +409,7 @@ int doctor_run(const struct doctor_options *o)
 	struct doctor d = { 0 };
 	int status = EX_USAGE;
 
-	assume_unit();
+	config_assume_unit();
 	log_set_level(LOG_LEVEL_NONE);		/* the report says it */
 	signal(SIGPIPE, SIG_IGN);		/* servers close connections */
 	d.report = report_new(o->json);

@@ -236,8 +236,13 @@ static void print_messages(const char *kind, const struct config_messages *messa
 static int check(const char *path, bool strict)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
-	struct config *config = config_load(path, &errors, &warnings);
-	bool good = config != NULL && !(strict && warnings.n > 0);
+	struct config *config;
+	bool good;
+
+	if (strcmp(path, CONFIG_DEFAULT_FILE) == 0)
+		config_assume_unit();
+	config = config_load(path, &errors, &warnings);
+	good = config != NULL && !(strict && warnings.n > 0);
 
 	print_messages("", &errors);
 	print_messages(strict ? "" : "warning: ", &warnings);

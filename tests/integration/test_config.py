@@ -85,6 +85,7 @@ BAD = [
     ("unquoted template, block", more("  - address: b@x.org\n    deliver:\n      maildir: %{local}\n"), "mailpolld.yaml:11:16: a value with %{ must be quoted"),
     ("unknown template", more("  - {address: b@x.org, deliver: {maildir: \"/srv/%{user}\"}}\n"), "mailpolld.yaml:9:43: mailboxes[1].deliver: %{ must be one of"),
     ("slash in template", more("  - {address: b@x.org, id: ../etc, deliver: {maildir: \"/srv/%{id}\"}}\n"), "mailpolld.yaml:9:5: mailboxes[1]: /srv/%{id} cannot be filled in: it has a /"),
+    ("slash in a command's argument", more("  - {address: b@x.org, id: a/b, deliver: {command: [/bin/true, \"%{id}\"]}}\n"), "%{id} cannot be filled in: it has a /"),
     ("dots in template", more("  - {address: b@x.org, id: .., deliver: {maildir: \"/srv/%{id}\"}}\n"), "cannot be filled in: it is . or .."),
     ("move to a watched folder", more("  - {address: b@x.org, folders: [INBOX, Done], after: {move: Done}}\n"), "messages are moved to Done, which is also watched"),
     ("move to inbox", more("  - {address: b@x.org, after: {move: inbox}}\n"), "messages are moved to inbox, which is also watched"),
