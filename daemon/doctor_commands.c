@@ -118,7 +118,7 @@ char *commands_unit_writable(const char *user, const char *group, const char *pa
 	bool is_there = access(path, F_OK) == 0;
 
 	all = xasprintf("%s%smkdir -p /etc/systemd/system/mailpolld.service.d\n"
-	    "printf '%%s\\n' '[Service]' %s > /etc/systemd/system/mailpolld.service.d/mail.conf\n"
+	    "printf '%%s\\n' '[Service]' %s >> /etc/systemd/system/mailpolld.service.d/mail.conf\n"
 	    "systemctl daemon-reload\n"
 	    "systemctl try-restart mailpolld", is_there ? "" : make, is_there ? "" : "\n", word);
 	free(make);

@@ -137,13 +137,27 @@ static const char *next_line(const char *line, size_t *ret_len)
 	return line + *ret_len + (line[*ret_len] == '\n');
 }
 
-static void put_commands(const char *text)
+static bool has_line(const char *text, const char *line, size_t len)
+{
+	size_t one;
+
+	for (const char *at = text, *next; at != NULL && *at != '\0'; at = next) {
+		next = next_line(at, &one);
+		if (one == len && memcmp(at, line, len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* to: NULL for all; but: without the lines of this one, or NULL */
+static void put_commands(const char *from, const char *to, const char *but)
 {
 	size_t len;
 
-	for (const char *line = text, *next; *line != '\0'; line = next) {
+	for (const char *line = from, *next; line != to && *line != '\0'; line = next) {
 		next = next_line(line, &len);
-		put_command(line, len);
+		if (!has_line(but, line, len))
+			put_command(line, len);
 	}
 }
 
@@ -158,7 +172,7 @@ static void show(struct report *r, const struct check *c)
 	if (c->hint != NULL)
 		put_hint(c->hint);
 	if (c->commands != NULL)
-		put_commands(c->commands);
+		put_commands(c->commands, NULL, NULL);
 	flush_output();
 }
 
@@ -337,30 +351,32 @@ static bool fail_alike(const struct check *a, const struct check *b)
 	return str_equal(a->hint, b->hint);
 }
 
-static bool has_line(const char *text, const char *line, size_t len)
+/* Where the lines begin that both end with: what comes when all the others have been done. */
+static const char *common_end(const char *a, const char *b)
 {
-	size_t one;
+	const char *at = a + strlen(a), *other = b + strlen(b), *begin = at;
 
-	for (const char *at = text, *next; at != NULL && *at != '\0'; at = next) {
-		next = next_line(at, &one);
-		if (one == len && memcmp(at, line, len) == 0)
-			return true;
-	}
-	return false;
+	for (; at > a && other > b && at[-1] == other[-1]; at--, other--)
+		if (at[-1] == '\n')
+			begin = at;
+	return at == a && (other == b || other[-1] == '\n') ? a : begin;
 }
 
-/* The first one's lines; of the others those that it does not have. */
+/* The first one's lines; of the others those that it does not have, before what all end with. */
 static void put_commands_of(const struct check *const *v, size_t n)
 {
-	size_t len;
+	const char *first = v[0]->commands, *end;
 
-	for (size_t i = 0; i < n; i++) {
-		for (const char *line = v[i]->commands, *next; line != NULL && *line != '\0'; line = next) {
-			next = next_line(line, &len);
-			if (i == 0 || !has_line(v[0]->commands, line, len))
-				put_command(line, len);
-		}
-	}
+	if (first == NULL)
+		return;
+	end = n > 1 && v[1]->commands != NULL ? common_end(first, v[1]->commands) : first + strlen(first);
+	if (end == first)		/* all is the same */
+		end = first + strlen(first);
+	put_commands(first, end, NULL);
+	for (size_t i = 1; i < n; i++)
+		if (v[i]->commands != NULL)
+			put_commands(v[i]->commands, NULL, first);
+	put_commands(end, NULL, NULL);
 }
 
 static void show_group(const struct report *r, const struct check *const *v, size_t n)
