@@ -28,7 +28,7 @@ static void put(const char *text)	/* as mdoc text: a line must not begin with a 
 /* Not from a server: what this machine's disks and sinks do (failure_set() in the sources). Waits: SCHEDULE_SINK. */
 static const struct { const char *name, *seen; } local[] = {
 	{ "maildir", "A Maildir cannot be made or written. The hint says what to mend, the doctor looks at it with the daemon's rights." },
-	{ "command", "The command of `deliver` cannot be run, asked to be tried again (exit status 75), took too long or ended by a signal." },
+	{ "command", "The command of `deliver` cannot be run, ended with a status other than 0 and 65 (which refuses the message), took too long or ended by a signal." },
 	{ "disk", "A message cannot be written where it waits for its sink, or is gone from there: then it is fetched again." },
 	{ "no-room", "The spool has reached spool_limit, or a file system min_free: mail stays on the server until there is room." },
 	{ "quarantine", "A refused message cannot be put into the quarantine directory of state_dir." },
