@@ -92,7 +92,7 @@ static bool is_alive(void *arg)
 
 static void on_stopped(void *arg)
 {
-	static const struct timeval soon = { 0, 1000 };	/* not at once: what was answered last still goes out */
+	static const struct timeval soon = { 0, 50000 };	/* not at once: what was answered last still goes out, also on a busy machine */
 
 	event_base_loopexit(((struct daemon *)arg)->base, &soon);
 }

@@ -24,8 +24,8 @@ def test_token_by_hand(simulator, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text(simulator.secret + "\n")
     ask = commands("mailpolld-exchange-setup.7", "APPID=05cd6963", "grep -o")
-    login = commands("mailpolld-exchange-setup.7", "printf", "printf")
-    script = ask + "\necho ---\n" + login
+    login = commands("mailpolld-exchange-setup.7", "SASL=", "base64 -w0)")
+    script = ask + "\necho ---\n" + login + "\necho $SASL"
     for manual, here in (("/etc/mailpolld/secrets/contoso", str(secret)), ("https://login.microsoftonline.com/$TENANT/oauth2/v2.0/token", simulator.token_url),
                          ("support@contoso.com", M)):
         assert manual in script
