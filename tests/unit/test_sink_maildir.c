@@ -231,7 +231,7 @@ static void test_renamed_before_a_crash(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_delivered), TEST(test_flush_fails), TEST(test_rename_fails), TEST(test_intent_is_refused),
-		TEST(test_renamed_before_a_crash),
+		cmocka_unit_test(test_renamed_before_a_crash),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
