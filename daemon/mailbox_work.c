@@ -340,7 +340,7 @@ static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_
 
 void work_over(struct mailbox *m, const struct failure *why)
 {
-	if ((m->task == TASK_SELECT || m->task == TASK_STATUS) && failure_is_of_command(why) && !m->stopping)
+	if ((m->task == TASK_SELECT || m->task == TASK_STATUS) && why->fail != FAIL_NONE && failure_is_of_command(why) && !m->stopping)
 		look_refuse_folder(m, m->task_folder, why);
 	if (m->task == TASK_AFTER && why->fail != FAIL_NONE && !m->stopping)
 		after_failed(m, m->task_folder, why, true);

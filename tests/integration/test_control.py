@@ -149,6 +149,17 @@ def test_stop_is_quick_and_safe(simulator, daemon):
     assert len(Maildir(daemon.maildir(A))) == 300 and set(Maildir(daemon.maildir(A)).digests().values()) == {1}
 
 
+@pytest.mark.parametrize("command", ["SELECT", "UID SEARCH", "UID FETCH", "IDLE"])
+def test_stop_in_a_command(simulator, daemon, command):
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    simulator.fault("hang", A, command=command)
+    daemon.config([A])
+    daemon.start()
+    simulator.wait("fault-hang", 1)
+    assert daemon.stop(10) == 0
+
+
 def test_notifications(simulator, daemon):
     start(simulator, daemon)
     daemon.wait_notified("STATUS=2 mailboxes: 2 watching, 0 failing; token contoso fresh")
