@@ -21,7 +21,7 @@ struct lane {
 	struct shared *shared;
 	const char *name;
 	enum lane_kind kind;
-	unsigned max_threads, n_threads, n_waiting;
+	unsigned max_threads, n_threads, n_waiting, n_queued;
 	struct jobs queue;
 	pthread_cond_t wanted;
 	SLIST_HEAD(, thread) threads;
@@ -149,6 +149,7 @@ static void *thread_main(void *arg)
 	pthread_mutex_lock(&s->mutex);
 	while (!s->dropping) {
 		if ((job = jobs_take(&lane->queue)) != NULL) {
+			lane->n_queued--;
 			run_one(t, s, job);
 			continue;
 		}
@@ -291,8 +292,10 @@ void lane_submit(struct lane *lane, struct job *job)
 	pthread_mutex_lock(&s->mutex);
 	jobs_put(&lane->queue, job);
 	s->n_unfinished++;
+	lane->n_queued++;
 	waits = lane->n_waiting > 0;
-	if (!waits && lane->n_threads < lane->max_threads)
+	/* who has been woken counts as waiting until it runs: it takes one of these, and may be long about it */
+	if (lane->n_waiting < lane->n_queued && lane->n_threads < lane->max_threads)
 		start_thread(lane);
 	pthread_mutex_unlock(&s->mutex);
 	if (waits)

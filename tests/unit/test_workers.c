@@ -115,6 +115,34 @@ static void test_lanes_are_apart(void **state)
 	assert_true(atomic_load(&w->most) <= 4);
 }
 
+static void give_up(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	event_base_loopbreak(((struct world *)arg)->base);
+}
+
+/* One thread is idle when two jobs come, and the first of them hangs: the second gets a thread of its own. */
+static void test_a_job_that_hangs_holds_up_no_other(void **state)
+{
+	struct world *w = *state;
+	struct event *limit = evtimer_new(w->base, give_up, w);
+
+	event_add(limit, &(struct timeval){ 20, 0 });
+	for (unsigned i = 0; i < 50; i++) {		/* whether the thread is idle by then is chance */
+		struct lane *lane = lane_new(w->workers, "two", LANE_REMOTE, 2);
+
+		submit(w, lane, 0, false);
+		wait_for(w, 3 * i + 1);
+		submit(w, lane, 1, true);
+		submit(w, lane, 2, false);
+		wait_for(w, 3 * i + 2);
+		assert_int_equal(w->order[w->done - 1], 2);
+		sem_post(&w->go);
+		wait_for(w, 3 * i + 3);
+	}
+	event_free(limit);
+}
+
 static void test_age(void **state)
 {
 	struct world *w = *state;
@@ -165,7 +193,7 @@ static void test_stuck_job_is_left(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_one_thread_keeps_the_order), TEST(test_lanes_are_apart), TEST(test_age), TEST(test_stuck_job_is_left),
+		TEST(test_one_thread_keeps_the_order), TEST(test_lanes_are_apart), TEST(test_a_job_that_hangs_holds_up_no_other), TEST(test_age), TEST(test_stuck_job_is_left),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
