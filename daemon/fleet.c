@@ -342,6 +342,7 @@ static void on_recovered(void *arg)
 static void on_recovery_timer(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
+	sinks_recovery_is_late(((struct fleet *)arg)->sinks);
 	log_warning(NULL, "what the last run had under way is still being looked for: a disk does not answer; starting with the others");
 	on_recovered(arg);
 }

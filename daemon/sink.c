@@ -61,6 +61,11 @@ void sinks_recover(struct sinks *s, void (*done)(void *arg), void *arg)
 	sink_maildir_recover(&s->env, done, arg);
 }
 
+void sinks_recovery_is_late(struct sinks *s)
+{
+	sink_maildir_recovery_is_late(&s->env);
+}
+
 void sinks_free(struct sinks **sinks)
 {
 	struct sinks *s = *sinks;
@@ -153,7 +158,7 @@ static void on_quarantined(void *arg, int error)
 	struct log_field fields[] = { { "KEY", m->key }, { "REASON", p->why.text } };
 
 	if (error == QUARANTINE_FILE_LOST && m->quarantined_wall_s == 0) {
-		failure_set(&p->why, FAIL_WAIT, SCHEDULE_SINK, "disk", NULL, "cannot flush %s", m->path);
+		failure_set(&p->why, FAIL_WAIT, SCHEDULE_SINK, "disk", "Look at the disk that state_dir is on.", "cannot flush %s", m->path);
 		spool_remove(m->volume, m->path);
 		answer(p, SINK_FETCH_AGAIN);
 		return;

@@ -11,6 +11,7 @@ struct sinks *sinks_new(const struct sink_env *);	/* copied */
 void sinks_free(struct sinks **);
 /* Settles what the last run had under way, before any mailbox starts; done from the loop. */
 void sinks_recover(struct sinks *, void (*done)(void *arg), void *arg);
+void sinks_recovery_is_late(struct sinks *);		/* done has not come, and mailboxes start all the same */
 struct sink *sink_get(struct sinks *, const struct sink_conf *);	/* the one of equal configuration, made when new */
 void sink_release(struct sink *);		/* nothing of the caller's is under way; the last one frees it */
 const struct sink_conf *sink_conf(const struct sink *);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,7 @@ struct sink_recovery {
 	const struct store_found_intent *found;	/* the store's; it does not change while we run */
 	size_t n_found;
 	_Atomic int *fates;		/* enum fate; two mailboxes that share a Maildir may look at once, and see the same */
+	atomic_bool late;		/* mailboxes have started: each Maildir's own look knows whether it was just made, this one does not */
 };
 enum fate { FATE_UNKNOWN, FATE_DELIVERED, FATE_FETCH_AGAIN, FATE_SETTLED };
 
@@ -93,7 +95,7 @@ static bool recover_maildir(struct sink_recovery *r, const char *maildir, bool j
 {
 	bool all = true;
 
-	for (size_t i = 0; r != NULL && i < r->n_found; i++) {
+	for (size_t i = 0; r != NULL && i < r->n_found && !(maildir == NULL && r->late); i++) {
 		if (r->fates[i] == FATE_SETTLED || (maildir != NULL && strcmp(maildir, r->found[i].maildir) != 0))
 			continue;
 		if (r->fates[i] == FATE_UNKNOWN)
@@ -161,6 +163,11 @@ void sink_maildir_recover(struct sink_env *env, void (*done)(void *arg), void *a
 	r->done = done;
 	r->arg = arg;
 	lane_submit(env->lane, &r->job);
+}
+
+void sink_maildir_recovery_is_late(struct sink_env *env)
+{
+	env->recovery->late = true;
 }
 
 void sink_maildir_recovery_free(struct sink_env *env)

@@ -10,4 +10,5 @@ extern const struct sink_driver sink_maildir_driver;
  * been started since: then it must stand in new/ or cur/, or is dropped and fetched again. Where the Maildir cannot
  * be looked into, its prepare() looks again, before anything new is spooled there. done comes from the loop. */
 void sink_maildir_recover(struct sink_env *, void (*done)(void *arg), void *arg);
+void sink_maildir_recovery_is_late(struct sink_env *);	/* begins with no other Maildir: mailboxes start, and each prepare() looks for itself */
 void sink_maildir_recovery_free(struct sink_env *);

@@ -174,9 +174,15 @@ def test_disk_that_hangs_at_the_start(simulator, make_daemon, tmp_path):
         simulator.add(address, [{"seed": 2, "size": 2000}])
     gate = Gate(tmp_path / "gate", daemon.maildir(hangs))
     gate.shut()
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10", **gate.env})
+    daemon.start(ready=False, env={"MAILPOLLD_CLOCK_RATE": "5", **gate.env})
+    gate.wait_stalled()
+    late = "level=warning .*a disk does not answer; starting with the others"
+    assert daemon.ctl("reload").returncode == 0
+    ready = any(line == "READY=1" for _, line in daemon.notified)
+    assert not ready or daemon.has_line(late)       # a reload does not make it so
+    daemon.wait_line(late)
+    daemon.wait_notified("READY=1")
     daemon.wait_delivered(works, 2)
-    assert daemon.has_line("level=warning .*a disk does not answer; starting with the others")
     gate.open()
     daemon.wait_delivered(hangs, 2)
     assert simulator.counts("bodies") == 3         # the intent's file is gone from tmp/: it was delivered

@@ -22,7 +22,9 @@ static struct {
 	volume_flushed_cb *on_volume; void *volume_arg;
 	store_cb *on_store; void *store_arg;
 	enum sink_outcome outcome;
-	struct store_found_intent found;
+	struct store_found_intent found[2];
+	size_t n_found;
+	struct sink_env *late;		/* of this it becomes known while the first directory is flushed */
 	char flushed[64];		/* a directory */
 	int flush_error;
 } w;
@@ -87,6 +89,8 @@ int __wrap_flush_directory(const char *path)
 {
 	snprintf(w.flushed, sizeof(w.flushed), "%s", path);
 	step('D');
+	if (w.late != NULL)
+		sink_maildir_recovery_is_late(w.late);
 	return w.flush_error;
 }
 
@@ -103,8 +107,8 @@ const struct store_found_intent *__wrap_store_found_intents(const struct store *
 const struct store_found_intent *__wrap_store_found_intents(const struct store *s, size_t *ret_n)
 {
 	(void)s;
-	*ret_n = 1;
-	return &w.found;
+	*ret_n = w.n_found;
+	return w.found;
 }
 
 void __wrap_lane_submit(struct lane *lane, struct job *job);
@@ -203,27 +207,65 @@ static void note_recovered(void *arg)
 	step('!');
 }
 
-/* What the last run had renamed is safe only once the directory is on disk: the crash came before that, perhaps. */
-static void test_renamed_before_a_crash(void **state)
+static void recover(struct sink_env *env, char *maildir, size_t n)
+{
+	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" }, .this_boot = true };
+
+	w.found[0] = w.found[1] = found;
+	w.n_found = n;
+	sink_maildir_recover(env, note_recovered, NULL);
+	sink_maildir_recovery_free(env);
+}
+
+static void with_maildir(void (*test)(char *maildir))
 {
 	char maildir[] = "/tmp/test_sink_maildir.XXXXXX", new[64], command[80];
-	struct sink_env env = { 0 };
 
-	(void)state;
+	memset(&w, 0, sizeof(w));
 	assert_non_null(mkdtemp(maildir));
 	snprintf(new, sizeof(new), "%s/new", maildir);
 	assert_int_equal(mkdir(new, 0700), 0);
-	for (int error = EIO; error >= 0; error -= EIO) {
-		memset(&w, 0, sizeof(w));
-		w.flush_error = error;
-		w.found = (struct store_found_intent){ .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" }, .this_boot = true };
-		sink_maildir_recover(&env, note_recovered, NULL);
-		assert_string_equal(w.flushed, new);
-		expect(error != 0 ? "D!" : "Ds!");	/* else it is looked at again before the mailbox delivers */
-		sink_maildir_recovery_free(&env);
-	}
+	test(maildir);
+	assert_string_equal(w.flushed, new);
 	snprintf(command, sizeof(command), "rm -r %s", maildir);
 	assert_int_equal(system(command), 0);
+}
+
+static void renamed(char *maildir)
+{
+	recover(&(struct sink_env){ 0 }, maildir, 1);
+	expect("Ds!");
+}
+
+static void renamed_but_not_flushed(char *maildir)
+{
+	w.flush_error = EIO;
+	recover(&(struct sink_env){ 0 }, maildir, 1);
+	expect("D!");			/* it is looked at again before the mailbox delivers */
+}
+
+static void late(char *maildir)
+{
+	struct sink_env env = { 0 };
+
+	w.late = &env;
+	recover(&env, maildir, 2);
+	expect("Ds!");
+}
+
+/* What the last run had renamed is safe only once the directory is on disk: the crash came before that, perhaps. */
+static void test_renamed_before_a_crash(void **state)
+{
+	(void)state;
+	with_maildir(renamed);
+	with_maildir(renamed_but_not_flushed);
+}
+
+/* Mailboxes have started: what is left is their own prepare()'s, which knows whether the Maildir was just made. */
+static void test_recovery_that_is_late(void **state)
+{
+	(void)state;
+	with_maildir(late);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -231,7 +273,7 @@ static void test_renamed_before_a_crash(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_delivered), TEST(test_flush_fails), TEST(test_rename_fails), TEST(test_intent_is_refused),
-		cmocka_unit_test(test_renamed_before_a_crash),
+		cmocka_unit_test(test_renamed_before_a_crash), cmocka_unit_test(test_recovery_that_is_late),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
