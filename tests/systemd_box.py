@@ -154,8 +154,27 @@ def test_doctor_before_the_first_start():
             os.unlink("/etc/systemd/system/mailpolld.service.d/mail.conf")
             run("systemctl", "daemon-reload")
     write(FILE, good)
+    assert "good" in run("mailpolld", "check").stdout       # it names neither state_dir nor control_socket
     assert not as_user("stranger", "mailpolld", "doctor", M)
     ok("the doctor, before the first start")
+
+
+def test_doctor_of_several_places():
+    """What it prints is pasted as a whole: each directory is in the unit then, and it is restarted once, at the end"""
+    with open(FILE, encoding="utf-8") as f:
+        good = f.read()
+    mailboxes = "".join("  - {address: %s, deliver: {maildir: /data%d/mail/m}}\n" % (address, i) for i, address in enumerate((M, OTHER, REFUSED, SLOW)))
+    write(FILE, good.split("mailboxes:")[0] + "mailboxes:\n" + mailboxes)
+    shown = run("mailpolld", "doctor", check=False).stdout
+    pasted = [line.strip() for line in shown.splitlines() if re.match(r"\s+(mkdir|install|printf|systemctl) ", line)]
+    assert sum(line.startswith("printf ") for line in pasted) == 4, shown
+    assert [line for line in pasted if line.startswith("systemctl ")] == pasted[-2:], shown
+    run("sh", "-ec", "\n".join(pasted))
+    doctor(0)
+    os.unlink("/etc/systemd/system/mailpolld.service.d/mail.conf")
+    run("systemctl", "daemon-reload")
+    write(FILE, good)
+    ok("the doctor, of several places")
 
 
 # --- the unit ---

@@ -438,8 +438,7 @@ def test_flags_that_others_change(simulator, make_daemon):
     before = simulator.state()["commands"]["IDLE"]
     simulator.fault("in-idle", ADDRESS, play="answer", line="* 1 FETCH (FLAGS (\\Seen))", count=1)
     simulator.wait("fault-in-idle", 1)
-    while simulator.state()["commands"]["IDLE"] == before:      # nine minutes, a limit of three would be over
-        daemon.status()
+    daemon.wait(lambda s: simulator.state()["commands"]["IDLE"] > before, 60, "nine minutes, which a limit of three does not last")
     assert not daemon.has_line("failure=stuck")
 
 
