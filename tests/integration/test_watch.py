@@ -83,9 +83,9 @@ def test_idle_that_ends_the_session(simulator, make_daemon, more):
     simulator.mailbox(ADDRESS)
     simulator.fault("answer", ADDRESS, command="IDLE", **more)
     daemon = make_daemon(program="mailpolld-scaled")
-    daemon.config([ADDRESS], {"interval": "1m"})
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
-    daemon.wait_line("the server offers no IDLE that works: looking every 60 s")
+    daemon.config([ADDRESS], {"interval": "20s"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+    daemon.wait_line("the server offers no IDLE that works: looking every 20 s")
     for i in range(3):
         simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
         daemon.wait_delivered(ADDRESS, i + 1)
