@@ -1,4 +1,4 @@
-/* Looking at a folder: it is opened (SELECT; STATUS where that is enough), at first contact what is there is settled or not, and then
+/* Looking at a folder: it is opened (SELECT; STATUS of those beside the one in IDLE), at first contact what is there is settled or not, and then
  * looks (SEARCH) tell what is pending, what is gone, and what a FETCH could not bring. */
 #include <string.h>
 #include <strings.h>
@@ -135,8 +135,57 @@ static void note_opened(struct mailbox *m, struct folder *f)
 	mailbox_folder_recovered(m, f);
 }
 
+/* Is there anything that a look would be worth? */
+static bool tells_news(const struct folder *f, const struct imap_mailbox_status *s)
+{
+	uint32_t from = folder_search_from(f);
+
+	if (f->at.ref == 0 || f->new_uidvalidity != 0 || f->resync.year != 0)
+		return true;
+	if (!s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
+		return true;
+	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s(), INT64_MAX) != 0)
+		return true;
+	if (from == 0 || from >= s->uidnext)
+		return false;
+	/* one that no look could find, thrice and for long enough (FOLDER_GONE_MS), and nothing has changed since */
+	return !(f->idle_looks >= 3 && clock_now_ms() - f->idle_since_ms >= FOLDER_GONE_MS && f->idle_uidnext == s->uidnext &&
+	    f->idle_messages == s->messages);
+}
+
+static void note_looked(struct mailbox *m, struct folder *f)
+{
+	f->looked_ms = m->last_look_ms = clock_now_ms();
+	f->at.last_success_wall_s = clock_wall_s();
+}
+
+/* STATUS or SELECT told as much: a whole look, when there is nothing to search for (false). */
+static bool look_told(struct mailbox *m, struct folder *f, const struct imap_mailbox_status *told)
+{
+	bool news = tells_news(f, told);
+
+	if (!news)
+		note_looked(m, f);
+	if (f->idle_uidnext != told->uidnext || f->idle_messages != told->messages)
+		f->idle_looks = 0;
+	f->idle_uidnext = told->uidnext;
+	f->idle_messages = told->messages;
+	return news;
+}
+
+static void on_status_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	if (!done->ok)
+		not_opened(m, f, done->failure);
+	else if (look_told(m, f, &done->status))
+		f->select_due = f->look_due = true;	/* SELECT tells whether it can be opened */
+	else
+		note_opened(m, f);
+}
+
 static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
 {
+	struct imap_mailbox_status told = { true, done->uidnext != 0, done->uidvalidity != 0, done->exists, done->uidnext, done->uidvalidity };
 	struct failure why;
 
 	if (!done->ok) {
@@ -152,7 +201,8 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 	m->selected = f;
 	f->exists = done->exists;
 	f->select_due = false;
-	f->look_due = true;
+	if (m->conf->watch != WATCH_POLL || look_told(m, f, &told))
+		f->look_due = true;
 	if (f->at.ref == 0)
 		first_contact(m, f, done);
 	else if (f->new_uidvalidity != 0 || uids_are_others(f, done->uidvalidity, done->uidnext))
@@ -248,8 +298,7 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	for (size_t i = gone.n; i-- > 0;)		/* from above: what is settled above is one range then, and little is moved */
 		settle_gone(m, f, gone.v[i].lo, gone.v[i].hi);
 	ranges_done(&gone);
-	f->looked_ms = m->last_look_ms = clock_now_ms();
-	f->at.last_success_wall_s = clock_wall_s();
+	note_looked(m, f);
 	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
 	if (f->idle_looks == 1)
 		f->idle_since_ms = clock_now_ms();
@@ -259,41 +308,6 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 		f->waiting_since_wall_s = 0;
 	plan_look_again(f, n > before);
 	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
-}
-
-/* STATUS of a folder that is not selected: is there anything that a SELECT would be worth? */
-static bool status_tells_news(const struct folder *f, const struct imap_mailbox_status *s)
-{
-	uint32_t from = folder_search_from(f);
-
-	if (f->at.ref == 0 || f->new_uidvalidity != 0 || !s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
-		return true;
-	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s(), INT64_MAX) != 0)
-		return true;
-	if (from == 0 || from >= s->uidnext)
-		return false;
-	/* one that no look could find, thrice and for long enough (FOLDER_GONE_MS), and nothing has changed since */
-	return !(f->idle_looks >= 3 && clock_now_ms() - f->idle_since_ms >= FOLDER_GONE_MS && f->idle_uidnext == s->uidnext &&
-	    f->idle_messages == s->messages);
-}
-
-static void on_status_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
-{
-	if (!done->ok) {
-		not_opened(m, f, done->failure);
-		return;
-	}
-	if (status_tells_news(f, &done->status)) {
-		f->select_due = f->look_due = true;	/* SELECT tells whether it can be opened */
-	} else {
-		note_opened(m, f);
-		f->looked_ms = m->last_look_ms = clock_now_ms();
-		f->at.last_success_wall_s = clock_wall_s();
-	}
-	if (f->idle_uidnext != done->status.uidnext || f->idle_messages != done->status.messages)
-		f->idle_looks = 0;
-	f->idle_uidnext = done->status.uidnext;
-	f->idle_messages = done->status.messages;
 }
 
 enum step look_step(struct mailbox *m, struct folder *f)
@@ -308,7 +322,10 @@ enum step look_step(struct mailbox *m, struct folder *f)
 		return STEP_NOTHING;
 	if (m->selected == f) {
 		send_search(m, f);
-	} else if (f->at.ref != 0 && !f->select_due && f->resync.year == 0 && (m->conf->watch == WATCH_POLL || f != look_watched_folder(m))) {
+	} else if (m->conf->watch == WATCH_POLL) {	/* tells what STATUS does, and a message is one command nearer */
+		look_begins(f);
+		look_select(m, f);
+	} else if (f->at.ref != 0 && !f->select_due && f->resync.year == 0 && f != look_watched_folder(m)) {
 		look_begins(f);
 		work_begin_task(m, TASK_STATUS, f);
 		m->subject.folder = f->name;

@@ -214,17 +214,19 @@ def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
 
 
 def test_poll(simulator, daemon):
-    """connect, look with STATUS, LOGOUT; SELECT only when there is something"""
+    """connect, SELECT, LOGOUT; SEARCH only when SELECT tells that there may be something"""
     simulator.mailbox(ADDRESS)
     daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
     daemon.start()
     simulator.wait("logins", 4, ADDRESS)
-    assert simulator.state()["commands"].get("SELECT", 0) <= 1		# first contact
+    searches = simulator.state()["commands"].get("UID SEARCH", 0)
+    assert searches <= 1                            # first contact
     simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
     daemon.wait_delivered(ADDRESS, 1)
     simulator.wait("logins", simulator.state(ADDRESS)["logins"] + 2, ADDRESS)
     commands = simulator.state()["commands"]
-    assert commands["LOGOUT"] >= 5 and commands["STATUS"] >= 4 and commands.get("IDLE", 0) == 0
+    assert commands["LOGOUT"] >= 5 and commands["SELECT"] >= 5 and searches < commands["UID SEARCH"] <= searches + 1
+    assert commands.get("IDLE", 0) == commands.get("STATUS", 0) == 0
 
 
 @pytest.mark.parametrize("watch", ["idle", "poll"])
