@@ -183,32 +183,6 @@ static void on_status_done(struct mailbox *m, struct folder *f, const struct ima
 		note_opened(m, f);
 }
 
-static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
-{
-	struct imap_mailbox_status told = { true, done->uidnext != 0, done->uidvalidity != 0, done->exists, done->uidnext, done->uidvalidity };
-	struct failure why;
-
-	if (!done->ok) {
-		not_opened(m, f, done->failure);
-		return;
-	}
-	note_opened(m, f);
-	if (done->uidvalidity == 0 && f->at.uidvalidity == 0) {	/* without it no UID means anything (RFC 3501 2.3.1.1) */
-		failure_own(&why, "protocol", &m->subject, "SELECT of %s told no UIDVALIDITY", f->name);
-		mailbox_end_session(m, &why);
-		return;
-	}
-	m->selected = f;
-	f->exists = done->exists;
-	f->select_due = false;
-	if (m->conf->watch != WATCH_POLL || look_told(m, f, &told))
-		f->look_due = true;
-	if (f->at.ref == 0)
-		first_contact(m, f, done);
-	else if (f->new_uidvalidity != 0 || uids_are_others(f, done->uidvalidity, done->uidnext))
-		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
-}
-
 /* --- looking --- */
 
 /* At its command, not at its answer: what becomes known meanwhile (EXISTS, a poll asked for) is worth another look. */
@@ -308,6 +282,50 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 		f->waiting_since_wall_s = 0;
 	plan_look_again(f, n > before);
 	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
+}
+
+/* The one UID that a SEARCH could list, unless the message is gone again: then FETCH answers nothing, and a SEARCH follows. */
+static bool names_the_only_one(const struct folder *f, const struct imap_mailbox_status *told)
+{
+	return f->at.ref != 0 && f->new_uidvalidity == 0 && f->resync.year == 0 && f->unanswered.n == 0 && f->idle_looks == 0 && told->messages > 0 &&
+	    told->has_uidnext && told->uidnext - 1 == folder_search_from(f);
+}
+
+static void look_finds(struct mailbox *m, struct folder *f, uint32_t uid)
+{
+	m->search_from = uid;
+	folder_list(f, uid, uid);
+	on_look_done(m, f);
+}
+
+static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	struct imap_mailbox_status told = { true, done->uidnext != 0, done->uidvalidity != 0, done->exists, done->uidnext, done->uidvalidity };
+	struct failure why;
+
+	if (!done->ok) {
+		not_opened(m, f, done->failure);
+		return;
+	}
+	note_opened(m, f);
+	if (done->uidvalidity == 0 && f->at.uidvalidity == 0) {	/* without it no UID means anything (RFC 3501 2.3.1.1) */
+		failure_own(&why, "protocol", &m->subject, "SELECT of %s told no UIDVALIDITY", f->name);
+		mailbox_end_session(m, &why);
+		return;
+	}
+	m->selected = f;
+	f->exists = done->exists;
+	f->select_due = false;
+	if (f->at.ref == 0)
+		first_contact(m, f, done);
+	else if (f->new_uidvalidity != 0 || uids_are_others(f, done->uidvalidity, done->uidnext))
+		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
+	if (m->conf->watch == WATCH_POLL && !look_told(m, f, &told))
+		return;
+	if (m->conf->watch == WATCH_POLL && names_the_only_one(f, &told))
+		look_finds(m, f, told.uidnext - 1);
+	else
+		f->look_due = true;
 }
 
 enum step look_step(struct mailbox *m, struct folder *f)

@@ -214,19 +214,44 @@ def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
 
 
 def test_poll(simulator, daemon):
-    """connect, SELECT, LOGOUT; SEARCH only when SELECT tells that there may be something"""
+    """connect, SELECT, FETCH, LOGOUT; SEARCH only when SELECT tells that there may be more than one"""
     simulator.mailbox(ADDRESS)
     daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
     daemon.start()
-    simulator.wait("logins", 4, ADDRESS)
-    searches = simulator.state()["commands"].get("UID SEARCH", 0)
-    assert searches <= 1                            # first contact
+
+    def polls(n, times):
+        daemon.wait_delivered(ADDRESS, n)
+        simulator.wait("logins", simulator.state(ADDRESS)["logins"] + times, ADDRESS)
+        commands = simulator.state()["commands"]
+        assert commands.get("IDLE", 0) == commands.get("STATUS", 0) == 0 and commands["SELECT"] >= commands["LOGOUT"] >= times - 1
+        return commands.get("UID SEARCH", 0)
+    first = polls(0, 3)
+    assert first <= 1                       # first contact
     simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    assert polls(1, 2) == first
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(2, 5)])
+    assert first < polls(4, 2) <= first + 1
+
+
+def test_poll_for_one_that_is_gone(simulator, daemon):
+    """SELECT's UIDNEXT names a message that is not there any more: it is neither owed nor asked for without end, and later ones come"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "1h"})
+    daemon.start()
     daemon.wait_delivered(ADDRESS, 1)
-    simulator.wait("logins", simulator.state(ADDRESS)["logins"] + 2, ADDRESS)
-    commands = simulator.state()["commands"]
-    assert commands["LOGOUT"] >= 5 and commands["SELECT"] >= 5 and searches < commands["UID SEARCH"] <= searches + 1
-    assert commands.get("IDLE", 0) == commands.get("STATUS", 0) == 0
+    daemon.wait_state(ADDRESS, "sleeping")
+    simulator.add(ADDRESS, [{"seed": 2, "size": 1500}])
+    simulator.post("/remove", address=ADDRESS, uids=[2])
+    for i in range(4):
+        daemon.poll(ADDRESS)
+        simulator.wait("logins", i + 2, ADDRESS)
+        daemon.wait_state(ADDRESS, "sleeping")
+    assert 1 <= simulator.state()["commands"]["UID FETCH"] <= 2 and daemon.of(ADDRESS)["folders"][0]["owed"] == 0
+    simulator.add(ADDRESS, [{"seed": 3, "size": 1500}])
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 2)
+    assert set(Maildir(daemon.maildir(ADDRESS)).sums().values()) == {1}
 
 
 @pytest.mark.parametrize("watch", ["idle", "poll"])
