@@ -101,6 +101,7 @@ bool mailbox_conf_equal(const struct mailbox_conf *, const struct mailbox_conf *
 bool credential_conf_equal(const struct credential_conf *, const struct credential_conf *);
 
 bool sink_conf_equal(const struct sink_conf *, const struct sink_conf *);
+bool mailbox_conf_is_like(const struct mailbox_conf *, const char *pattern);	/* its address or id: glob_match() */
 /* Copies that live on their own; a mailbox's has its own credential and sink. */
 struct mailbox_conf *mailbox_conf_dup(const struct mailbox_conf *);
 void mailbox_conf_free(struct mailbox_conf **);

@@ -129,6 +129,11 @@ bool credential_conf_equal(const struct credential_conf *a, const struct credent
 
 /* --- mailboxes --- */
 
+bool mailbox_conf_is_like(const struct mailbox_conf *m, const char *pattern)
+{
+	return glob_match(pattern, m->address) || glob_match(pattern, m->id);
+}
+
 struct mailbox_conf *mailbox_conf_dup(const struct mailbox_conf *m)
 {
 	struct mailbox_conf *copy = xmalloc(sizeof(*copy));

@@ -20,6 +20,8 @@ struct control {
 	struct reload *running, *further;	/* control_verbs.c; NULL: none */
 	size_t n_traces;		/* control_trace.c */
 };
+#define CONTROL_PATTERN_BYTES 320	/* as an address: it is compared with all of them at once */
+
 /* What a request is handed to. word is what stands for the `*` of its path, decoded; NULL when there is none. */
 typedef void control_handler(struct control *, struct evhttp_request *, const char *word);
 struct route { const char *pattern; control_handler *handle; };	/* the last one of a table is { NULL, NULL } */

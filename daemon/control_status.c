@@ -13,7 +13,6 @@
 #include "util.h"
 
 #define SLICE_MAILBOXES 100
-#define MATCH_BYTES 320
 #define SLICE_BYTES (128 * 1024)	/* a slice ends after the mailbox that passes this */
 
 struct answer {				/* a status that is being written */
@@ -51,10 +50,9 @@ static void answer_free(void *arg)
 
 static bool is_wanted(const struct answer *a, const struct mailbox *mailbox)
 {
-	const struct mailbox_conf *conf = mailbox_conf(mailbox);
 	msec_t since_ms;
 
-	if (a->match != NULL && !glob_match(a->match, conf->address) && !glob_match(a->match, conf->id))
+	if (a->match != NULL && !mailbox_conf_is_like(mailbox_conf(mailbox), a->match))
 		return false;
 	return !a->only_failing || mailbox_is_failing(mailbox, &since_ms);
 }
@@ -146,7 +144,7 @@ void control_get_status(struct control *c, struct evhttp_request *req, const cha
 	(void)none;
 	if (address != NULL)
 		control_get_mailbox(c, req, address);
-	else if (match != NULL && strlen(match) > MATCH_BYTES)
+	else if (match != NULL && strlen(match) > CONTROL_PATTERN_BYTES)
 		control_reply_error(req, HTTP_BADREQUEST, "match is longer than an address can be");
 	else if (str_equal(summary, "1"))
 		send_small(c, req, NULL);

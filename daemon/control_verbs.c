@@ -118,19 +118,31 @@ static void post_reload(struct control *c, struct evhttp_request *req, const cha
 	r->askers[r->n_askers++] = http_answer_later(req);
 }
 
-/* --- of a mailbox --- */
+/* --- of mailboxes --- */
 
-static void do_verb(struct control *c, struct evhttp_request *req, const char *address, const char *verb,
-    bool (*act)(struct fleet *, const char *address))
+static size_t count_paused(const struct fleet *f, const char *pattern)
 {
-	const struct mailbox *mailbox = fleet_find(c->fleet, address);
+	size_t n = 0;
 
-	if (mailbox == NULL || !act(c->fleet, address)) {
-		control_reply_no_mailbox(req, address);
-		return;
+	for (size_t i = 0; i < fleet_size(f); i++)
+		n += mailbox_state(fleet_mailbox(f, i)) == MAILBOX_PAUSED && mailbox_conf_is_like(mailbox_conf(fleet_mailbox(f, i)), pattern);
+	return n;
+}
+
+static void do_verb(struct control *c, struct evhttp_request *req, const char *who, const char *verb, size_t (*act)(struct fleet *, const char *who))
+{
+	const struct mailbox *mailbox = fleet_find(c->fleet, who);
+	size_t n = strlen(who) <= CONTROL_PATTERN_BYTES ? act(c->fleet, who) : 0;
+
+	if (n == 0) {
+		control_reply_no_mailbox(req, who);
+	} else if (mailbox != NULL) {
+		control_log_peer(req, verb, mailbox_conf(mailbox)->address, NULL);
+		control_reply(req, HTTP_OK, status_json_done(mailbox));
+	} else {
+		control_log_peer(req, verb, NULL, who);
+		control_reply(req, HTTP_OK, xasprintf("{\"ok\":true,\"mailboxes\":%zu,\"paused\":%zu}", n, count_paused(c->fleet, who)));
 	}
-	control_log_peer(req, verb, mailbox_conf(mailbox)->address, NULL);
-	control_reply(req, HTTP_OK, status_json_done(mailbox));
 }
 
 static void post_poll(struct control *c, struct evhttp_request *req, const char *address)

@@ -430,13 +430,24 @@ struct member *fleet_member(const struct fleet *f, const char *address_or_id)
 	return NULL;
 }
 
-static bool verb(struct fleet *f, const char *address, void (*what)(struct mailbox *))
+static size_t for_each(struct fleet *f, const char *who, void (*what)(struct fleet *, struct mailbox *))
 {
-	struct member *member = fleet_member(f, address);
+	struct member *member = fleet_member(f, who);
+	size_t n = 0;
 
-	if (member != NULL)
-		what(member->mailbox);
-	return member != NULL;
+	if (member != NULL) {
+		what(f, member->mailbox);
+		return 1;
+	}
+	for (size_t i = 0; i < f->n_members; i++) {
+		struct mailbox *mailbox = f->members[i]->mailbox;
+
+		if (mailbox_conf_is_like(mailbox_conf(mailbox), who)) {
+			what(f, mailbox);
+			n++;
+		}
+	}
+	return n;
 }
 
 bool fleet_is_serving(const struct fleet *f)
@@ -444,9 +455,38 @@ bool fleet_is_serving(const struct fleet *f)
 	return f->started && !f->stopping;
 }
 
-bool fleet_poll(struct fleet *f, const char *address)
+static void poll_one(struct fleet *f, struct mailbox *mailbox)
 {
-	return verb(f, address, mailbox_poll);
+	(void)f;
+	mailbox_poll(mailbox);
+}
+
+size_t fleet_poll(struct fleet *f, const char *who)
+{
+	return for_each(f, who, poll_one);
+}
+
+/* An id, not an address, is what the state knows. */
+static void pause_one(struct fleet *f, struct mailbox *mailbox)
+{
+	store_set_paused(f->store, mailbox_conf(mailbox)->id, true);
+	mailbox_pause(mailbox);
+}
+
+size_t fleet_pause(struct fleet *f, const char *who)
+{
+	return for_each(f, who, pause_one);
+}
+
+static void resume_one(struct fleet *f, struct mailbox *mailbox)
+{
+	store_set_paused(f->store, mailbox_conf(mailbox)->id, false);
+	mailbox_resume(mailbox);
+}
+
+size_t fleet_resume(struct fleet *f, const char *who)
+{
+	return for_each(f, who, resume_one);
 }
 
 bool fleet_resync(struct fleet *f, const char *address, int year, int month, int day)
@@ -456,27 +496,6 @@ bool fleet_resync(struct fleet *f, const char *address, int year, int month, int
 	if (member != NULL)
 		mailbox_resync(member->mailbox, year, month, day);
 	return member != NULL;
-}
-
-/* An id, not an address, is what the state knows. */
-static bool set_paused(struct fleet *f, const char *address, bool paused)
-{
-	const struct member *member = fleet_member(f, address);
-
-	if (member == NULL)
-		return false;
-	store_set_paused(f->store, mailbox_conf(member->mailbox)->id, paused);
-	return verb(f, address, paused ? mailbox_pause : mailbox_resume);
-}
-
-bool fleet_pause(struct fleet *f, const char *address)
-{
-	return set_paused(f, address, true);
-}
-
-bool fleet_resume(struct fleet *f, const char *address)
-{
-	return set_paused(f, address, false);
 }
 
 struct member *fleet_last_leaving(const struct fleet *f, const char *id)

@@ -137,51 +137,85 @@ static int run_status(const struct options *o, const char *address)
 	return o->watch ? status_watch(o, address) : status_once(stdout, o, address);
 }
 
-static int run_verb(const struct options *o, const char *verb, const char *address, const char *said)
+/* A verb for one mailbox, or for all like a pattern. */
+struct verb { const char *name, *said /* of one */, *said_of_many; bool needs_session; };
+
+static int say_paused(const char *who, const char *are)
 {
-	char *after = xasprintf("/%s", verb);
+	put_clean(stderr, who);
+	fprintf(stderr, " %s paused; `mailpollctl resume` comes first\n", are);
+	return EXIT_FAILURE;
+}
+
+static int say_done_to_one(const struct verb *verb, json_t *answer)
+{
+	const char *address = string_of(answer, "address");
+
+	if (verb->needs_session && str_equal(string_of(answer, "state"), "paused"))
+		return say_paused(address, "is");
+	put_clean(stdout, address);
+	printf(" %s\n", verb->said);
+	return EX_OK;
+}
+
+static int say_done_to_many(const struct verb *verb, json_t *answer, const char *pattern)
+{
+	long long paused = verb->needs_session ? number_of(answer, "paused") : 0, n = number_of(answer, "mailboxes") - paused;
+
+	if (n == 0)
+		return say_paused(pattern, "are all");
+	printf("%lld mailbox%s %s%s\n", n, n == 1 ? "" : "es", n == 1 ? verb->said : verb->said_of_many, paused > 0 ? "; the others are paused" : "");
+	return EX_OK;
+}
+
+static int run_verb(const struct options *o, const struct verb *verb, const char *who)
+{
+	char *after = xasprintf("/%s", verb->name);
 	struct reply r;
-	int status = ask(o, true, "/mailboxes/", address, after, &r);
+	int status = ask(o, true, "/mailboxes/", who, after, &r);
 
 	free(after);
 	if (status != EX_OK)
 		return status;
-	if (r.status != 200) {
+	if (r.status != 200)
 		status = complain_refused(o, NULL, &r);
-	} else if (strcmp(verb, "poll") == 0 && str_equal(string_of(r.json, "state"), "paused")) {
-		put_clean(stderr, string_of(r.json, "address"));
-		fputs(" is paused; `mailpollctl resume` comes first\n", stderr);
-		status = EXIT_FAILURE;
-	} else {
-		put_clean(stdout, string_of(r.json, "address"));
-		printf(" %s\n", said);
-	}
+	else if (json_object_get(r.json, "address") != NULL)
+		status = say_done_to_one(verb, r.json);
+	else
+		status = say_done_to_many(verb, r.json, who);
 	reply_done(&r);
 	return status;
 }
 
-static int run_poll(const struct options *o, const char *address)
+static int run_poll(const struct options *o, const char *who)
 {
-	return run_verb(o, "poll", address, "is being looked at");
+	static const struct verb verb = { "poll", "is being looked at", "are being looked at", true };
+
+	return run_verb(o, &verb, who);
 }
 
-static int run_pause(const struct options *o, const char *address)
+static int run_pause(const struct options *o, const char *who)
 {
-	return run_verb(o, "pause", address, "is paused until it is resumed");
+	static const struct verb verb = { "pause", "is paused until it is resumed", "are paused until they are resumed", false };
+
+	return run_verb(o, &verb, who);
 }
 
-static int run_resume(const struct options *o, const char *address)
+static int run_resume(const struct options *o, const char *who)
 {
-	return run_verb(o, "resume", address, "goes on");
+	static const struct verb verb = { "resume", "goes on", "go on", false };
+
+	return run_verb(o, &verb, who);
 }
 
 static int run_resync(const struct options *o, const char *address)
 {
-	char *since = percent_encode(o->since, ""), *verb = xasprintf("resync?since=%s", since);
-	int status = run_verb(o, verb, address, "delivers once more what came since then");
+	char *since = percent_encode(o->since, ""), *name = xasprintf("resync?since=%s", since);
+	struct verb verb = { name, "delivers once more what came since then", NULL, false };
+	int status = run_verb(o, &verb, address);
 
 	free(since);
-	free(verb);
+	free(name);
 	return status;
 }
 
@@ -289,7 +323,8 @@ static const struct command commands[] = {
 static int usage(FILE *to, int status)
 {
 	fprintf(to, "usage: mailpollctl [-s SOCKET] status [ADDRESS | [PATTERN] [--failing]] [--json | --watch]\n"
-	    "       mailpollctl [-s SOCKET] poll | pause | resume | trace ADDRESS\n"
+	    "       mailpollctl [-s SOCKET] poll | pause | resume ADDRESS | PATTERN\n"
+	    "       mailpollctl [-s SOCKET] trace ADDRESS\n"
 	    "       mailpollctl [-s SOCKET] resync ADDRESS --since DATE\n"
 	    "       mailpollctl [-s SOCKET] reload\n"
 	    "       mailpollctl [-s SOCKET] forget ID | backup FILE | log-level LEVEL\n"

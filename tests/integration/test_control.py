@@ -49,6 +49,8 @@ def test_status_has_what_was_promised(simulator, daemon):
     assert daemon.request("GET", "/nothing")[0] == 404
     assert daemon.request("GET", "/reload")[0] == 405
     assert daemon.request("POST", "/mailboxes/nobody@contoso.example/poll")[0] == 404
+    assert daemon.request("POST", "/mailboxes/%s/poll" % ("*" * 321))[0] == 404
+    assert daemon.request("POST", "/mailboxes/*/poll")[1] == {"ok": True, "mailboxes": 2, "paused": 0}
     assert os.stat(daemon.socket).st_mode & 0o777 == 0o660
 
 

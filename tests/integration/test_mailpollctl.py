@@ -169,6 +169,32 @@ def test_what_it_does_and_exits_with(simulator, daemon):
     assert daemon.ctl("--help").returncode == 0 and daemon.ctl("--version").stdout.startswith("mailpollctl ")
 
 
+def test_verbs_for_many(simulator, daemon):
+    """poll, pause, resume take the patterns of status; one request each, however many there are"""
+    start(simulator, daemon)
+    wait = lambda **totals: daemon.wait(lambda s: {k: s["totals"].get(k, 0) for k in totals} == totals)        # noqa: E731
+    wait(watching=2)
+    looks = simulator.state()["commands"]["UID SEARCH"]
+    assert daemon.ctl("poll", "*@CONTOSO.*").stdout == "2 mailboxes are being looked at\n"
+    daemon.wait(lambda s: simulator.state()["commands"]["UID SEARCH"] >= looks + 2)
+    assert daemon.ctl("pause", A[:3] + "*").stdout == "1 mailbox is paused until it is resumed\n"
+    wait(watching=1, paused=1)
+    assert daemon.ctl("poll", "*").stdout == "1 mailbox is being looked at; the others are paused\n"
+    assert daemon.ctl("pause", "*").stdout == "2 mailboxes are paused until they are resumed\n"
+    wait(paused=2)
+    daemon.stop()
+    daemon.start()
+    wait(paused=2)
+    none = daemon.ctl("poll", "*")
+    assert none.returncode == 1 and none.stderr == "* are all paused; `mailpollctl resume` comes first\n"
+    assert daemon.ctl("resume", "?*").stdout == "2 mailboxes go on\n"
+    wait(watching=2)
+    daemon.wait_line(r"event=verb verb=resume .*about=\?\*")
+    for verb in ("poll", "pause", "resume"):
+        assert daemon.ctl(verb, "z*").returncode == 67
+    assert daemon.ctl("resync", "*", "--since", "2026-01-31").returncode == 67        # only one at a time
+
+
 def test_nobody_answers(simulator, daemon, tmp_path):
     """Each says what to do"""
     def complaint(path, *args):
