@@ -49,11 +49,10 @@ class Poller:
         self.daemon.wait_totals(lambda t: t["sleeping"] == len(self.users) and t["delivered"] >= delivered, "all asleep, %d delivered" % delivered, pause=0.2)
 
     def run(self, n):
-        """n: new messages. The requests to poll are part of it."""
+        """n: new messages. The request to poll all is part of it."""
         self.delivered += n
         begun, cpu = time.monotonic(), cpu_s(self.daemon.pid)
-        for user in self.users:
-            self.daemon.call("POST", "/mailboxes/%s/poll" % user)
+        self.daemon.call("POST", "/mailboxes/*/poll")
         self.asleep(self.delivered)
         return Sample(time.monotonic() - begun, cpu_s(self.daemon.pid) - cpu, memory_kib(self.daemon.pid, "VmHWM"), self.daemon.anon_kib(), len(self.users))
 
