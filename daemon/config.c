@@ -16,6 +16,7 @@
 #define FOLDERS_MAX 100
 #define INTERVAL_IDLE_MS (9 * 60000)
 #define INTERVAL_POLL_MS (5 * 60000)
+#define INTERVAL_POLL_LEAST_MS 60000	/* exchange-online 6; warned of, not refused */
 #define UNIT_STATE "/var/lib/mailpolld"
 #define UNIT_RUNTIME "/run/mailpolld"
 #define UNIT_CREDENTIALS "/run/credentials/mailpolld.service"	/* where systemd keeps those of the running unit, for root */
@@ -344,6 +345,10 @@ static void read_values(struct loading *l, const struct scope *s, struct mailbox
 	m->interval_ms = m->watch == WATCH_IDLE ? INTERVAL_IDLE_MS : INTERVAL_POLL_MS;
 	n = find(s, "interval", where, sizeof(where));
 	read_duration(l, n, where, &m->interval_ms);
+	if (n != NULL && !n->looked_at && m->watch == WATCH_POLL && m->interval_ms < INTERVAL_POLL_LEAST_MS) {
+		n->looked_at = true;
+		suspect(l, n, where, "each of these polls is a sign-in; less than 1m invites throttling");
+	}
 	n = find(s, "start", where, sizeof(where));
 	read_start(l, n, where, m);
 	n = find(s, "deliver", where, sizeof(where));

@@ -190,6 +190,17 @@ def test_polls_beyond_admission(tmp_path):
     assert code == 0 and "ask for 10.0 sessions per second, 1 are allowed" in err and "after about 100 s" in err
 
 
+def test_polls_more_often_than_each_minute(tmp_path):
+    """exchange-online 6: a floor of 60 s. Told once where it stands, of IDLE never"""
+    def told(defaults, *mailboxes):
+        code, err, _ = check(tmp_path, GOOD.replace("defaults:\n", "defaults:\n  %s\n" % defaults) + "".join("  - %s\n" % m for m in mailboxes))
+        assert code == 0
+        return [line.split(": ")[1:3] for line in err.splitlines() if "each of these polls is a sign-in" in line]
+    assert told("watch: poll\n  interval: 59s", "b@x.org") == [["mailpolld.yaml:7:13", "defaults.interval"]]
+    assert told("interval: 30s", "{address: b@x.org, watch: poll}", "{address: c@x.org, watch: poll}") == [["mailpolld.yaml:6:13", "mailboxes[1].interval"]]
+    assert told("interval: 30s") == told("watch: poll") == told("watch: poll\n  interval: 1m") == []
+
+
 def test_re_logins_beyond_admission(tmp_path):
     """Mailboxes that share a token sign in anew between two tokens: so many cannot."""
     text = GOOD.replace("client_id: a", "client_id: a, admission: {sessions_per_second: 1}")
