@@ -132,13 +132,13 @@ static void put_credentials(FILE *to, struct fleet *fleet)
 
 	n = fleet_tokens(fleet, v, room);
 	n = n < room ? n : room;
-	metrics_family(to, "token_requests_total", "counter", "Requests to token endpoints, by outcome.");
+	metrics_family(to, "token_requests_total", "counter", "Attempts to get an access token, by outcome.");
 	for (size_t i = 0; i < n; i++) {
 		fputs("mailpolld_token_requests_total", to);
 		metrics_label(to, "{", "credential", v[i].credential);
 		fprintf(to, ",outcome=\"failed\"} %llu\nmailpolld_token_requests_total", (unsigned long long)v[i].failures);
 		metrics_label(to, "{", "credential", v[i].credential);
-		fprintf(to, ",outcome=\"ok\"} %llu\n", (unsigned long long)(v[i].requests > v[i].failures ? v[i].requests - v[i].failures : 0));
+		fprintf(to, ",outcome=\"ok\"} %llu\n", (unsigned long long)v[i].tokens);
 	}
 	metrics_family(to, "token_expiry_time_seconds", "gauge", "When the access token ends, in seconds since 1970; 0: there is none.");
 	for (size_t i = 0; i < n; i++)

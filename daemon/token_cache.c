@@ -278,6 +278,7 @@ static void snapshot_credential(const struct credential *c, struct token_snapsho
 	*ret_snap = (struct token_snapshot){ .credential = c->conf->name };
 	LIST_FOREACH(g, &c->grants, link) {
 		ret_snap->requests += g->n_requests;
+		ret_snap->tokens += g->n_tokens;
 		ret_snap->failures += g->n_failures;
 		if (grant_state(g) >= ret_snap->state)
 			snapshot_grant(g, ret_snap);

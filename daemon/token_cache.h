@@ -47,7 +47,7 @@ struct token_snapshot {
 	int64_t refresh_wall_s;		/* the next request, for a better token or for one at all; 0: none is planned */
 	int64_t relogin_window_s;	/* in which those who signed in with it do so anew (mailbox_session.c); 0: no token */
 	struct failure failure;		/* FAIL_NONE: none */
-	uint64_t requests, failures;
+	uint64_t requests, tokens, failures;	/* sent; what came of an attempt, which may have failed before it was sent */
 	bool has_clock_ahead; int64_t clock_ahead_s;	/* this machine's clock against the endpoint's Date header */
 };
 const char *token_state_name(enum token_state);

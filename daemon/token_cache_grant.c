@@ -188,6 +188,7 @@ static void grant_renewed(struct grant *g, struct token_answer *a)
 	msec_t end_ms = g->asked_ms + (msec_t)a->expires_in_s * 1000;
 	bool same_end = g->text != NULL && end_ms - g->expires_ms < SAME_END_MS && g->expires_ms - end_ms < SAME_END_MS;
 
+	g->n_tokens++;
 	forget_token(g);
 	g->text = a->access_token;
 	a->access_token = NULL;

@@ -40,7 +40,7 @@ struct grant {
 	msec_t retry_ms;		/* no request before, after a failure */
 	struct repeats failing;		/* what has been logged of it */
 	const char *finding_logged;	/* static */
-	uint64_t n_requests, n_failures;
+	uint64_t n_requests, n_tokens, n_failures;
 	bool has_clock_ahead; int64_t clock_ahead_s;	/* by the last answer's Date */
 	struct token_requests waiting;
 };
