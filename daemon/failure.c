@@ -65,13 +65,13 @@ static const struct row rows[] = {
 	  "{host} refused the token of application {client_id} for {mailbox}: check that IMAP.AccessAsApp has admin consent (Entra admin "
 	  "center, App registrations, API permissions), that New-ServicePrincipal was run with the Object ID of the Enterprise "
 	  "application{oid}, and that {mailbox} is a mailbox of this tenant.{finding}" },
-	{ IMAP_ROW("closed-14", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. 14"), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
+	{ IMAP_ROW("closed-number", ANY_PHASE, AS(ANSWER_BYE), NULL, "closed. "), FAIL_WAIT, SCHEDULE_NETWORK, ASKED_AT_LEAST_MS,
 	  "{host} closed the connection of {mailbox} after errors or too many connections; mailpolld waits." },
 	{ IMAP_ROW("sign-in-closed", IN(PHASE_AUTHENTICATE), AS(ANSWER_BYE), NULL, NULL), FAIL_WAIT, SCHEDULE_REFUSED, ASKED_AT_LEAST_MS,
 	  "{host} closes the connection when {mailbox} signs in: sign-ins may have failed too often; mailpolld waits." },
 	{ IMAP_ROW("no-folder", IN(PHASE_OPEN), AS(ANSWER_NO), "NONEXISTENT", "doesn't exist"), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
 	  "Folder {folder} does not exist in mailbox {mailbox}: correct `folders`, or make the folder." },
-	{ IMAP_ROW("folder-refused", IN(PHASE_OPEN), AS(ANSWER_NO), NULL, NULL), FAIL_ADMIN, SCHEDULE_LOST_ACCESS, 0,
+	{ IMAP_ROW("folder-refused", IN(PHASE_OPEN), AS(ANSWER_NO), NULL, NULL), FAIL_ADMIN, SCHEDULE_NO_ACCESS, 0,
 	  "Folder {folder} of {mailbox} cannot be opened: check that it exists and that application {client_id} has FullAccess to the "
 	  "mailbox (Add-MailboxPermission {mailbox} -User (Get-ServicePrincipal {client_id}).Identity -AccessRights FullAccess); INBOX is "
 	  "refused for a while when a mailbox is being moved." },
@@ -91,9 +91,9 @@ static const struct row rows[] = {
 
 	/* the token endpoint's answers: exchange-online 3.2, RFC 6749 5.2. First those that go away by themselves */
 	{ TOKEN_STATUS("token-throttled", 429, 429), FAIL_WAIT, SCHEDULE_TOKEN, 0,
-	  "{token_host} is limiting token requests from this application; mailpolld waits." },
+	  "{token_host} is limiting token requests of app {client_id}; mailpolld waits." },
 	{ TOKEN_ROW("token-throttled", "50196 90055 90024"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
-	  "{token_host} is limiting token requests from this application; mailpolld waits." },
+	  "{token_host} is limiting token requests of app {client_id}; mailpolld waits." },
 	{ TOKEN_STATUS("token-unavailable", 500, 599), FAIL_WAIT, SCHEDULE_TOKEN, 0,
 	  "{token_host} is temporarily unavailable; existing sessions continue." },
 	{ TOKEN_STATUS("token-timeout", 408, 408), FAIL_WAIT, SCHEDULE_TOKEN, 0,
@@ -129,14 +129,14 @@ static const struct row rows[] = {
 	{ TOKEN_ROW("scope-wrong", "70011 700022 28002 invalid_scope"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "The scope is wrong: leave out `scope` in app {client_id}'s credential, so that its `cloud` decides; for Exchange Online it is https://outlook.office365.com/.default." },
 	{ TOKEN_ROW("resource-absent", "500011 50001 invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "Exchange Online is not present in tenant {tenant}: check the tenant and that it has an Exchange Online subscription." },
+	  "Exchange Online is not present in tenant {tenant} of app {client_id}: check the tenant and that it has an Exchange Online subscription." },
 	{ TOKEN_ROW("consent-missing", "65001 650056 501051"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Grant admin consent for IMAP.AccessAsApp to application {client_id} (Entra admin center, App registrations, API permissions)." },
 	{ TOKEN_ROW("certificate-refused", "700027 50012 50013"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Entra does not accept the certificate: upload it to app {client_id} (Entra admin center, App registrations, Certificates & secrets), "
 	  "and check that the private key belongs to it." },
 	{ TOKEN_ROW("clock-wrong", "700024 500133"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "This server's clock is wrong: enable time synchronisation (timedatectl set-ntp true). Entra's text tells its time." },
+	  "This server's clock is wrong, so the tokens of app {client_id} are not valid: enable time synchronisation (timedatectl set-ntp true). Entra's text tells its time." },
 	{ TOKEN_ROW("federation-mismatch", "700213 7002131 700211 700212"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Add a federated credential to app {client_id} (Entra admin center, App registrations, Certificates & secrets) whose issuer, subject and audience (api://AzureADTokenExchange) are exactly those "
 	  "of the token file." },
@@ -144,7 +144,7 @@ static const struct row rows[] = {
 	  "A Conditional Access policy for workload identities blocks this server's address: allow it or exclude app {client_id} "
 	  "(Entra admin center, Conditional Access)." },
 	{ TOKEN_ROW("tenant-restricted", "500021 500022 50002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
-	  "The network's tenant-restriction proxy does not allow tenant {tenant}." },
+	  "The network's tenant-restriction proxy does not allow tenant {tenant} of app {client_id}: ask who runs the proxy to allow it." },
 	{ TOKEN_ROW("client-refused", "invalid_client unauthorized_client"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "{token_host} does not accept client_id {client_id} with this secret: check both." },
 	{ TOKEN_STATUS("token-url", 300, 399), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
@@ -353,7 +353,7 @@ static msec_t suggested_wait_ms(const char *text)
 		;
 	for (; isdigit((unsigned char)*text) && ms < 1000000000; text++)
 		ms = ms * 10 + (uint64_t)(*text - '0');
-	return (msec_t)ms;
+	return ms > 0 ? (msec_t)ms : 1;		/* 0 would be "not said" */
 }
 
 void failure_from_imap(struct failure *ret, enum failure_phase phase, enum failure_answer answer, const char *code, const char *text,
@@ -415,9 +415,11 @@ static void add_id(char *text, size_t size, const char *what, const char *id)
 }
 
 /* The person is told the sentence; support is told the IDs (exchange-online 3.1). */
-static void describe(char *ret_text, size_t size, long status, const char *error, const char *description, const char *trace_id,
-    const char *correlation_id)
+static void describe(char *ret_text, size_t size, long status, const char *error, const char *description, const json_t *root)
 {
+	static const struct { const char *key, *name; } ids[] = {
+		{ "trace_id", "trace ID" }, { "correlation_id", "correlation ID" }, { "timestamp", "timestamp" },
+	};
 	const char *end = description;
 	char shown[160], shown_error[41];
 
@@ -429,8 +431,12 @@ static void describe(char *ret_text, size_t size, long status, const char *error
 	printable(shown, sizeof(shown), description, (size_t)(end - description));
 	snprintf(ret_text, size, "token endpoint: HTTP %ld%s%s%s%s", status, shown_error[0] != '\0' ? " " : "", shown_error,
 	    shown[0] != '\0' ? ": " : "", shown);
-	add_id(ret_text, size, "trace ID", trace_id);
-	add_id(ret_text, size, "correlation ID", correlation_id);
+	for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+		const char *id = json_string_value(json_object_get(root, ids[i].key));
+
+		if (id != NULL)
+			add_id(ret_text, size, ids[i].name, id);
+	}
 }
 
 void failure_from_token_answer(struct failure *ret, long http_status, const char *body, size_t body_len, unsigned retry_after_s,
@@ -440,8 +446,6 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
 	json_t *root = body_len <= BODY_MAX ? json_loadb(body, body_len, 0, NULL) : NULL, *numbers;
 	const char *error = json_string_value(json_object_get(root, "error"));
 	const char *description = json_string_value(json_object_get(root, "error_description"));
-	const char *trace_id = json_string_value(json_object_get(root, "trace_id"));
-	const char *correlation_id = json_string_value(json_object_get(root, "correlation_id"));
 	char codes[256] = "", one[24];
 	const struct row *row;
 
@@ -461,8 +465,7 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
 		from_row(ret, row, (msec_t)retry_after_s * 1000, subject);
 	else
 		failure_set(ret, FAIL_WAIT, SCHEDULE_TOKEN, "token-answer", NULL, "token endpoint");
-	describe(ret->text, sizeof(ret->text), http_status, error != NULL ? error : "", description != NULL ? description : "",
-	    trace_id != NULL ? trace_id : "", correlation_id != NULL ? correlation_id : "");
+	describe(ret->text, sizeof(ret->text), http_status, error != NULL ? error : "", description != NULL ? description : "", root);
 	json_decref(root);
 }
 

@@ -154,7 +154,7 @@ static void end_by_answer(struct imap_session *s, enum failure_answer answer, co
 
 static bool gives_no_reason(const struct failure *bye)
 {
-	return strcmp(bye->name, "closed") == 0 || strcmp(bye->name, "closed-14") == 0 || strcmp(bye->name, "closed-while-idle") == 0;
+	return strcmp(bye->name, "closed") == 0 || strcmp(bye->name, "closed-number") == 0 || strcmp(bye->name, "closed-while-idle") == 0;
 }
 
 /* A BYE that gives no reason follows one (exchange-online 5.5, 5.6): then that counts, and at least the BYE's wait. */
