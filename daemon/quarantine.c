@@ -78,6 +78,8 @@ static void work_quarantine(struct job *job)
 			q->error = errno;
 		else if ((q->error = flush_directory(q->dir)) != 0 && rename(eml, q->from) < 0)
 			log_error(NULL, "%s could not be moved back: %s", eml, strerror(errno));
+		if (q->error != 0 && access(eml, F_OK) < 0)
+			unlink(json);		/* of a message that is not here it is no use */
 	}
 	free(eml);
 	free(json);

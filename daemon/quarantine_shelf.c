@@ -18,6 +18,7 @@ struct shelf_job {
 	struct job job;
 	char *dir, *key, *to, *json;
 	int error;
+	bool had_file;			/* the .eml, without which nothing was counted */
 	struct quarantined found;
 	struct quarantine_counts *counts;	/* for done() only, as what follows */
 	quarantine_cb *cb;
@@ -142,13 +143,16 @@ void quarantine_list(struct lane *lane, const char *state_dir, quarantine_list_c
 
 /* --- drop --- */
 
-/* The .json last: an .eml never stands there without its reason. */
+/* The .json last: an .eml never stands there without its reason. One that was left alone goes, too. */
 static void work_drop(struct job *job)
 {
 	struct shelf_job *s = (struct shelf_job *)job;
 	char *eml = path_of(s, ".eml"), *json = path_of(s, ".json");
 
-	if (unlink(eml) < 0 || (unlink(json) < 0 && errno != ENOENT))
+	s->had_file = unlink(eml) == 0;
+	if (!s->had_file && errno != ENOENT)
+		s->error = errno;
+	else if (unlink(json) < 0 && (errno != ENOENT || !s->had_file))
 		s->error = errno;
 	free(eml);
 	free(json);
@@ -158,7 +162,7 @@ static void done_drop(struct job *job)
 {
 	struct shelf_job *s = (struct shelf_job *)job;
 
-	if (s->error == 0)
+	if (s->error == 0 && s->had_file)
 		quarantine_uncount(s->counts, s->key);
 	s->cb(s->arg, s->error);
 	shelf_job_free(s);

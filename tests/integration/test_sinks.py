@@ -467,6 +467,11 @@ def test_quarantine_for_operators(simulator, daemon):
     assert daemon.ctl("quarantine", "drop", "--older-than", "1h").stdout == "nothing in quarantine is that old\n"
     assert daemon.ctl("quarantine", "drop", keys[2]).stdout == "%s is dropped\n" % keys[2]
     assert os.listdir(os.path.join(daemon.state_dir, "quarantine")) == [] and os.listdir(os.path.join(daemon.state_dir, "spool")) == []
+    alone = os.path.join(daemon.state_dir, "quarantine", keys[2] + ".json")         # as a crash may leave it
+    with open(alone, "w") as f:
+        json.dump(shown, f)
+    assert daemon.ctl("quarantine", "drop", keys[2]).returncode == 0 and not os.path.exists(alone)
+    assert daemon.of(ADDRESS)["folders"][0]["quarantined"] == 0
     for key, code, text in ((keys[2], 67, "no such message"), ("../../etc/passwd", 64, "not the KEY")):
         gone = daemon.ctl("quarantine", "retry", key)
         assert gone.returncode == code and text in gone.stderr
