@@ -126,12 +126,11 @@ static void add_signal(struct daemon *d, size_t i, int signal, event_callback_fn
 	event_add(d->signals[i], NULL);
 }
 
-/* No secret in a core file, and as many connections as the unit allows. */
+/* As many connections as the unit allows. */
 static void limit_process(void)
 {
 	struct rlimit limit;
 
-	prctl(PR_SET_DUMPABLE, 0);
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
@@ -319,6 +318,7 @@ int main(int argc, char **argv)
 			return EX_USAGE;
 		}
 	}
+	prctl(PR_SET_DUMPABLE, 0);		/* no secret in a core file */
 	mallopt(M_TRIM_THRESHOLD, HEAP_KEPT_BYTES);
 	if (optind == argc && !strict && !json)
 		return load_and_run(path);
