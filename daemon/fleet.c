@@ -24,7 +24,7 @@
 #include "volume.h"
 #include "workers.h"
 
-#define LOOK_THREADS 4
+#define LOOK_THREADS 8
 #define SPAWN_THREADS 8
 #define RECOVERY_MS 30000
 #define CHECK_S 15			/* between two looks for mailboxes past their deadline */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -17,9 +18,14 @@
 #include "volume.h"
 #include "workers.h"
 
+#define PREPARES_MAX 3
+
 struct sink_maildir {
 	const struct sink_env *env;
 	const struct sink_conf *conf;	/* lent */
+	/* One at a time in a Maildir, and few of a sink: a disk that hangs does not take all threads of the lane. */
+	TAILQ_HEAD(prepares, prepare_job) waiting, running;
+	size_t n_running;
 };
 
 static void *maildir_open(const struct sink_env *env, const struct sink_conf *conf)
@@ -28,12 +34,9 @@ static void *maildir_open(const struct sink_env *env, const struct sink_conf *co
 
 	s->env = env;
 	s->conf = conf;
+	TAILQ_INIT(&s->waiting);
+	TAILQ_INIT(&s->running);
 	return s;
-}
-
-static void maildir_close(void *self)
-{
-	free(self);
 }
 
 /* --- intents of the last run --- */
@@ -41,10 +44,13 @@ static void maildir_close(void *self)
 struct sink_recovery {
 	const struct store_found_intent *found;	/* the store's; it does not change while we run */
 	size_t n_found;
-	_Atomic int *fates;		/* enum fate; two mailboxes that share a Maildir may look at once, and see the same */
+	_Atomic int *fates;		/* enum fate; of two that look at once into the same, the first one's word stays */
 	atomic_bool late;		/* mailboxes have started: each Maildir's own look knows whether it was just made, this one does not */
 };
-enum fate { FATE_UNKNOWN, FATE_DELIVERED, FATE_FETCH_AGAIN, FATE_SETTLED };
+enum fate {
+	FATE_UNKNOWN, FATE_UNKNOWN_ELSEWHERE /* and the Maildir of then was not there: what is missing in it proves nothing */,
+	FATE_DELIVERED, FATE_FETCH_AGAIN, FATE_SETTLED,
+};
 
 /* A reader has renamed it to cur/NAME:2,FLAGS. */
 static bool stands_in_cur(const char *maildir, const char *name)
@@ -63,31 +69,79 @@ static bool stands_in_cur(const char *maildir, const char *name)
 	return found;
 }
 
-/* just_made: new/ is, so that a name's absence from tmp/ proves nothing: the file system is another one than then, perhaps. */
-static enum fate resolve(const struct store_found_intent *i, bool just_made)
+/* elsewhere: a name's absence from tmp/ proves nothing, the file system is another one than then, perhaps. */
+static enum fate resolve(const struct store_found_intent *i, const char *new, bool elsewhere)
 {
-	char *tmp = xasprintf("%s/tmp/%s", i->maildir, i->tmp_name), *dir = xasprintf("%s/new", i->maildir);
-	char *path = xasprintf("%s/%s", dir, i->new_name);
+	char *tmp = xasprintf("%s/tmp/%s", i->maildir, i->tmp_name), *path = xasprintf("%s/%s", new, i->new_name);
 	enum fate fate;
 
-	if (access(dir, W_OK | X_OK) < 0)	/* not mounted, perhaps: nothing can be told */
-		fate = FATE_UNKNOWN;
+	if (access(new, W_OK | X_OK) < 0)	/* not mounted, perhaps: nothing can be told */
+		fate = elsewhere || errno == ENOENT ? FATE_UNKNOWN_ELSEWHERE : FATE_UNKNOWN;
 	else if (rename(tmp, path) == 0)		/* its content was flushed before the intent was written */
 		fate = FATE_DELIVERED;
 	else if (errno != ENOENT)	/* of tmp/NAME, since new/ is there */
-		fate = FATE_UNKNOWN;
-	else if (i->this_boot && !just_made)
+		fate = elsewhere ? FATE_UNKNOWN_ELSEWHERE : FATE_UNKNOWN;
+	else if (i->this_boot && !elsewhere)
 		fate = FATE_DELIVERED;
 	else if (access(path, F_OK) == 0 || stands_in_cur(i->maildir, i->new_name))
 		fate = FATE_DELIVERED;
 	else
 		fate = FATE_FETCH_AGAIN;
-	if (fate == FATE_DELIVERED && flush_directory(dir) != 0)	/* the last run may not have come to that */
-		fate = FATE_UNKNOWN;
 	free(tmp);
-	free(dir);
 	free(path);
 	return fate;
+}
+
+static bool is_unknown(int fate)
+{
+	return fate == FATE_UNKNOWN || fate == FATE_UNKNOWN_ELSEWHERE;
+}
+
+/* What a flush could not bring to the disk is fetched again: another flush would say nothing of it. */
+static enum fate fate_after_flush(const struct store_found_intent *i, const char *new, int error)
+{
+	char *path;
+
+	if (error == 0)			/* the last run may not have come to that */
+		return FATE_DELIVERED;
+	if (error != EIO && error != ENOSPC && error != EDQUOT)		/* it was not tried */
+		return FATE_UNKNOWN;
+	path = xasprintf("%s/%s", new, i->new_name);
+	unlink(path);
+	free(path);
+	return FATE_FETCH_AGAIN;
+}
+
+/* The n intents from the first on, all of one Maildir, with one flush. False: something stays unknown. */
+static bool recover_some(struct sink_recovery *r, size_t first, size_t n, bool just_made, bool unless_late)
+{
+	const struct store_found_intent *found = &r->found[first];
+	_Atomic int *fates = &r->fates[first];
+	char *new = xasprintf("%s/new", found[0].maildir);
+	int *was = xcalloc(n, sizeof(*was)), *now = xcalloc(n, sizeof(*now)), error = 0;
+	bool all = true, moved = false;
+
+	for (size_t i = 0; i < n; i++) {
+		was[i] = now[i] = fates[i];
+		if (is_unknown(was[i]))
+			now[i] = (int)resolve(&found[i], new, just_made || was[i] == FATE_UNKNOWN_ELSEWHERE);
+		moved = moved || (is_unknown(was[i]) && now[i] == FATE_DELIVERED);
+	}
+	if (moved)
+		error = flush_directory(new);
+	for (size_t i = 0; i < n; i++) {
+		if (is_unknown(was[i]) && now[i] == FATE_DELIVERED)
+			now[i] = (int)fate_after_flush(&found[i], new, error);
+		if (unless_late && r->late)
+			continue;
+		if (!atomic_compare_exchange_strong(&fates[i], &was[i], now[i]))
+			now[i] = was[i];	/* somebody else's word */
+		all = all && !is_unknown(now[i]);
+	}
+	free(was);
+	free(now);
+	free(new);
+	return all;
 }
 
 /* Looks into what is not settled yet of one Maildir (NULL: of all). Off the loop; false: something stays unknown. */
@@ -95,12 +149,13 @@ static bool recover_maildir(struct sink_recovery *r, const char *maildir, bool j
 {
 	bool all = true;
 
-	for (size_t i = 0; r != NULL && i < r->n_found && !(maildir == NULL && r->late); i++) {
-		if (r->fates[i] == FATE_SETTLED || (maildir != NULL && strcmp(maildir, r->found[i].maildir) != 0))
-			continue;
-		if (r->fates[i] == FATE_UNKNOWN)
-			r->fates[i] = (int)resolve(&r->found[i], just_made);
-		all = all && r->fates[i] != FATE_UNKNOWN;
+	for (size_t i = 0, n; r != NULL && i < r->n_found && !(maildir == NULL && r->late); i += n) {
+		const struct store_found_intent *found = &r->found[i];
+
+		for (n = 1; i + n < r->n_found && strcmp(found[n].maildir, found->maildir) == 0; n++)
+			;
+		if (maildir == NULL || strcmp(maildir, found->maildir) == 0)
+			all = recover_some(r, i, n, just_made, maildir == NULL) && all;
 	}
 	return all;
 }
@@ -122,7 +177,7 @@ static void settle_recovered(const struct sink_env *env, const char *maildir)
 			store_settle(env->store, &s, NULL, NULL);
 		else if (r->fates[i] == FATE_FETCH_AGAIN)
 			store_drop_intent(env->store, f->folder, f->uid, f->sink, NULL, NULL);
-		if (r->fates[i] != FATE_UNKNOWN)
+		if (!is_unknown(r->fates[i]))
 			r->fates[i] = FATE_SETTLED;
 	}
 }
@@ -182,6 +237,7 @@ void sink_maildir_recovery_free(struct sink_env *env)
 
 struct prepare_job {
 	struct job job;
+	TAILQ_ENTRY(prepare_job) link;
 	struct sink_maildir *sink;	/* for done(), and its env's recovery */
 	sink_place_cb *cb;
 	void *arg;
@@ -309,6 +365,31 @@ static void disk_failure(struct failure *why, const char *what, const char *path
 	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", hint, "%s %s: %s", what, path, strerror(error));
 }
 
+static bool is_busy(const struct sink_maildir *s, const char *maildir)
+{
+	const struct prepare_job *p;
+
+	TAILQ_FOREACH(p, &s->running, link)
+		if (strcmp(p->maildir, maildir) == 0)
+			return true;
+	return false;
+}
+
+static void begin_prepares(struct sink_maildir *s)
+{
+	struct prepare_job *p, *next;
+
+	for (p = TAILQ_FIRST(&s->waiting); p != NULL && s->n_running < PREPARES_MAX; p = next) {
+		next = TAILQ_NEXT(p, link);
+		if (is_busy(s, p->maildir))
+			continue;
+		TAILQ_REMOVE(&s->waiting, p, link);
+		TAILQ_INSERT_TAIL(&s->running, p, link);
+		s->n_running++;
+		lane_submit(s->env->lane, &p->job);
+	}
+}
+
 static void done_prepare(struct job *job)
 {
 	struct prepare_job *p = (struct prepare_job *)job;
@@ -316,6 +397,9 @@ static void done_prepare(struct job *job)
 	struct failure why;
 	char *tmp = xasprintf("%s/tmp", p->maildir);
 
+	TAILQ_REMOVE(&p->sink->running, p, link);
+	p->sink->n_running--;
+	begin_prepares(p->sink);
 	settle_recovered(p->sink->env, p->maildir);
 	if (p->error != 0) {
 		disk_failure(&why, p->what, p->maildir, p->error);
@@ -365,7 +449,22 @@ static void maildir_prepare(void *self, const struct mailbox_conf *mailbox, cons
 	p->file_mode = s->conf->mode;
 	p->gid = s->conf->gid;
 	p->dir_mode = directory_mode(s->conf->mode, s->conf->group != NULL);
-	lane_submit(s->env->lane, &p->job);
+	TAILQ_INSERT_TAIL(&s->waiting, p, link);
+	begin_prepares(s);
+}
+
+/* Only at the very end there are some that nobody waits for any more. */
+static void maildir_close(void *self)
+{
+	struct sink_maildir *s = self;
+	struct prepare_job *p;
+
+	while ((p = TAILQ_FIRST(&s->waiting)) != NULL) {
+		TAILQ_REMOVE(&s->waiting, p, link);
+		free(p->maildir);
+		free(p);
+	}
+	free(s);
 }
 
 /* --- one delivery --- */

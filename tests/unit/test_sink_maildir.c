@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +110,13 @@ const struct store_found_intent *__wrap_store_found_intents(const struct store *
 	(void)s;
 	*ret_n = w.n_found;
 	return w.found;
+}
+
+const char *__wrap_store_instance(const struct store *s);
+const char *__wrap_store_instance(const struct store *s)
+{
+	(void)s;
+	return "x";
 }
 
 void __wrap_lane_submit(struct lane *lane, struct job *job);
@@ -237,11 +245,24 @@ static void renamed(char *maildir)
 	expect("Ds!");
 }
 
+static void renamed_and_never_flushed(char *maildir)
+{
+	w.flush_error = EIO;		/* another flush would not tell it again */
+	recover(&(struct sink_env){ 0 }, maildir, 1);
+	expect("Dd!");
+}
+
 static void renamed_but_not_flushed(char *maildir)
 {
-	w.flush_error = EIO;
+	w.flush_error = EMFILE;
 	recover(&(struct sink_env){ 0 }, maildir, 1);
 	expect("D!");			/* it is looked at again before the mailbox delivers */
+}
+
+static void two_of_one(char *maildir)
+{
+	recover(&(struct sink_env){ 0 }, maildir, 2);
+	expect("Dss!");
 }
 
 static void late(char *maildir)
@@ -250,7 +271,60 @@ static void late(char *maildir)
 
 	w.late = &env;
 	recover(&env, maildir, 2);
-	expect("Ds!");
+	expect("D!");
+}
+
+static void note_place(void *arg, const struct spool_place *place, const struct failure *why)
+{
+	(void)arg;
+	assert_true(place == NULL && why != NULL);
+	step('?');
+}
+
+static void make_empty(const char *maildir, const char *sub, bool directory)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", maildir, sub);
+	if (directory) {
+		assert_int_equal(mkdir(path, 0700), 0);
+	} else {
+		assert_true((fd = creat(path, 0600)) >= 0);
+		close(fd);
+	}
+}
+
+/* Somebody has made it meanwhile, as a mount point perhaps: that the names are not there says nothing, also to who comes second. */
+static void test_maildir_that_was_away(void **state)
+{
+	char maildir[] = "/tmp/test_sink_maildir.XXXXXX", command[80];
+	struct sink_env env = { 0 };
+	struct sink_conf here = { .name = (char[]){ "maildir" }, .maildir = maildir, .mode = 0600, .gid = (gid_t)-1 };
+	struct mailbox_conf mailbox = { .address = (char[]){ "a@x.org" }, .id = (char[]){ "a" } };
+	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" }, .this_boot = true };
+	void *other;
+
+	(void)state;
+	memset(&w, 0, sizeof(w));
+	assert_non_null(mkdtemp(maildir));
+	w.found[0] = w.found[1] = found;
+	w.found[1].new_name = (char[]){ "file/n" };		/* stays unknown, and so no volume is asked for */
+	w.n_found = 2;
+	sink_maildir_recover(&env, note_recovered, NULL);
+	make_empty(maildir, "cur", true);
+	make_empty(maildir, "new", true);
+	make_empty(maildir, "tmp", true);
+	make_empty(maildir, "new/file", false);
+	make_empty(maildir, "tmp/t", false);
+	w.found[0].tmp_name = (char[]){ "gone" };
+	other = sink_maildir_driver.open(&env, &here);
+	sink_maildir_driver.prepare(other, &mailbox, "INBOX", note_place, NULL);
+	expect("!d?");
+	sink_maildir_driver.close(other);
+	sink_maildir_recovery_free(&env);
+	snprintf(command, sizeof(command), "rm -r %s", maildir);
+	assert_int_equal(system(command), 0);
 }
 
 /* What the last run had renamed is safe only once the directory is on disk: the crash came before that, perhaps. */
@@ -259,6 +333,8 @@ static void test_renamed_before_a_crash(void **state)
 	(void)state;
 	with_maildir(renamed);
 	with_maildir(renamed_but_not_flushed);
+	with_maildir(renamed_and_never_flushed);
+	with_maildir(two_of_one);
 }
 
 /* Mailboxes have started: what is left is their own prepare()'s, which knows whether the Maildir was just made. */
@@ -274,6 +350,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_delivered), TEST(test_flush_fails), TEST(test_rename_fails), TEST(test_intent_is_refused),
 		cmocka_unit_test(test_renamed_before_a_crash), cmocka_unit_test(test_recovery_that_is_late),
+		cmocka_unit_test(test_maildir_that_was_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
