@@ -120,19 +120,11 @@ static void post_reload(struct control *c, struct evhttp_request *req, const cha
 
 /* --- of mailboxes --- */
 
-static size_t count_paused(const struct fleet *f, const char *pattern)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < fleet_size(f); i++)
-		n += mailbox_state(fleet_mailbox(f, i)) == MAILBOX_PAUSED && mailbox_conf_is_like(mailbox_conf(fleet_mailbox(f, i)), pattern);
-	return n;
-}
-
-static void do_verb(struct control *c, struct evhttp_request *req, const char *who, const char *verb, size_t (*act)(struct fleet *, const char *who))
+static void do_verb(struct control *c, struct evhttp_request *req, const char *who, const char *verb,
+    size_t (*act)(struct fleet *, const char *who, size_t *ret_paused))
 {
 	const struct mailbox *mailbox = fleet_find(c->fleet, who);
-	size_t n = strlen(who) <= CONTROL_PATTERN_BYTES ? act(c->fleet, who) : 0;
+	size_t paused = 0, n = strlen(who) <= CONTROL_PATTERN_BYTES ? act(c->fleet, who, &paused) : 0;
 
 	if (n == 0) {
 		control_reply_no_mailbox(req, who);
@@ -141,7 +133,7 @@ static void do_verb(struct control *c, struct evhttp_request *req, const char *w
 		control_reply(req, HTTP_OK, status_json_done(mailbox));
 	} else {
 		control_log_peer(req, verb, NULL, who);
-		control_reply(req, HTTP_OK, xasprintf("{\"ok\":true,\"mailboxes\":%zu,\"paused\":%zu}", n, count_paused(c->fleet, who)));
+		control_reply(req, HTTP_OK, xasprintf("{\"ok\":true,\"mailboxes\":%zu,\"paused\":%zu}", n, paused));
 	}
 }
 

@@ -430,22 +430,20 @@ struct member *fleet_member(const struct fleet *f, const char *address_or_id)
 	return NULL;
 }
 
-static size_t for_each(struct fleet *f, const char *who, void (*what)(struct fleet *, struct mailbox *))
+static size_t for_each(struct fleet *f, const char *who, void (*what)(struct fleet *, struct mailbox *), size_t *ret_paused)
 {
-	struct member *member = fleet_member(f, who);
+	const struct member *the_one = fleet_member(f, who);
 	size_t n = 0;
 
-	if (member != NULL) {
-		what(f, member->mailbox);
-		return 1;
-	}
+	*ret_paused = 0;
 	for (size_t i = 0; i < f->n_members; i++) {
 		struct mailbox *mailbox = f->members[i]->mailbox;
 
-		if (mailbox_conf_is_like(mailbox_conf(mailbox), who)) {
-			what(f, mailbox);
-			n++;
-		}
+		if (the_one != NULL ? f->members[i] != the_one : !mailbox_conf_is_like(mailbox_conf(mailbox), who))
+			continue;
+		what(f, mailbox);
+		n++;
+		*ret_paused += mailbox_is_paused(mailbox);
 	}
 	return n;
 }
@@ -461,9 +459,9 @@ static void poll_one(struct fleet *f, struct mailbox *mailbox)
 	mailbox_poll(mailbox);
 }
 
-size_t fleet_poll(struct fleet *f, const char *who)
+size_t fleet_poll(struct fleet *f, const char *who, size_t *ret_paused)
 {
-	return for_each(f, who, poll_one);
+	return for_each(f, who, poll_one, ret_paused);
 }
 
 /* An id, not an address, is what the state knows. */
@@ -473,9 +471,9 @@ static void pause_one(struct fleet *f, struct mailbox *mailbox)
 	mailbox_pause(mailbox);
 }
 
-size_t fleet_pause(struct fleet *f, const char *who)
+size_t fleet_pause(struct fleet *f, const char *who, size_t *ret_paused)
 {
-	return for_each(f, who, pause_one);
+	return for_each(f, who, pause_one, ret_paused);
 }
 
 static void resume_one(struct fleet *f, struct mailbox *mailbox)
@@ -484,9 +482,9 @@ static void resume_one(struct fleet *f, struct mailbox *mailbox)
 	mailbox_resume(mailbox);
 }
 
-size_t fleet_resume(struct fleet *f, const char *who)
+size_t fleet_resume(struct fleet *f, const char *who, size_t *ret_paused)
 {
-	return for_each(f, who, resume_one);
+	return for_each(f, who, resume_one, ret_paused);
 }
 
 bool fleet_resync(struct fleet *f, const char *address, int year, int month, int day)

@@ -27,10 +27,11 @@ void fleet_reload(struct fleet *, void (*done)(void *arg, const struct reload_ou
 typedef bool take_config_cb(void *arg, const struct config *, char *ret_error, size_t size);
 void fleet_set_taker(struct fleet *, take_config_cb *take, void *arg);
 
-/* Verbs, for the mailbox with this address or id, or, when there is none, for each that is like it. How many. */
-size_t fleet_poll(struct fleet *, const char *who);
-size_t fleet_pause(struct fleet *, const char *who);
-size_t fleet_resume(struct fleet *, const char *who);
+/* Verbs, for the mailbox with this address or id, or, when there is none, for each that is like it. How many those are, and how many of
+ * them are paused then: no poll looks at these. */
+size_t fleet_poll(struct fleet *, const char *who, size_t *ret_paused);
+size_t fleet_pause(struct fleet *, const char *who, size_t *ret_paused);
+size_t fleet_resume(struct fleet *, const char *who, size_t *ret_paused);
 bool fleet_resync(struct fleet *, const char *address, int year, int month, int day);	/* false: no such mailbox */
 /* May its state be removed? The configuration does not have it any more, and it has stopped. */
 bool fleet_may_forget(const struct fleet *, const char *id);

@@ -432,6 +432,11 @@ void mailbox_resync(struct mailbox *m, int year, int month, int day)
 	mailbox_poll(m);
 }
 
+bool mailbox_is_paused(const struct mailbox *m)
+{
+	return m->paused;
+}
+
 void mailbox_pause(struct mailbox *m)
 {
 	m->paused = true;

@@ -67,6 +67,7 @@ void mailbox_note_redelivered(struct mailbox *, const struct message *);
 /* What was delivered since that day is fetched and delivered once more, in the next look. */
 void mailbox_resync(struct mailbox *, int year, int month, int day);
 void mailbox_pause(struct mailbox *);
+bool mailbox_is_paused(const struct mailbox *);		/* from that moment on; its state follows when its session has ended */
 void mailbox_resume(struct mailbox *);
 /* What passes on the wire of all its sessions, and its states, go to line() as text from now on, which must not call back; NULL: no more. */
 void mailbox_trace(struct mailbox *, void (*line)(void *arg, const char *text), void *arg);

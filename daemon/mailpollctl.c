@@ -151,7 +151,7 @@ static int say_done_to_one(const struct verb *verb, json_t *answer)
 {
 	const char *address = string_of(answer, "address");
 
-	if (verb->needs_session && str_equal(string_of(answer, "state"), "paused"))
+	if (verb->needs_session && json_is_true(json_object_get(answer, "paused")))
 		return say_paused(address, "is");
 	put_clean(stdout, address);
 	printf(" %s\n", verb->said);

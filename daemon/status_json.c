@@ -408,6 +408,7 @@ char *status_json_done(const struct mailbox *mailbox)
 	put(object, "ok", json_true());
 	put(object, "address", text_or_null(now.address));
 	put(object, "state", json_string(mailbox_state_name(now.state)));
+	put(object, "paused", json_boolean(mailbox_is_paused(mailbox)));
 	return to_text(object, false);
 }
 

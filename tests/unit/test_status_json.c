@@ -161,6 +161,12 @@ const struct mailbox_conf *mailbox_conf(const struct mailbox *m)
 	return &conf;
 }
 
+bool mailbox_is_paused(const struct mailbox *m)
+{
+	(void)m;
+	return false;
+}
+
 const struct mailbox_error *mailbox_errors(const struct mailbox *m, size_t *ret_n)
 {
 	static const struct mailbox_error errors[] = { { "throttled", T0 + 5, T0 + 5, 1, "slow \"down\"" }, { "no-access", T0, T0 + 3, 4, "no" } };
