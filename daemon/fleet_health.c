@@ -11,7 +11,7 @@
 #define DISK_STALLED_MS 20000		/* a disk that answers nothing for that long: down */
 #define JOB_STUCK_MS 180000		/* a worker's job that old: the watchdog is not fed */
 #define FAILING_LONG_MS (15 * 60 * 1000)
-#define FAILING_FEW 3			/* so many mailboxes may always fail for long without being degraded, and 1 % */
+#define FAILING_FEW 3			/* fewer mailboxes may always fail for long without being degraded, and 1 % */
 #define CREDENTIALS_MAX 256
 
 struct verdict {
@@ -105,7 +105,7 @@ static void judge_sinks(struct fleet *f, struct verdict *verdict)
 
 static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 {
-	size_t failing = 0, long_failing = 0;
+	size_t failing = 0, long_failing = 0, paused = 0;
 	msec_t since_ms, now_ms = clock_now_ms();
 	const struct failure *cause = NULL;
 	bool one_cause = true;
@@ -114,6 +114,7 @@ static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 	for (size_t i = 0; i < f->n_members; i++) {
 		struct mailbox_snapshot snap;
 
+		paused += mailbox_is_paused(f->members[i]->mailbox);
 		if (!mailbox_is_failing(f->members[i]->mailbox, &since_ms))
 			continue;
 		failing++;
@@ -126,7 +127,7 @@ static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail, all with %s: %.650s", failing, f->n_members, cause->name, cause->hint);
 	else
 		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail: see `mailpollctl status --failing`.", failing, f->n_members);
-	if (failing > 0 && failing == f->n_members)
+	if (failing > 0 && failing == f->n_members - paused)
 		add_reason(f, verdict, HEALTH_DOWN, "mailboxes", "all", hint);
 	else if (long_failing >= FAILING_FEW && long_failing * 100 > f->n_members)
 		add_reason(f, verdict, HEALTH_DEGRADED, "mailboxes", "many", hint);
