@@ -176,6 +176,19 @@ def test_watchdog(simulator, daemon):
     daemon.wait_notified("WATCHDOG=1", since=time.monotonic())
 
 
+def test_health_when_all_that_are_not_paused_fail(simulator, daemon):
+    simulator.mailbox(A)
+    simulator.mailbox(B)
+    simulator.fault("no-permission", A)
+    daemon.config([A, B])
+    daemon.start()
+    daemon.wait(lambda s: s["totals"]["watching"] == s["totals"]["backing-off"] == 1 and s["health"] == "ok")
+    assert daemon.ctl("pause", B).returncode == 0
+    status = daemon.wait(lambda s: s["totals"]["paused"] == 1)
+    assert status["health"] == "down" and "1 of 2 mailboxes fail" in status["reasons"][0]["hint"]
+    assert daemon.ctl("pause", A).returncode == 0 and daemon.status("?summary=1")["health"] == "ok"
+
+
 def test_pause_outlives_a_restart(simulator, daemon):
     simulator.mailbox(A)
     simulator.add(A, [{"seed": i, "size": 1500} for i in range(2)])
