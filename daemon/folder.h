@@ -50,7 +50,7 @@ struct folder {
 	msec_t look_again_ms;		/* 0: no need */
 	int64_t waiting_since_wall_s;	/* since when there has been something to fetch; 0: there is nothing */
 	msec_t looked_ms;		/* the last whole look; 0: never, or one is under way */
-	uint32_t idle_uidnext, idle_messages; unsigned idle_looks; msec_t idle_since_ms;	/* STATUS that looks found nothing behind; since when */
+	uint32_t idle_uidnext, idle_messages; unsigned idle_looks; msec_t idle_since_ms;	/* UIDNEXT, EXISTS that looks found nothing behind; since when */
 	struct failure *refused;	/* it could not be opened, the mailbox's others could; NULL: it can */
 	struct backoff refusals; struct repeats refusing;	/* in a row; what has been logged of it */
 	msec_t refused_since_ms, refused_until_ms;	/* not asked for before */

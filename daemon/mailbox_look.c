@@ -1,5 +1,5 @@
-/* Looking at a folder: it is opened (SELECT; STATUS of those beside the one in IDLE), at first contact what is there is settled or not, and then
- * looks (SEARCH) tell what is pending, what is gone, and what a FETCH could not bring. */
+/* Looking at a folder: it is opened (SELECT; STATUS of those beside the one in IDLE), which often tells enough; at first contact what is there
+ * is settled or not; then looks (SEARCH) tell what is pending, what is gone, and what a FETCH could not bring. */
 #include <string.h>
 #include <strings.h>
 #include "mailbox_private.h"
@@ -27,6 +27,7 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 	m->answers_due--;
 	f->beginning = false;
 	if (result == STORE_OK) {
+		at->last_success_wall_s = f->at.last_success_wall_s;
 		store_folder_done(&f->at);
 		f->at = *at;
 	} else {
@@ -140,7 +141,9 @@ static bool tells_news(const struct folder *f, const struct imap_mailbox_status 
 {
 	uint32_t from = folder_search_from(f);
 
-	if (f->at.ref == 0 || f->new_uidvalidity != 0 || f->resync.year != 0)
+	if (f->at.ref == 0)			/* first contact: an empty one needs no look */
+		return s->messages > 0;
+	if (f->new_uidvalidity != 0 || f->resync.year != 0)
 		return true;
 	if (!s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
 		return true;
@@ -320,9 +323,9 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 		first_contact(m, f, done);
 	else if (f->new_uidvalidity != 0 || uids_are_others(f, done->uidvalidity, done->uidnext))
 		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
-	if (m->conf->watch == WATCH_POLL && !look_told(m, f, &told))
+	if (!look_told(m, f, &told))
 		return;
-	if (m->conf->watch == WATCH_POLL && names_the_only_one(f, &told))
+	if (names_the_only_one(f, &told))
 		look_finds(m, f, told.uidnext - 1);
 	else
 		f->look_due = true;
@@ -340,11 +343,10 @@ enum step look_step(struct mailbox *m, struct folder *f)
 		return STEP_NOTHING;
 	if (m->selected == f) {
 		send_search(m, f);
-	} else if (m->conf->watch == WATCH_POLL) {	/* tells what STATUS does, and a message is one command nearer */
-		look_begins(f);
-		look_select(m, f);
-	} else if (f->at.ref != 0 && !f->select_due && f->resync.year == 0 && f != look_watched_folder(m)) {
-		look_begins(f);
+		return STEP_SENT;
+	}
+	look_begins(f);
+	if (m->conf->watch == WATCH_IDLE && f != look_watched_folder(m) && f->at.ref != 0 && !f->select_due && f->resync.year == 0) {
 		work_begin_task(m, TASK_STATUS, f);
 		m->subject.folder = f->name;
 		imap_session_status(m->session, f->name);
