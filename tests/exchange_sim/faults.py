@@ -1,9 +1,9 @@
 """What a server may do instead of answering a command. A fault is {"kind": ..., "command": "UID FETCH", ...}; without "command"
-it is for the next one after the sign-in, whichever that is; "asks": for one that asks for this UID. state.State.fault() says how often and for which messages.
+it is for the next one after the sign-in, LOGOUT excepted; "asks": for one that asks for this UID. state.State.fault() says how often and for which messages.
 
     throttle     ms, form: NO, BAD, BAD-BYE, BYE, untagged (NO, then BYE)     exchange-online 5.6; ms counts down with each
     unavailable  form: NO, BAD, bare                                        5.4
-    answer       line: any lines, {tag} stands for the command's            5.5, 5.7, 5.14
+    answer       line: any lines, {tag} stands for the command's; close: true, or "raw", without close_notify     5.5, 5.7, 5.14, 4.9
     hang         nothing at all
     chatter      a line each every_s real seconds, and never an answer
     close-raw    the connection ends without close_notify                   5.11
@@ -32,6 +32,7 @@ In imap.py and fetch.py, within an answer:
                  by itself): for a line's port, or for everybody
 """
 import asyncio
+import socket
 
 KINDS = ("throttle", "unavailable", "answer", "hang", "chatter", "close-raw", "two-tags", "long-line", "long-search", "garbage")
 
@@ -68,9 +69,12 @@ async def play_unavailable(session, fault, tag, answer):
 async def play_answer(session, fault, tag, answer):
     for line in fault["line"].split("\n"):
         session.say(line.replace("{tag}", tag))
+    await session.writer.drain()
+    if fault.get("close") == "raw":
+        session.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        raise ConnectionAbortedError
     if fault.get("close"):
         await session.close()
-    await session.writer.drain()
 
 
 async def play_hang(session, fault, tag, answer):

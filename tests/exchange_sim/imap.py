@@ -188,8 +188,8 @@ class Session(fetch.Fetching):
             await clock.sleep(delay["seconds"])
         if self.fault("unsolicited"):
             self.unsolicited()
-        for kind in faults.KINDS if name != "LOGOUT" else ():
-            fault = self.fault(kind, command=name, named=self.mailbox is None, asked=lambda uid: parse_set(args.split(" ")[0], [uid]))
+        for kind in faults.KINDS:
+            fault = self.fault(kind, command=name, named=self.mailbox is None or name == "LOGOUT", asked=lambda uid: parse_set(args.split(" ")[0], [uid]))
             if fault:
                 await faults.play(self, kind, fault, tag, lambda: self.answer(tag, name, args))
                 return

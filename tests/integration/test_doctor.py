@@ -743,7 +743,7 @@ def test_nobody_reads_on(simulator, ready):
 def test_server_that_hangs_up(simulator, ready):
     """All was seen: how the session ends is no matter"""
     simulator.fault("close-raw", M, command="LOGOUT")
-    assert doctor(ready)[0] == 0
+    assert doctor(ready)[0] == 0 and simulator.counts("fault-close-raw") == 1
 
 
 def on_terminal(args, env):
