@@ -163,10 +163,11 @@ def test_stop_in_a_command(simulator, daemon, command):
 
 
 def test_notifications(simulator, daemon):
+    began = time.monotonic()
     start(simulator, daemon)
     daemon.wait_notified("STATUS=2 mailboxes: 2 watching, 0 failing; token contoso fresh")
     times = [at for at, line in daemon.notified if line.startswith("STATUS=")]
-    assert all(b - a > 0.9 for a, b in zip(times, times[1:]))		# at most once a second
+    assert len(times) <= times[-1] - began + 2			# at most once a second
 
 
 def test_watchdog(simulator, daemon):
@@ -309,7 +310,6 @@ def test_audit_on_a_disk_that_hangs(simulator, daemon, tmp_path, mended):
         gate.wait_stalled()             # with the first line
     daemon.process.send_signal(signal.SIGTERM)
     if mended:
-        daemon.wait_line("signal 15: stopping")
         gate.open()
     assert daemon.finish(10) == 0
     assert len(audited(log)) == (2 if mended else 0)
@@ -350,8 +350,9 @@ def test_paused_while_it_waits_for_a_token(simulator, make_daemon):
     simulator.post("/token", hang=True)
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([A, "b@contoso.example"])
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "30"})
     daemon.wait_state(A, "waiting-token")
     assert daemon.ctl("pause", A).returncode == 0
-    daemon.wait(lambda s: s["credentials"][0]["failures"] >= 12)        # each takes 30 s, and a wait that grows
+    assert not daemon.has_line("event=token-failed")
+    daemon.wait(lambda s: s["credentials"][0]["failures"] >= 10)        # each takes 30 s, and a wait that grows: beyond five minutes
     assert daemon.of(A)["state"] == "paused" and not daemon.has_line("failure=stuck")

@@ -202,7 +202,7 @@ def test_file_system_that_hangs(simulator, daemon, tmp_path):
         simulator.mailbox(address)
     daemon.config([{"address": M, "deliver": {"maildir": daemon.directory + "/hangs/x"}}, "other@contoso.example"])
     daemon.program = "mailpolld-scaled"
-    code, steps = doctor(daemon, env={"LD_PRELOAD": library, "MAILPOLLD_CLOCK_RATE": "30"})
+    code, steps = doctor(daemon, env={"LD_PRELOAD": library, "MAILPOLLD_CLOCK_RATE": "5"})
     hung, other = step(steps, "sink", M), step(steps, "sink", "other@contoso.example")
     assert code == 1 and hung["result"] == "failed" and "no answer in time" in hung["text"] and "does not answer" in hung["hint"]
     assert other["result"] == "skipped" and step(steps, "state_dir")["result"] == "ok" and step(steps, "sign-in")["result"] == "ok"
@@ -424,9 +424,9 @@ def test_greeting(simulator, ready, line, text, hint):
 
 
 def hangs(simulator, daemon, name, text, hint):
-    """In the end it is told, and the hint is not empty; 30 times as fast."""
+    """In the end it is told, and the hint is not empty; 12 times as fast."""
     daemon.program = "mailpolld-scaled"
-    status, steps = doctor(daemon, env={"MAILPOLLD_CLOCK_RATE": "30"})
+    status, steps = doctor(daemon, env={"MAILPOLLD_CLOCK_RATE": "12"})
     failed = step([s for s in steps if s["result"] == "failed"], name)
     assert status == 1 and re.search(text, failed["text"]) and hint in failed["hint"], steps
 

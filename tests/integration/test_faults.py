@@ -1,5 +1,5 @@
 """The fault matrix: each fault at first contact, in IDLE, and in the middle of a batch. What is expected: the failure's name, its hint, its
-wait; nothing lost, nothing twice; the other mailbox undisturbed; recovered when the fault goes. The daemon's clock runs twenty times
+wait; nothing lost, nothing twice; the other mailbox undisturbed; recovered when the fault goes. The daemon's clock runs ten times
 faster, so that deadlines and waits of minutes can be seen to their end."""
 import calendar
 import dataclasses
@@ -13,8 +13,8 @@ from lib.maildir import Maildir
 from lib.ports import free_port
 
 GOOD, BAD = "good@contoso.example", "bad@contoso.example"
-RATE = 20
-POLL_ABOVE_S = 70               # longer waits are not waited for
+RATE = 10                       # a pause of the machine is no deadline
+POLL_ABOVE_S = 35               # longer waits are not waited for
 
 
 @dataclasses.dataclass
@@ -51,9 +51,9 @@ ANSWERS = [
     Fault("unavailable-no", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "NO"}),               # 5.4
     Fault("unavailable-bad", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "BAD"}),
     Fault("unavailable-bare", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "bare"}),
-    answer("not-connected", "no-access", (6, 300), "Add-MailboxPermission bad@contoso.example", "{tag} BAD User is authenticated but not connected."),    # 5.1
-    answer("closed-14", "closed-14", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
-    answer("closed-99", "closed", NETWORK, "closed the connection of bad@contoso.example: mailpolld signs in again", "* BYE Connection closed. 99", True),
+    answer("not-connected", "no-access", (30, 300), "Add-MailboxPermission bad@contoso.example", "{tag} BAD User is authenticated but not connected."),    # 5.1
+    answer("closed-14", "closed-number", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
+    answer("closed-99", "closed-number", (30, 33), "closed the connection of bad@contoso.example after errors or too many", "* BYE Connection closed. 99", True),   # 5.5
     answer("command-error", "command-refused", (30, 60), "please report", "{tag} BAD Command Error. 10"),                     # 5.7
     answer("argument-error", "argument-refused", (30, 60), "please report", "{tag} BAD Command Argument Error. 11"),
     answer("invalid-state", "invalid-state", UNAVAILABLE, "begins a new one", "{tag} BAD Command received in Invalid state."),                # 5.14
@@ -68,28 +68,28 @@ ANSWERS = [
     Fault("two-tagged-replies", "protocol", NETWORK, "what is not IMAP", "two-tags"),
     Fault("garbage", "protocol", NETWORK, "what is not IMAP", "garbage"),
     Fault("line-of-a-gib", "protocol", NETWORK, "what is not IMAP", "long-line"),
-    Fault("hang", "network", NETWORK, "", "hang"),
-    Fault("close-without-notify", "network", NETWORK, "", "close-raw"),                                                         # 5.11
+    Fault("hang", "network", NETWORK, "timed out while in a command", "hang"),
+    Fault("close-without-notify", "network", NETWORK, "connection closed by the server", "close-raw"),                                                         # 5.11
 ]
 # what befalls a connection before it has signed in
 SIGN_INS = [
     Fault("auth-refused", "sign-in-refused", (6, 60), "New-ServicePrincipal was run with the Object ID", "auth-refused"),        # 5.2
-    Fault("no-permission", "no-access", (6, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
-    Fault("inbox-refused", "folder-refused", (6, 60), "INBOX is refused for a while when a mailbox is being moved", "select-no"),    # 5.14
-    Fault("auth-hangs", "network", NETWORK, "", "hang-authenticate"),
-    Fault("hangs-after-auth", "network", NETWORK, "", "hang", {"command": "CAPABILITY"}),
+    Fault("no-permission", "no-access", (30, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
+    Fault("inbox-refused", "folder-refused", (30, 300), "INBOX is refused for a while when a mailbox is being moved", "select-no"),    # 5.14
+    Fault("auth-hangs", "network", NETWORK, "timed out while authenticating", "hang-authenticate"),
+    Fault("hangs-after-auth", "network", NETWORK, "timed out while asking capabilities again", "hang", {"command": "CAPABILITY"}),
     answer("auth-throttled", "throttled", (20, 22), "throttling mailbox", "{tag} NO Request is throttled. Suggested Backoff Time: 20000 milliseconds", command="AUTHENTICATE"),
     answer("auth-unavailable", "unavailable", UNAVAILABLE, "nothing to change here", "{tag} NO Server Unavailable. 15", command="AUTHENTICATE"),
     answer("auth-closed", "sign-in-closed", (30, 60), "sign-ins may have failed too often", "* BYE Connection is closed.", True, command="AUTHENTICATE"),
     answer("auth-bad", "command-refused", (30, 60), "please report", "{tag} BAD Command Error. 10", command="AUTHENTICATE"),
-    Fault("auth-cut", "network", NETWORK, "", "close-raw", {"command": "AUTHENTICATE"}),
-    at_once("hang-greeting", "network", NETWORK, "", "hang-greeting"),
-    at_once("closed-for-a-greeting", "closed-14", (30, 33), "after errors or too many", "greeting", line="* BYE Connection is closed. 14", close=True),   # 5.5
+    Fault("auth-cut", "network", NETWORK, "authenticating: ", "close-raw", {"command": "AUTHENTICATE"}),
+    at_once("hang-greeting", "network", NETWORK, "timed out while awaiting the greeting", "hang-greeting"),
+    at_once("closed-for-a-greeting", "closed-number", (30, 33), "after errors or too many", "greeting", line="* BYE Connection is closed. 14", close=True),   # 5.5
     at_once("not-imap", "protocol", NETWORK, "lead to the IMAP server", "greeting", line="HTTP/1.1 400 Bad Request"),
     at_once("preauth", "protocol", NETWORK, "lead to the IMAP server", "greeting", line="* PREAUTH welcome"),
-    at_once("no-greeting", "network", NETWORK, "", "close-on-connect"),
+    at_once("no-greeting", "network", NETWORK, "greeting: connection closed by the server", "close-on-connect"),
     at_once("no-xoauth2", "no-xoauth2", (6, 60), "does not offer XOAUTH2", "options", before="P2", without=["AUTH=XOAUTH2"]),
-    at_once("hang-capability", "network", NETWORK, "", "hang", command="CAPABILITY"),
+    at_once("hang-capability", "network", NETWORK, "timed out while asking capabilities", "hang", command="CAPABILITY"),
     Fault("refuse", "connect", NETWORK, "Cannot reach localhost", line={"mode": "refuse"}),
     Fault("hang-tcp", "connect", NETWORK, "Cannot reach localhost", line={"mode": "hang-tcp"}),
     Fault("hang-tls", "tls", NETWORK, "no firewall interferes", line={"mode": "hang-tls"}),
@@ -99,8 +99,8 @@ SIGN_INS = [
 ]
 # what befalls a message while it comes
 BODIES = [
-    Fault("close-in-a-literal", "network", NETWORK, "", "close-mid-literal", {"after": 700}),                                   # 5.8 C
-    Fault("hang-in-a-literal", "network", NETWORK, "", "hang-mid-literal", {"after": 700}),
+    Fault("close-in-a-literal", "network", NETWORK, "fetching: connection closed by the server", "close-mid-literal", {"after": 700}),                                   # 5.8 C
+    Fault("hang-in-a-literal", "network", NETWORK, "timed out while in a command", "hang-mid-literal", {"after": 700}),
     Fault("literal-longer-than-told", "protocol", NETWORK, "what is not IMAP", "lie", {"by": -40}),
     Fault("literal-shorter-than-told", "network", NETWORK, "", "lie", {"by": 100000}),
 ]
@@ -111,7 +111,7 @@ IN_IDLE = [
     Fault("throttle-bye", "throttled", (20, 22), "throttling mailbox bad@contoso.example for 20 seconds", "throttle", {"form": "BYE", "ms": 20000}),    # 5.6
     Fault("throttle-untagged", "throttled", (30, 33), "throttling mailbox", "throttle", {"form": "untagged", "ms": 20000}),
     Fault("unavailable-bare", "unavailable", UNAVAILABLE, "nothing to change here", "unavailable", {"form": "bare"}),           # 5.4
-    answer("closed-14", "closed-14", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
+    answer("closed-14", "closed-number", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
     answer("bad-then-closed", "command-refused", (30, 60), "please report", "* BAD Command Error. 10\n* BYE Connection closed. 14", True),
     answer("wrong-tag", "protocol", NETWORK, "what is not IMAP", "Z99 OK IDLE completed."),
     Fault("two-tagged-replies", "protocol", NETWORK, "what is not IMAP", "two-tags"),
@@ -149,11 +149,11 @@ class Scene:
         self.seed += n
         return self.simulator.add(address, [{"seed": self.seed + i * 1000, "size": 2000} for i in range(n)])
 
-    def start(self):
-        self.daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)})
+    def start(self, rate=RATE):
+        self.daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(rate)})
 
-    def watch(self):
-        self.start()
+    def watch(self, rate=RATE):
+        self.start(rate)
         self.daemon.wait(lambda s: all(m["state"] == "watching" and m["folders"][0]["backlog"] == 0 for m in s["mailboxes"]))
 
     def set(self, fault, **more):
@@ -326,7 +326,7 @@ def test_sign_in_at_first_contact(scene, fault):
 @pytest.mark.parametrize("fault", **ids(SIGN_INS))
 def test_sign_in_after_idle(scene, fault):
     """The session ends, the next one meets it. What worked before is tried again sooner (exchange-online 5.1)."""
-    if fault.id == "no-permission":
+    if fault.id in ("no-permission", "inbox-refused"):
         fault = dataclasses.replace(fault, wait=(6, 60))
     scene.watch()
     scene.set(fault)
@@ -412,10 +412,10 @@ def test_every_byte_in_a_record_of_its_own(scene, moment):
     scene.simulator.post("/fault", port=scene.line, kind="cut", single=True)
     scene.add(BAD, 3)
     if moment == "later":
-        scene.watch()
+        scene.watch(5)
         scene.add(BAD, 3)
     else:
-        scene.start()
+        scene.start(5)
     scene.mended()
     assert not scene.daemon.has_line("failure=")
 
@@ -423,7 +423,7 @@ def test_every_byte_in_a_record_of_its_own(scene, moment):
 def test_one_byte_at_a_time(scene):
     scene.add(BAD, 2)
     scene.simulator.post("/line", port=scene.line, chunk=1)
-    scene.start()
+    scene.start(5)
     scene.mended()
     assert not scene.daemon.has_line("failure=")
 
@@ -478,8 +478,13 @@ def test_message_that_is_given_up(simulator, make_daemon):
     simulator.fault("fetch-empty", BAD, uids=[uids[1]])
 
     def given_up():
-        with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port) as answer:
-            text = answer.read().decode()
+        while True:
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % port) as answer:
+                    text = answer.read().decode()
+                break
+            except ConnectionError:         # a request has 25 ms of the fast clock
+                pass
         return [int(re.search(r"(?m)^mailpolld_messages_%s (\d+)$" % name, text).group(1)) for name in ("owed", "unretrievable")]
 
     scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
@@ -513,12 +518,12 @@ def test_many_messages_that_cannot_be_had(simulator, make_daemon):
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
     uids = scene.add(BAD, 60)
     simulator.fault("fetch-empty", BAD, uids=uids[::2])
-    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
     scene.daemon.wait(lambda s: any(f["owed"] == 30 for m in s["mailboxes"] for f in m["folders"]))
     simulator.wait("logins", 2, BAD)
     scene.add(BAD)
     scene.daemon.wait_delivered(BAD, 31)
-    scene.daemon.wait_changed(lambda: sum("event=unretrievable" in line for line in scene.daemon.lines) == 30, 60, "all given up")
+    scene.daemon.wait_changed(lambda: sum("event=unretrievable" in line for line in scene.daemon.lines) == 30, 120, "all given up")
     assert simulator.state(BAD)["logins"] <= 8, simulator.state(BAD)       # four, and what a busy machine takes
 
 
@@ -529,8 +534,9 @@ def test_given_up_message_that_is_deleted(simulator, make_daemon):
     simulator.fault("fetch-empty", BAD, uids=[uids[1]])
     scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
     scene.daemon.wait_line("event=unretrievable", timeout=60)
+    scene.daemon.stop()
     simulator.post("/remove", address=BAD, uids=[uids[1]])
-    simulator.post("/drop", address=BAD)
+    scene.start()
     asked = "C \\S+ UID SEARCH UID %d$" % uids[1]
     scene.hurry(lambda s: any(re.match(asked, line) for line in simulator.log_lines()))
     assert scene.daemon.of(BAD)["folders"][0]["unretrievable"] != []
@@ -548,14 +554,15 @@ def test_question_for_given_up_messages_that_ends_the_session(simulator, make_da
     scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
     scene.daemon.wait_line("event=unretrievable", timeout=60)
     scene.daemon.stop()
-    simulator.fault("answer", BAD, command="UID SEARCH", line="* BYE Connection closed.", close=True, skip=1, count=1)
+    before = len(simulator.log_lines())
+    simulator.fault("answer", BAD, command="UID SEARCH", line="* BYE Connection closed.", close=True, count=1)
     scene.start()
     simulator.wait("fault-answer", 1)
     scene.hurry(lambda s: any(m["address"] == BAD and m["state"] == "watching" for m in s["mailboxes"]))
     simulator.post("/drop", address=BAD)
     scene.add(BAD)
     scene.daemon.wait_delivered(BAD, 4)
-    asked = [line for line in simulator.log_lines() if re.match(r"C \S+ UID SEARCH UID %d$" % uids[1], line)]
+    asked = [line for line in simulator.log_lines()[before:] if re.match(r"C \S+ UID SEARCH UID %d$" % uids[1], line)]
     assert len(asked) == 1, asked
 
 
@@ -564,7 +571,7 @@ def test_owed_message_that_is_deleted(simulator, make_daemon):
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
     uids = scene.add(BAD, 5)
     simulator.fault("fetch-empty", BAD, uids=uids[1:3])
-    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "400"})
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
     scene.daemon.wait(lambda s: any(f["owed"] == 2 for m in s["mailboxes"] for f in m["folders"]))
     simulator.post("/remove", address=BAD, uids=uids[1:3])
     scene.daemon.wait(lambda s: all(f["owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
@@ -616,7 +623,7 @@ def test_mailbox_of_messages_that_cannot_be_had(scene):
     scene.simulator.fault("fetch-empty", BAD, uids=uids[:12])
     scene.simulator.fault("fetch-empty", BAD, uids=uids[12:], count=10)      # the sizes, and the body, five times
     scene.start()
-    scene.daemon.wait(lambda s: any(f["owed"] >= 12 for m in s["mailboxes"] for f in m["folders"]))
+    scene.daemon.wait(lambda s: any(f["owed"] >= 12 for m in s["mailboxes"] for f in m["folders"]), timeout=120)
     assert sum("failure=none-given" in line for line in scene.daemon.lines) == 1        # the other times are the same failure
     scene.daemon.wait_delivered(BAD, 1)
     assert scene.daemon.of(BAD)["folders"][0]["owed"] == 12
@@ -646,6 +653,7 @@ def test_patience_grows_until_a_full_look(scene, folders, command):
     scene.start()
     scene.daemon.wait_state("two@contoso.example", "watching")
     scene.simulator.fault("answer", "two@contoso.example", command=command, line="* BYE Connection closed.", close=True)
+    scene.simulator.add("two@contoso.example", [{"seed": i, "size": 1500} for i in range(2)])
     scene.simulator.post("/drop", address="two@contoso.example")
     waits, seen = [], 0
     while seen < 5:
@@ -654,7 +662,7 @@ def test_patience_grows_until_a_full_look(scene, folders, command):
         since, retry = (calendar.timegm(time.strptime(mailbox[k], "%Y-%m-%dT%H:%M:%SZ")) for k in ("since", "retry_at"))
         seen = mailbox["failures"]
         waits.append((seen, retry - since))
-    assert all(wait <= 2 ** n + 1 for n, wait in waits), waits
+    assert all(wait <= 2 ** n + 1 for n, wait in waits) and max(wait for _, wait in waits) > 2, waits       # the fifth is of 3.2 s at least
     assert scene.simulator.state("two@contoso.example")["logins"] >= 5
     scene.simulator.clear("two@contoso.example")
     scene.daemon.wait(lambda s: s["totals"]["watching"] == 2)
@@ -665,10 +673,10 @@ def test_patience_grows_until_a_full_look(scene, folders, command):
 def test_slow_front_end(scene):
     """exchange-online 4.2, 5.14: 40 s for the sign-in, as much for each of the first commands: no failure"""
     scene.add(BAD, 3)
-    scene.simulator.post("/fault", port=scene.line, kind="slow-sign-in", seconds=40 / RATE, count=1)
+    scene.simulator.post("/fault", port=scene.line, kind="slow-sign-in", seconds=40 / 5, count=1)
     for command in ("capability", "select"):
-        scene.simulator.fault("delay-" + command, BAD, seconds=40 / RATE, count=1)
-    scene.start()
+        scene.simulator.fault("delay-" + command, BAD, seconds=40 / 5, count=1)
+    scene.start(5)
     scene.mended()
     assert not scene.daemon.has_line("failure=")
 
@@ -679,7 +687,7 @@ def test_permission_that_comes_late(simulator, make_daemon):
     scene.add(BAD, 3)
     simulator.fault("no-permission", BAD, count=2)
     scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "150"})
-    scene.daemon.wait_delivered(BAD, 3, timeout=20)         # 20 minutes at most
+    scene.daemon.wait_delivered(BAD, 3, timeout=60)
     assert scene.daemon.wait_line("mailbox=%s .*failure=no-access .*trying again in" % BAD) and simulator.counts("fault-no-permission") == 2
     scene.mended()
 
@@ -700,7 +708,7 @@ def test_sessions_that_end_at_once_each_time(scene):
     """Ordinary, but not without end: the second short one in a row waits."""
     scene.add(BAD, 1)
     scene.simulator.fault("answer", BAD, line="* BYE Session invalidated - AccessTokenExpired", close=True, command="IDLE", count=4)
-    scene.start()
+    scene.start(4)
     scene.daemon.wait_line("session ended: .*AccessTokenExpired.*signing in again")
     scene.daemon.wait_line("failure=token-expired")
     scene.mended()

@@ -101,9 +101,13 @@ def test_a_slow_request_is_cut_off(served, to):
         s.sendall(b"GET /status HTTP/1.1\r\nX: ")
         began = time.monotonic()
         while not select.select([s], [], [], 0.1)[0]:
-            s.sendall(b"y")
+            try:
+                s.sendall(b"y")
+            except OSError:             # closed meanwhile
+                break
             assert time.monotonic() - began < 10
-        assert read_all(s) == b"" or code(read_all(s)) != 200
+        answer = read_all(s)
+        assert answer == b"" or code(answer) != 200
         assert time.monotonic() - began > 0.2
     assert is_alive(served)
 
@@ -150,7 +154,8 @@ def test_a_reader_that_does_not_read(simulator, served):
         assert hung_up.poll(20000)
         answer = read_all(s)
         assert code(answer) == 200 and not answer.endswith(b"0\r\n\r\n")
-    assert served.status("?summary=1")["loop"]["lag_max_ms"] < 1000           # 100 ms, and what a busy machine takes
+    lag_ms, most_ms = served.lag_ms()
+    assert lag_ms < 4 * most_ms             # of a clock that is four times faster
     assert json.loads(served.ctl("status", "--json").stdout)["totals"]["mailboxes"] == 3001
 
 

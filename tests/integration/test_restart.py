@@ -8,7 +8,7 @@ import pytest
 
 from lib.simulator import most_within
 
-N, RATE, PER_SECOND, AT_ONCE = 1000, 20, 5, 20
+N, RATE, PER_SECOND, AT_ONCE = 1000, 10, 5, 20
 
 
 def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
@@ -18,34 +18,35 @@ def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
         simulator.add(address, [{"seed": 1, "size": 1200}])
     daemon = make_daemon(program="mailpolld-scaled")
 
-    def run(log, per_second):
+    def run(log, per_second, delivered):
         """Until all watch. Gives the lines of the log, and how long it took of the daemon's clock."""
         daemon.config(addresses, admission={"sessions_per_second": per_second, "starting_at_once": AT_ONCE})
         with open(log, "wb") as stderr:
             daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE)}, stderr=stderr)
         started = time.monotonic()
-        simulator.wait("idling", N, timeout_s=120)
+        simulator.wait("idling", N, timeout_s=300)
         took_s = (time.monotonic() - started) * RATE
-        daemon.wait(lambda s: daemon.status("?summary=1")["totals"]["watching"] == N)
+        daemon.wait(lambda s: [daemon.status("?summary=1")["totals"][k] for k in ("watching", "delivered")] == [N, delivered])
         assert daemon.stop() == 0
         with open(log, encoding="utf-8", errors="replace") as f:
             return f.read().splitlines(), took_s
 
-    run(tmp_path / "first", "off")
+    run(tmp_path / "first", "off", N)
     before = simulator.state()
     assert before["counts"]["bodies"] == N
-    lines, took_s = run(tmp_path / "again", PER_SECOND)
+    lines, took_s = run(tmp_path / "again", PER_SECOND, 0)
     after = simulator.state()
 
     admitted = collections.Counter(line.split(" ", 1)[0] for line in lines if "admitted to sign in" in line)
-    again = sum("event=sign-in-failed" in line and "failure=connect" in line for line in lines)      # a busy machine's fault, at twenty times its speed
+    again = sum("event=sign-in-failed" in line for line in lines)         # a busy machine's fault, at ten times its speed
     assert sum(admitted.values()) == N + again and again < N / 100 and max(admitted.values()) <= PER_SECOND, admitted.most_common(3)
     assert took_s >= (N - 2) / PER_SECOND and after["signing_in_most"] <= AT_ONCE, (took_s, after["signing_in_most"])
     commands = {name: n - before["commands"].get(name, 0) for name, n in after["commands"].items() if n > before["commands"].get(name, 0)}
-    assert N <= commands.pop("IDLE") <= commands.pop("UID SEARCH") < 2 * N        # on a slow machine the first look again before the last have begun
-    assert commands == {"CAPABILITY": 2 * N, "AUTHENTICATE": N, "SELECT": N}, commands
+    assert N <= commands.pop("IDLE") < 2 * N and commands.pop("UID SEARCH", 0) < N        # on a slow machine the first look again before the last have begun
+    assert set(commands) == {"CAPABILITY", "AUTHENTICATE", "SELECT"}, commands
+    assert 2 * N <= commands["CAPABILITY"] <= 2 * (N + again) and all(N <= commands[name] <= N + again for name in ("AUTHENTICATE", "SELECT")), commands
     searches = re.findall(r"(?m)^C \S+ UID SEARCH (.*)$", "\n".join(simulator.log_lines()))
-    assert searches and set(searches) == {"UID 2:*"}
+    assert set(searches) <= {"UID 2:*"}
     assert after["counts"]["bodies"] == N and after["counts"]["token_requests"] == before["counts"]["token_requests"] + 1
 
 
@@ -72,7 +73,7 @@ def test_server_that_ends_all_sessions(simulator, make_daemon, by):
     assert simulator.counts("refused") == 0 and simulator.counts("token_requests") == 1 + (by == "expire")
     for came in (at[:n], at[n:]):
         assert most_within(came, 1) <= 2 * per_second * rate, came         # on a busy machine those on their way come together
-        assert came[-1] - came[0] >= (n - 1) / (per_second * rate) - 0.2, came
+        assert came[-1] - came[0] >= (n - 1) / (per_second * rate) - 1, came       # the first may have waited for the token
 
 
 def test_who_fails_does_not_stand_before_others(simulator, make_daemon):
@@ -84,6 +85,6 @@ def test_who_fails_does_not_stand_before_others(simulator, make_daemon):
         simulator.fault("hang-authenticate", address)
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([*failing, {"address": works, "watch": "poll", "interval": "1m"}], admission={"starting_at_once": 1})
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
-    simulator.wait("logins", 4, works)
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "25"})
+    simulator.wait("logins", 4, works, timeout_s=60)
     assert not daemon.has_line("mailbox=%s .*failure=" % works)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 ADDRESS = "support@contoso.example"
-RATE = 20
+RATE = 10
 REACH, BROKEN, NONE = "Cannot reach localhost", "localhost can be reached but does not answer", "localhost gave an answer that is none of a token endpoint"
 BUSY, LIMITED = "localhost is temporarily unavailable; existing sessions continue", "localhost is limiting token requests"
 MIB = "x" * (2 ** 20 + 1)

@@ -76,16 +76,16 @@ def test_idle_that_does_not_work(simulator, daemon, line):
     assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1
 
 
-@pytest.mark.parametrize("more", [{"line": "{tag} BAD Command Error. 10"}, {"line": "* BYE Connection closed.", "close": True},
-                                  {"line": "{tag} NO Server Unavailable. 15"}], ids=["bad", "closed", "unavailable"])
-def test_idle_that_ends_the_session(simulator, make_daemon, more):
+@pytest.mark.parametrize("more,rate", [({"line": "{tag} BAD Command Error. 10"}, 10), ({"line": "* BYE Connection closed.", "close": True}, 1),
+                                       ({"line": "{tag} NO Server Unavailable. 15"}, 1)], ids=["bad", "closed", "unavailable"])
+def test_idle_that_ends_the_session(simulator, make_daemon, more, rate):
     """exchange-online 5.7: after the second time it is not sent again, in later sessions neither"""
     simulator.mailbox(ADDRESS)
     simulator.fault("answer", ADDRESS, command="IDLE", **more)
     daemon = make_daemon(program="mailpolld-scaled")
-    daemon.config([ADDRESS], {"interval": "20s"})
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
-    daemon.wait_line("the server offers no IDLE that works: looking every 20 s")
+    daemon.config([ADDRESS], {"interval": "%ds" % (2 * rate)})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(rate)})       # after BAD there is a wait of a minute; else an IDLE must have ended within a second
+    daemon.wait_line("the server offers no IDLE that works: looking every %d s" % (2 * rate))
     for i in range(3):
         simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
         daemon.wait_delivered(ADDRESS, i + 1)
@@ -216,7 +216,7 @@ def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
 def test_poll(simulator, daemon):
     """connect, SELECT, FETCH, LOGOUT; SEARCH only when SELECT tells that there may be more than one"""
     simulator.mailbox(ADDRESS)
-    daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "3s"})
     daemon.start()
 
     def polls(n, times):
@@ -352,7 +352,7 @@ def test_after_that_is_throttled(simulator, make_daemon):
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([{"address": ADDRESS, "after": "seen"}])
     daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
-    daemon.wait_delivered(ADDRESS, 450, timeout=30)
+    daemon.wait_delivered(ADDRESS, 450, timeout=60)
     simulator.clear(ADDRESS)
     daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
 
@@ -369,7 +369,7 @@ def test_message_that_looks_find_late_in_a_second_folder(simulator, make_daemon)
     simulator.wait("fault-search-hides", 8)
     assert daemon.of(ADDRESS)["folders"][1]["delivered"] == 0
     simulator.clear(ADDRESS)
-    daemon.wait_delivered(ADDRESS, 1)
+    daemon.wait_delivered(ADDRESS, 2)
 
 
 def test_folder_that_is_refused_is_not_complete(simulator, daemon):
@@ -377,10 +377,10 @@ def test_folder_that_is_refused_is_not_complete(simulator, daemon):
     simulator.mailbox(ADDRESS, ["INBOX", "Archive"])
     simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(3)], "Archive")
     simulator.fault("answer", ADDRESS, command="UID FETCH", line="* BYE Connection closed.", close=True, count=1)
+    simulator.fault("select-no", ADDRESS, uids=["Archive"], skip=1)          # it can be opened, until its first FETCH
     daemon.config([{"address": ADDRESS, "folders": ["INBOX", "Archive"]}])
     daemon.start()
     simulator.wait("fault-answer", 1)
-    simulator.fault("select-no", ADDRESS, uids=["Archive"])
     daemon.wait_line("event=mailbox-stalled .*folder=Archive")
     daemon.wait_state(ADDRESS, "watching")
 
@@ -400,7 +400,7 @@ def test_folder_that_cannot_be_opened(simulator, make_daemon):
     simulator.mailbox(ADDRESS, ["INBOX"])
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([{"address": ADDRESS, "folders": ["Invoices", "INBOX"]}])
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
     hint = "Folder Invoices of %s cannot be opened" % ADDRESS
     line = daemon.wait_line("event=mailbox-stalled .*failure=folder-refused")
     assert "folder=Invoices" in line and hint in line
@@ -436,16 +436,19 @@ def test_uid_search_lists_the_last_message(simulator, daemon):
     daemon.start()
     daemon.wait_delivered(ADDRESS, 1)
     simulator.wait("command:UID SEARCH", 5)
-    assert simulator.counts("bodies") == 1 and time.time() > 0
+    assert simulator.counts("bodies") == 1 
 
 
 def test_message_removed_by_somebody_else(simulator, daemon):
-    """Gone before it was fetched: no harm (exchange-online 4.6)."""
+    """Gone before it was looked for, between the look and its FETCH, or after it: no harm (exchange-online 4.6)."""
     simulator.mailbox(ADDRESS)
     uids = simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(5)])
-    simulator.post("/remove", address=ADDRESS, folder="INBOX", uids=[uids[1], uids[4]])
+    simulator.post("/remove", address=ADDRESS, folder="INBOX", uids=[uids[1]])
+    simulator.fault("delay-fetch", ADDRESS, seconds=1, count=1)
     daemon.config([ADDRESS])
     daemon.start()
+    simulator.wait("fault-delay-fetch", 1)
+    simulator.post("/remove", address=ADDRESS, folder="INBOX", uids=[uids[4]])
     daemon.wait_delivered(ADDRESS, 3)
     simulator.post("/remove", address=ADDRESS, folder="INBOX", uids=[uids[0]])
     simulator.add(ADDRESS, [{"seed": 8, "size": 1200}])
