@@ -85,6 +85,6 @@ def test_who_fails_does_not_stand_before_others(simulator, make_daemon):
         simulator.fault("hang-authenticate", address)
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([*failing, {"address": works, "watch": "poll", "interval": "1m"}], admission={"starting_at_once": 1})
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "25"})
-    simulator.wait("logins", 4, works, timeout_s=60)
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "40"})
+    simulator.wait("logins", 3, works, timeout_s=120)
     assert not daemon.has_line("mailbox=%s .*failure=" % works)

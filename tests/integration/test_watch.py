@@ -216,7 +216,7 @@ def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
 def test_poll(simulator, daemon):
     """connect, SELECT, FETCH, LOGOUT; SEARCH only when SELECT tells that there may be more than one"""
     simulator.mailbox(ADDRESS)
-    daemon.config([ADDRESS], {"watch": "poll", "interval": "3s"})
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "2s"})
     daemon.start()
 
     def polls(n, times):
