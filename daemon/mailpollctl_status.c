@@ -212,8 +212,13 @@ static void show_totals(FILE *to, json_t *totals)
 	static const char *const not_states[] = { "mailboxes", "failing", "delivered" };
 	const char *key, *separator = ": ";
 	json_t *value;
+	char *text = NULL;
+	size_t len;
+	FILE *line = open_memstream(&text, &len);
 
-	fprintf(to, "%lld mailboxes", number_of(totals, "mailboxes"));
+	if (line == NULL)
+		abort();
+	fprintf(line, "%lld mailboxes", number_of(totals, "mailboxes"));
 	json_object_foreach(totals, key, value) {
 		bool is_state = true;
 
@@ -221,11 +226,13 @@ static void show_totals(FILE *to, json_t *totals)
 			is_state = is_state && strcmp(key, not_states[i]) != 0;
 		if (!is_state || json_integer_value(value) == 0)
 			continue;
-		fprintf(to, "%s%lld ", separator, (long long)json_integer_value(value));
-		put_clean(to, key);
+		fprintf(line, "%s%lld %s", separator, (long long)json_integer_value(value), key);
 		separator = ", ";
 	}
-	fprintf(to, "; %lld failing; %lld delivered since the start\n", number_of(totals, "failing"), number_of(totals, "delivered"));
+	fprintf(line, "; %lld failing; %lld delivered since the start", number_of(totals, "failing"), number_of(totals, "delivered"));
+	fclose(line);
+	put_text(to, 0, "", text);
+	free(text);
 }
 
 static void show_admission(FILE *to, const json_t *admission)

@@ -6,6 +6,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import termios
 import time
@@ -94,6 +95,24 @@ def test_the_table(simulator, daemon):
     above = re.sub(r"\s+", " ", "\n".join(lines[:next(i for i, line in enumerate(lines) if line.startswith("MAILBOX "))]))
     assert "no-access: 4 mailboxes, such as m05@contoso.example: " in above and above.count("Add-MailboxPermission m05") == 1
     assert "folder-refused: m12@contoso.example: " in above and above.count("Folder INBOX of m12@contoso.example cannot be opened") == 1
+
+
+def test_totals_of_many_states(simulator, daemon, tmp_path):
+    """As a daemon of five thousand mailboxes may answer: wrapped as the rest is"""
+    start(simulator, daemon)
+    answer = daemon.status()
+    answer["totals"] = {**{state: 5000 for state in answer["totals"]}, "mailboxes": 50000}
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "control"))
+        server.listen()
+        shown = subprocess.Popen([CTL, "-s", str(tmp_path / "control"), "status"], stdout=subprocess.PIPE, text=True)
+        client = server.accept()[0]
+        client.recv(65536)
+        body = json.dumps(answer).encode()
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        text = shown.communicate(timeout=30)[0]
+        client.close()
+    assert max(len(line) for line in text.split("\n") if "5000" in line) <= 100 and "5000 waiting-token, " in " ".join(text.split()) and "5000 delivered since the start" in text
 
 
 def test_filters(simulator, daemon):
