@@ -312,6 +312,22 @@ bool folder_owed_last_try(const struct folder *f, uint32_t uid)
 	return o != NULL && o->attempts >= ARRAY_LEN(owed_waits_s);
 }
 
+void folder_note_waiting(struct folder *f, int64_t now_wall_s)
+{
+	uint32_t p = ranges_first(&f->pending), u = ranges_first(&f->under_way), first = p == 0 || (u != 0 && u < p) ? u : p, last;
+
+	p = ranges_last(&f->pending);
+	u = ranges_last(&f->under_way);
+	last = u > p ? u : p;
+	if (last > f->waiting_to && f->later_since_wall_s == 0)
+		f->later_since_wall_s = now_wall_s;
+	if (first != 0 && f->waiting_since_wall_s != 0 && first <= f->waiting_to)
+		return;
+	f->waiting_since_wall_s = first != 0 ? f->later_since_wall_s : 0;
+	f->waiting_to = last;
+	f->later_since_wall_s = 0;
+}
+
 void folder_owed_over(struct folder *f, uint32_t uid)
 {
 	struct store_owed *o = owed_find(f, uid);

@@ -48,7 +48,8 @@ struct folder {
 	uint32_t singly_to;		/* a FETCH of many was refused: one at a time up to this UID; 0: not so */
 	unsigned looks_for_nothing;	/* in a row, after an EXISTS that promised something */
 	msec_t look_again_ms;		/* 0: no need */
-	int64_t waiting_since_wall_s;	/* since when there has been something to fetch; 0: there is nothing */
+	int64_t waiting_since_wall_s;	/* since when the oldest that is pending or under way is known, about; 0: there is none */
+	uint32_t waiting_to; int64_t later_since_wall_s;	/* of up to this UID; since when there are later ones, 0: none */
 	msec_t looked_ms;		/* the last whole look; 0: never, or one is under way */
 	uint32_t idle_uidnext, idle_messages; unsigned idle_looks; msec_t idle_since_ms;	/* UIDNEXT, EXISTS that looks found nothing behind; since when */
 	struct failure *refused;	/* it could not be opened, the mailbox's others could; NULL: it can */
@@ -83,6 +84,9 @@ void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);
 /* The lowest UID that may be settled along with uid, since none in between exists. */
 uint32_t folder_settle_from(const struct folder *, uint32_t uid);
 void folder_settled(struct folder *, uint32_t from, uint32_t uid);
+/* Keeps waiting_since_wall_s, after a look and after each settlement. What became known after the first ones have been taken for one is taken
+ * for one, too: while mail never ceases to come, the age is that of a few messages, not of all. */
+void folder_note_waiting(struct folder *, int64_t now_wall_s);
 void folder_put_back(struct folder *, const struct ranges *uids);	/* under way no more, to be fetched again */
 
 /* When the UIDs have changed: a message whose INTERNALDATE is older than this counts as delivered, though the record of

@@ -278,8 +278,7 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 	struct folder *f = folder_of(m, message);
 
 	folder_settled(f, message->settle_from, message->uid);
-	if (f->pending.n == 0 && f->under_way.n == 0)
-		f->waiting_since_wall_s = 0;
+	folder_note_waiting(f, clock_wall_s());
 	m->progress_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	mailbox_released(m);

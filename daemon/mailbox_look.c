@@ -279,10 +279,7 @@ static void on_look_done(struct mailbox *m, struct folder *f)
 	f->idle_looks = n > 0 ? 0 : f->idle_looks + 1;
 	if (f->idle_looks == 1)
 		f->idle_since_ms = clock_now_ms();
-	if (n > 0 && f->waiting_since_wall_s == 0)
-		f->waiting_since_wall_s = clock_wall_s();
-	else if (n == 0 && f->under_way.n == 0)
-		f->waiting_since_wall_s = 0;
+	folder_note_waiting(f, clock_wall_s());
 	plan_look_again(f, n > before);
 	log_debug(&m->log, "%s: %llu to fetch", f->name, (unsigned long long)n);
 }

@@ -359,10 +359,46 @@ static void test_known_before(void **state)
 	folder_done(&f);
 }
 
+/* Mail that never ceases to come is not as old as the first of it. */
+static void test_since_when_something_waits(void **state)
+{
+	struct folder f;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	folder_note_waiting(&f, 100);
+	assert_int_equal(f.waiting_since_wall_s, 0);
+	set(&f.under_way, "1:3");
+	folder_note_waiting(&f, 110);
+	assert_int_equal(f.waiting_since_wall_s, 110);
+	set(&f.pending, "4");
+	folder_note_waiting(&f, 120);
+	set(&f.pending, "4:9");
+	folder_note_waiting(&f, 130);
+	assert_int_equal(f.waiting_since_wall_s, 110);
+	ranges_remove(&f.under_way, 1, 2);
+	folder_note_waiting(&f, 140);
+	assert_int_equal(f.waiting_since_wall_s, 110);
+	ranges_remove(&f.under_way, 3, 3);
+	folder_note_waiting(&f, 150);
+	assert_int_equal(f.waiting_since_wall_s, 120);		/* of 4:9 the first */
+	set(&f.under_way, "12");
+	ranges_remove(&f.pending, 4, 9);
+	folder_note_waiting(&f, 160);				/* and settled at once */
+	assert_int_equal(f.waiting_since_wall_s, 160);
+	ranges_remove(&f.under_way, 12, 12);
+	folder_note_waiting(&f, 170);
+	assert_int_equal(f.waiting_since_wall_s, 0);
+	set(&f.pending, "2");					/* put back, or once more */
+	folder_note_waiting(&f, 180);
+	assert_int_equal(f.waiting_since_wall_s, 180);
+	folder_done(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_many_are_owed), cmocka_unit_test(test_known_before),
+		cmocka_unit_test(test_many_are_owed), cmocka_unit_test(test_since_when_something_waits), cmocka_unit_test(test_known_before),
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
