@@ -1,5 +1,4 @@
 """/metrics and /healthz: what Prometheus reads, its alerts, the dashboard."""
-import http.client
 import json
 import os
 import re
@@ -12,26 +11,12 @@ from urllib.parse import quote
 import pytest
 
 from lib.daemon import LAG_MOST_MS
+from lib.metrics import get, numbers
 from lib.ports import free_port
 
 M = "support@contoso.example"
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 PROMTOOL = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-
-
-def get(port, path, method="GET"):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request(method, path)
-        answer = connection.getresponse()
-        return answer.status, answer.getheader("Content-Type"), answer.read().decode()
-    finally:
-        connection.close()
-
-
-def numbers(text):
-    """{'name{labels}': value}"""
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line and not line.startswith("#")}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command's hygiene, quarantine, held mailboxes, Maildir permissions."""
 import collections
-import contextlib
 import json
 import os
 import pwd
@@ -15,6 +14,7 @@ import time
 import pytest
 
 from lib.daemon import BUILD
+from lib.disk import fill, small_disk
 from lib.gate import Gate
 from lib.maildir import Maildir, sha256_of
 
@@ -389,22 +389,6 @@ def test_commands_at_once(simulator, daemon):
     assert sorted(out(daemon)) == [*addresses, "go"]
 
 
-@contextlib.contextmanager
-def small_disk(daemon, directory, size):
-    """A file system of that size, gone again with the daemon."""
-    mount = str(directory / "small")
-    os.makedirs(mount)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + size, "tmpfs", mount], capture_output=True).returncode != 0:
-        pytest.skip("cannot mount a tmpfs here")
-    try:
-        yield mount
-        assert daemon.stop() == 0
-    finally:
-        if daemon.process and daemon.process.poll() is None:
-            daemon.kill9()
-        subprocess.run(["umount", mount], check=True)
-
-
 def test_full_disk(simulator, daemon, tmp_path):
     """A small file system fills up: held, nothing lost; room is made: all arrive, once."""
     simulator.mailbox(ADDRESS)
@@ -427,9 +411,7 @@ def test_full_state_dir(simulator, daemon, tmp_path):
         daemon.config([ADDRESS], top={"state_dir": mount, "min_free": "0K"})
         daemon.start()
         simulator.wait("idling", 1)
-        with contextlib.suppress(OSError), open(mount + "/full", "wb", buffering=0) as f:
-            while f.write(b"x" * 4096):
-                pass
+        fill(mount + "/full")
         simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(3)])
         line = daemon.wait_line("event=store-failed failure=store hint=")
         assert "cannot write the state in %s" % mount in line and "Make room on the file system of state_dir" in line
