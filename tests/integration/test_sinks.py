@@ -462,6 +462,30 @@ def test_quarantine_for_operators(simulator, daemon):
     assert daemon.ctl("quarantine", "burn").returncode == 64
 
 
+def test_quarantine_drop_of_what_is_old(simulator, daemon):
+    """--older-than, by the time of the first refusal: both files go, and what is younger stays"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(5)])
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [script(daemon, "exit 65")]}}])
+    daemon.start()
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 5)
+    messages = json.loads(daemon.ctl("quarantine", "list", "--json").stdout)["messages"]
+    keys, directory = [m["key"] for m in messages], os.path.join(daemon.state_dir, "quarantine")
+    for message, age_s in zip(messages, (49 * 3600, 3 * 3600, 100 * 60, 1200)):
+        message["quarantined_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age_s))
+        with open(os.path.join(directory, message["key"] + ".json"), "w") as f:
+            json.dump(message, f)
+    for n, (age, too_high) in enumerate((("2d", "3d"), ("2h", "4h"), ("90m", "110m"), ("900s", "1h"))):
+        assert daemon.ctl("quarantine", "drop", "--older-than", too_high).stdout == "nothing in quarantine is that old\n"
+        done = daemon.ctl("quarantine", "drop", "--older-than", age)
+        assert (done.returncode, done.stdout) == (0, "%s is dropped\n" % keys[n]), age
+        assert sorted(os.listdir(directory)) == sorted(key + end for key in keys[n + 1:] for end in (".eml", ".json"))
+    assert daemon.of(ADDRESS)["folders"][0]["quarantined"] == 1
+    for wrong in ("900", "2w", "h", "-1h", "1.5h"):
+        refused = daemon.ctl("quarantine", "drop", "--older-than", wrong)
+        assert refused.returncode == 64 and len(os.listdir(directory)) == 2, wrong
+
+
 def test_retry_while_the_disk_hangs(simulator, daemon, tmp_path):
     """The loop waits for none of its steps"""
     simulator.mailbox(ADDRESS)
