@@ -1,8 +1,10 @@
-"""/metrics and /healthz: what Prometheus reads, its alerts, the dashboard."""
+"""/metrics and /healthz: what Prometheus reads, its alerts, the dashboard; what makes the health bad, and good again."""
+import calendar
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -11,7 +13,8 @@ from urllib.parse import quote
 import pytest
 
 from lib.daemon import LAG_MOST_MS
-from lib.metrics import get, numbers
+from lib.disk import fill, small_disk
+from lib.metrics import get, numbers, wait_numbers
 from lib.ports import free_port
 
 M = "support@contoso.example"
@@ -106,6 +109,80 @@ def test_degraded(simulator, served):
     assert code == 200 and json.loads(body)["health"] == "degraded"
     simulator.add(M, [{"seed": 9, "size": 2000}])
     served.wait_delivered(M, 6)
+
+
+def test_credential_that_is_refused(simulator, daemon):
+    """Its mailboxes alone are not served; how its requests end is counted for it alone"""
+    port, other, secret = free_port(), "other@contoso.example", os.path.join(daemon.directory, "other-secret")
+    for address in (M, other):
+        simulator.mailbox(address)
+    with open(secret, "w") as f:
+        f.write("wrong")
+    os.chmod(secret, 0o600)
+    daemon.config([M, {"address": other, "credential": "second"}], top={"metrics_listen": "127.0.0.1:%d" % port},
+                  credentials={"second": {"client_secret_file": secret}})
+    daemon.start()
+
+    def tokens(n):
+        """Failing, requests that were answered, and refused: of each credential"""
+        names = ('token_failing{credential="%s"}', 'token_requests_total{credential="%s",outcome="ok"}', 'token_requests_total{credential="%s",outcome="failed"}')
+        return [[n[name % credential] for credential in ("contoso", "second")] for name in names]
+    n = wait_numbers(daemon, port, health=1, mailboxes_failing=1, **{'mailboxes{state="watching"}': 1})
+    assert tokens(n) == [[0, 1], [1, 0], [0, 1]]
+    status = daemon.status()
+    assert status["health"] == "degraded" and [(r["what"], r["name"]) for r in status["reasons"]] == [("credential", "second")]
+    assert "copy its Value column" in status["reasons"][0]["hint"]
+    with open(secret, "w") as f:
+        f.write(simulator.secret)
+    assert daemon.ctl("reload").returncode == 0             # a person has changed something: tried at once
+    daemon.poll(other)
+    n = wait_numbers(daemon, port, health=0, mailboxes_failing=0, **{'mailboxes{state="watching"}': 2})
+    assert tokens(n) == [[0, 0], [1, 1], [0, 1]]
+    assert daemon.status()["reasons"] == []
+
+
+def test_state_that_cannot_be_written(simulator, daemon, tmp_path):
+    """Down until there is room again"""
+    port = free_port()
+    simulator.mailbox(M)
+    with small_disk(daemon, tmp_path, "2m") as mount:
+        daemon.config([M], top={"state_dir": mount, "min_free": "0K", "metrics_listen": "127.0.0.1:%d" % port})
+        daemon.start()
+        wait_numbers(daemon, port, health=0, store_failing=0, **{'mailboxes{state="watching"}': 1})
+        fill(mount + "/full")
+        simulator.add(M, [{"seed": 1, "size": 2000}])
+        wait_numbers(daemon, port, health=2, store_failing=1)
+        status = daemon.status()
+        assert status["health"] == "down" and [(r["what"], r["name"]) for r in status["reasons"]] == [("store", "state")]
+        assert "Make room on the file system of state_dir" in status["reasons"][0]["hint"] and get(port, "/healthz")[0] == 503
+        os.unlink(mount + "/full")
+        wait_numbers(daemon, port, health=0, store_failing=0, **{'deliveries_total{outcome="delivered"}': 1})
+        assert daemon.status()["reasons"] == [] and get(port, "/healthz")[0] == 200
+
+
+def test_many_that_fail_for_long(simulator, make_daemon):
+    """Three at least, more than 1 % of all, for a quarter of an hour: less is no more than what each mailbox tells; all of them: down"""
+    daemon, closed = make_daemon(program="mailpolld-scaled"), free_port()
+    bad, idle = ["bad%d@contoso.example" % i for i in range(3)], ["idle%03d@contoso.example" % i for i in range(297)]
+
+    def configure(mailboxes):
+        daemon.config(mailboxes, {"port": closed}, {"log_level": "warning"})
+    configure([*bad, *idle])
+    daemon.start()
+    assert daemon.ctl("pause", "idle*").returncode == 0     # who is paused does not fail
+    daemon.wait(lambda s: s["totals"]["paused"] == 297)
+    assert daemon.stop() == 0
+    configure([*bad, *idle[1:]])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
+    status = daemon.wait(lambda s: any(r["what"] == "mailboxes" for r in s["reasons"]), query="?failing=1")
+    reason = next(r for r in status["reasons"] if r["what"] == "mailboxes")
+    times = [calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")) for text in (reason["since"], *(m["failing_since"] for m in status["mailboxes"]))]
+    assert status["health"] == "degraded" and reason["name"] == "many" and "3 of 299 mailboxes fail" in reason["hint"]
+    assert len(times) == 4 and times[0] - max(times[1:]) >= 899, times
+    for mailboxes, health, failing in (([*bad, *idle], "ok", 3), ([*bad, idle[0]], "degraded", 3), ([*bad[:2], idle[0]], "ok", 2), (bad[:2], "down", 2)):
+        configure(mailboxes)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait(lambda s: (s["totals"]["mailboxes"], s["totals"]["failing"], s["health"]) == (len(mailboxes), failing, health), 20, health, "?failing=1")
 
 
 def test_series_of_each_mailbox(simulator, daemon):

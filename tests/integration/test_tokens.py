@@ -325,7 +325,8 @@ def test_token_in_hand_outlives_the_endpoint(simulator, daemon, fail):
     daemon.start()
     simulator.wait("logins", 1)
     simulator.post("/token", fail=fail)
-    daemon.wait(lambda s: credential(s)["state"] == "stale", timeout=60)
+    status = daemon.wait(lambda s: credential(s)["state"] == "stale", timeout=60)
+    assert status["health"] == "degraded" and [(r["what"], r["name"]) for r in status["reasons"]] == [("credential", "contoso")]
     simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
     daemon.wait_delivered(ADDRESS, 1)
     before = simulator.counts("logins")
@@ -333,7 +334,7 @@ def test_token_in_hand_outlives_the_endpoint(simulator, daemon, fail):
     assert daemon.of(ADDRESS)["failures"] == 0
     simulator.post("/token", fail=None)
     daemon.request("POST", "/reload")           # a person has changed something: tried at once
-    daemon.wait(lambda s: credential(s)["state"] == "fresh")
+    assert daemon.wait(lambda s: credential(s)["state"] == "fresh")["health"] == "ok"
 
 
 def test_secret_file_that_is_away_for_a_while(simulator, make_daemon):
@@ -354,6 +355,27 @@ def test_secret_file_that_is_away_for_a_while(simulator, make_daemon):
     assert daemon.of(ADDRESS)["failures"] == 0
     daemon.write_secret(simulator.secret)
     daemon.wait(lambda s: credential(s)["state"] == "fresh" and credential(s)["error"] is None)
+
+
+def test_secret_file_that_is_missing_at_the_start(simulator, daemon):
+    """Its own credential fails, and no other; put there, it needs no restart"""
+    other, secret = "other@contoso.example", os.path.join(daemon.directory, "other-secret")
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    daemon.config([{"address": other, "credential": "second"}, ADDRESS], credentials={"second": {"client_secret_file": secret}})
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 1)
+    status = daemon.wait(lambda s: s["totals"]["failing"] == 1 and s["totals"]["watching"] == 1)
+    assert {c["name"]: c["state"] for c in status["credentials"]} == {"contoso": "fresh", "second": "failed"}
+    assert status["health"] == "degraded" and [(r["what"], r["name"]) for r in status["reasons"]] == [("credential", "second")]
+    assert secret in status["reasons"][0]["hint"] and daemon.of(other)["failure"] == "secret-file" and simulator.counts("token_requests") == 1
+    shutil.copy(daemon.secret_file, secret)
+    assert daemon.ctl("reload").returncode == 0
+    daemon.poll(other)
+    daemon.wait_delivered(other, 1)
+    daemon.wait(lambda s: s["totals"]["watching"] == 2 and s["health"] == "ok" and s["reasons"] == [])
+    assert simulator.state(ADDRESS)["logins"] == 1
 
 
 def test_rotated_secret_is_refused_for_a_while(simulator, make_daemon):

@@ -70,8 +70,8 @@ class Daemon:
     def maildir(self, address, folder=None):
         return os.path.join(self.directory, "mail", address, *([folder] if folder else []))
 
-    def config(self, mailboxes, defaults=None, top=None, admission=None):
-        """mailboxes: addresses, or dicts. JSON is YAML."""
+    def config(self, mailboxes, defaults=None, top=None, admission=None, credentials=None):
+        """mailboxes: addresses, or dicts. credentials: of those beside contoso, what they have otherwise. JSON is YAML."""
         sim = self.simulator
         data = {
             "state_dir": self.state_dir, "control_socket": self.socket, "log_level": "debug", "min_free": "1M", **(top or {}),
@@ -82,6 +82,8 @@ class Daemon:
                          "deliver": {"maildir": os.path.join(self.directory, "mail", "%{address}")}, **(defaults or {})},
             "mailboxes": mailboxes,
         }
+        for name, more in (credentials or {}).items():
+            data["credentials"][name] = {**data["credentials"]["contoso"], **more}
         os.makedirs(os.path.join(self.directory, "mail"), exist_ok=True)
         with open(self.file, "w") as f:
             json.dump(data, f, indent=1)
@@ -235,11 +237,11 @@ class Daemon:
             if done.returncode != 69 or left == 0 or self.process.poll() is not None:
                 return done
 
-    def wait(self, condition, timeout=60, what="condition"):
+    def wait(self, condition, timeout=60, what="condition", query=""):
         """Until condition(status) is true; the daemon says so itself."""
         until = time.monotonic() + timeout
         while True:
-            status = self.status()
+            status = self.status(query)
             if condition(status):
                 return status
             assert time.monotonic() < until, "%s: not within %d s: %s\n%s" % (what, timeout, json.dumps(status)[:6000], "\n".join(self.lines[-40:]))
