@@ -213,6 +213,77 @@ def test_series_of_each_mailbox(simulator, daemon):
     assert "contoso.example" not in get(port, "/metrics")[2]
 
 
+def test_messages_on_their_way(simulator, make_daemon):
+    """What lies in the spool, waits, was put off, is still to be deleted on the server, lies in quarantine: while it is so, and no longer"""
+    daemon, port, begun = make_daemon(program="mailpolld-scaled"), free_port(), time.monotonic()
+    take = 'cd "$0"; until [ -s $MAILPOLLD_UID ]; do sleep 0.05; done; code=$(cat $MAILPOLLD_UID); rm $MAILPOLLD_UID; exit $code'
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 2000} for i in range(2)])
+    daemon.config([{"address": M, "after": "delete", "deliver": {"command": ["/bin/sh", "-c", take, daemon.directory], "timeout": "10m"}}],
+                  top={"metrics_listen": "127.0.0.1:%d" % port})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+
+    def answer(uid, code):
+        with open(os.path.join(daemon.directory, str(uid)), "w") as f:
+            f.write(str(code))
+
+    def deliveries(n):
+        return [n['deliveries_total{outcome="%s"}' % outcome] for outcome in ("delivered", "quarantined", "temporary")]
+    n = wait_numbers(daemon, port, spool_bytes=4000, spool_files=2, messages_backlog=2, messages_after_owed=0, messages_quarantined=0, sinks_failing=0,
+                     oldest_undelivered_age_seconds=lambda age: age >= 3)
+    assert n["oldest_undelivered_age_seconds"] <= 10 * (time.monotonic() - begun) + 1 and deliveries(n) == [0, 0, 0]
+    answer(1, 75)
+    n = wait_numbers(daemon, port, spool_bytes=4000, spool_files=2, messages_backlog=2, sinks_failing=1)
+    assert deliveries(n) == [0, 0, 1]
+    answer(1, 0)
+    n = wait_numbers(daemon, port, spool_bytes=2000, spool_files=1, messages_backlog=1, messages_after_owed=1, sinks_failing=0)
+    assert deliveries(n) == [1, 0, 1] and n["oldest_undelivered_age_seconds"] >= 3
+    answer(2, 65)
+    n = wait_numbers(daemon, port, spool_bytes=0, spool_files=0, messages_backlog=0, messages_after_owed=0, messages_quarantined=1, sinks_failing=0,
+                     oldest_undelivered_age_seconds=0)
+    assert deliveries(n) == [1, 1, 1] and list(simulator.folder(M)["messages"]) == ["2"]
+    assert daemon.ctl("quarantine", "drop", "%s%%2FINBOX%%2F14%%2F2" % M).returncode == 0
+    assert deliveries(wait_numbers(daemon, port, messages_quarantined=0)) == [1, 1, 1]
+
+
+def test_sign_ins_that_wait(simulator, daemon):
+    """Behind one that hangs, as long as starting_at_once lets no other begin"""
+    port, addresses = free_port(), ["m%d@contoso.example" % i for i in range(4)]
+    for address in addresses:
+        simulator.mailbox(address)
+    simulator.fault("hang-authenticate", count=1)
+    top = {"metrics_listen": "127.0.0.1:%d" % port}
+    daemon.config(addresses, top=top, admission={"starting_at_once": 1})
+    daemon.start()
+    simulator.wait("fault-hang-authenticate", 1)
+    wait_numbers(daemon, port, **{'sign_ins_waiting{credential="contoso"}': 3, 'mailboxes{state="queued"}': 3})
+    daemon.config(addresses, top=top)
+    assert daemon.ctl("reload").returncode == 0
+    wait_numbers(daemon, port, **{'sign_ins_waiting{credential="contoso"}': 0, 'mailboxes{state="watching"}': 3})
+
+
+def test_slowed_sign_ins(simulator, make_daemon):
+    """From the third mailbox that is throttled within a minute until a minute without"""
+    daemon, port, addresses = make_daemon(program="mailpolld-scaled"), free_port(), ["m%d@contoso.example" % i for i in range(3)]
+    for address in addresses:
+        simulator.mailbox(address)
+        simulator.fault("throttle", address, ms=5000, command="SELECT", count=1)
+    daemon.config(addresses, top={"metrics_listen": "127.0.0.1:%d" % port})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "15"})
+    wait_numbers(daemon, port, **{'admission_slowed{credential="contoso"}': 1, 'sessions_ended_total{reason="throttled"}': 3})
+    wait_numbers(daemon, port, **{'admission_slowed{credential="contoso"}': 0, 'mailboxes{state="watching"}': 3})
+
+
+def test_reload_that_is_refused(served):
+    def reload(text):
+        with open(served.file, "w") as f:
+            f.write(text)
+        return served.ctl("reload").returncode, numbers(get(served.port, "/metrics")[2])["mailpolld_config_last_reload_successful"]
+    with open(served.file) as f:
+        good = f.read()
+    assert [reload(good), reload(good + "nonsense"), reload(good)] == [(0, 1), (1, 0), (0, 1)]
+
+
 def test_secret_expiry(simulator, daemon):
     port = free_port()
     simulator.mailbox(M)

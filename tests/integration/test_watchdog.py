@@ -9,6 +9,8 @@ import pytest
 from lib.daemon import BUILD
 from lib.gate import Gate
 from lib.maildir import Maildir
+from lib.metrics import wait_numbers
+from lib.ports import free_port
 
 A, B, C = "a@contoso.example", "b@contoso.example", "c@contoso.example"
 RATE, PING_S = 60, 5
@@ -109,12 +111,13 @@ def test_backup_that_hangs(simulator, make_daemon, tmp_path):
 
 def test_mailbox_past_its_deadline(simulator, make_daemon):
     """A server that talks without ever answering: the session is torn down, counted, told and started anew; the ping goes on"""
-    daemon = make_daemon(program="mailpolld-scaled")
+    daemon, port = make_daemon(program="mailpolld-scaled"), free_port()
     simulator.mailbox(A)
     simulator.mailbox(B)
     simulator.fault("chatter", A, command="UID SEARCH", every_s=0.1)
-    daemon.config([A, B])
+    daemon.config([A, B], top={"metrics_listen": "127.0.0.1:%d" % port})
     daemon.start(env=FAST)
+    wait_numbers(daemon, port, mailbox_stalls_total=0)
     simulator.wait("logins", 1, A)
     before = time.monotonic()
     line = daemon.wait_line("event=mailbox-stalled mailbox=%s .*no progress within the deadline" % A)
@@ -123,6 +126,7 @@ def test_mailbox_past_its_deadline(simulator, make_daemon):
     simulator.add(A, [{"seed": 1, "size": 1500}])
     daemon.wait_delivered(A, 1)
     wait_pings(daemon, 2)
+    wait_numbers(daemon, port, mailbox_stalls_total=1)
     assert simulator.state(A)["logins"] == 2 and simulator.state(B)["logins"] == 1
     assert daemon.wait_line("event=mailbox-recovered mailbox=%s" % A) and not daemon.has_line("withheld")
 
