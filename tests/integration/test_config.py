@@ -1,10 +1,14 @@
-"""Bad configuration: every error with its position, all in one run."""
+"""Bad configuration: every error with its position, all in one run; and which of several values of a key is in force."""
+import grp
+import json
 import os
+import stat
 import subprocess
 
 import pytest
 
 from lib.daemon import BUILD
+from lib.maildir import Maildir
 
 GOOD = """state_dir: /tmp/nowhere
 control_socket: /tmp/nowhere/control
@@ -207,3 +211,28 @@ def test_re_logins_beyond_admission(tmp_path):
     code, err, _ = check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(1600)))
     assert code == 0 and "sign in anew within the 25 minutes between two tokens of an hour, which takes 2 sessions per second; 1 are allowed" in err
     assert "sign in anew" not in check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(1300)))[1]
+
+
+def test_what_is_in_force(simulator, daemon):
+    """A mailbox's own, then the defaults of its file, then the global ones; `deliver` as a whole"""
+    addresses = ["global@x.example", "own@x.example", "file@x.example", "both@x.example"]
+    for address in addresses:
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    mail = {"maildir": os.path.join(daemon.directory, "mail", "%{address}")}
+    daemon.config([addresses[0], {"address": addresses[1], "interval": "11m", "after": "seen"}],
+                  {"watch": "poll", "interval": "12m", "deliver": {**mail, "mode": "0640", "group": "mail"}}, {"mailbox_files": ["more.yaml"]})
+    with open(os.path.join(daemon.directory, "more.yaml"), "w") as f:
+        json.dump({"defaults": {"interval": "13m", "after": "delete"},
+                   "mailboxes": [addresses[2], {"address": addresses[3], "interval": "14m", "watch": "idle", "deliver": mail}]}, f)
+    daemon.start()
+    told = {}
+    for address in addresses:
+        daemon.wait_delivered(address, 1)
+        settings = json.loads(daemon.ctl("status", address, "--json").stdout)["mailboxes"][0]["settings"]
+        st = os.stat(next(Maildir(daemon.maildir(address)).files()))
+        told[address.split("@")[0]] = (settings["watch"], settings["interval_s"] // 60, settings["after"], oct(stat.S_IMODE(st.st_mode)), st.st_gid)
+        assert settings["deliver"] == mail
+    group = grp.getgrnam("mail").gr_gid
+    assert told == {"global": ("poll", 12, "keep", "0o640", group), "own": ("poll", 11, "seen", "0o640", group),
+                    "file": ("poll", 13, "delete", "0o640", group), "both": ("idle", 14, "delete", "0o600", os.getgid())}
