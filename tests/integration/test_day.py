@@ -8,7 +8,7 @@ import random
 import re
 import time
 
-from lib.daemon import Daemon
+from lib.daemon import Daemon, lateness
 from lib.maildir import Maildir
 from lib.simulator import Simulator, most_within
 
@@ -18,6 +18,7 @@ PER_SECOND = 5
 LIFE_S = 65 * 60 if HOURS >= 6 else 30 * 60
 # Between the next token's arrival and five minutes before the end of this one's (exchange-online 5.3): at least so long
 WINDOW_S = LIFE_S / 2 - min(LIFE_S / 10, 300) - 300
+PAUSE_S = 20 / RATE             # deadlines are 30 s and more
 JITTER_S = 0.25 * RATE          # a quarter of a real second: the two processes do not run at the same instant
 
 
@@ -48,15 +49,27 @@ def all_watching(lines):
     raise AssertionError("not all were ever watched")
 
 
-def test_a_day(tmp_path):
-    os.makedirs(tmp_path / "sim")
-    simulator = Simulator(tmp_path / "sim", clock_rate=RATE)
-    daemon = Daemon(tmp_path / "daemon", simulator, "mailpolld-scaled")
+def live(directory):
+    os.makedirs(directory / "sim")
+    simulator = Simulator(directory / "sim", clock_rate=RATE)
+    daemon = Daemon(directory / "daemon", simulator, "mailpolld-scaled")
     try:
-        run(simulator, daemon, tmp_path / "log")
+        run(simulator, daemon, directory / "log")
     finally:
         daemon.cleanup()
         simulator.stop()
+
+
+def test_a_day(tmp_path):
+    """One in which this machine has paused for as long as a deadline proves nothing: it is lived once more."""
+    for day in range(3):
+        try:
+            live(tmp_path / str(day))
+            return
+        except AssertionError:
+            if lateness.most_s < PAUSE_S or day == 2:
+                raise
+            print("this machine paused for %.2f s: once more" % lateness.most_s)
 
 
 def run(simulator, daemon, log):
