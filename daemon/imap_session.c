@@ -49,6 +49,7 @@ struct imap_session {
 	enum failure_phase where;		/* for failures of the command under way */
 	msec_t idle_ms;
 	uint32_t exists;			/* in the selected folder */
+	unsigned exists_told;			/* so often in this command */
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure *failure;		/* why it ended; NULL: it has not, or as wished */
@@ -263,6 +264,7 @@ static void begin_command(struct imap_session *s, enum imap_command command, enu
 	s->tag++;
 	s->command = command;
 	s->where = phase;
+	s->exists_told = 0;
 	s->done = (struct imap_done){ .command = command };
 }
 
@@ -430,6 +432,7 @@ static void on_command_line(struct imap_session *s, const struct imap_response *
 			s->done.uidnext = r->code_number;
 		break;
 	case IMAP_EXISTS:
+		s->exists_told++;
 		s->done.exists = s->exists = r->number;
 		s->ops->on_exists(s->arg, s->exists);
 		break;
@@ -463,6 +466,8 @@ static void on_command_done(struct imap_session *s, const struct imap_response *
 	}
 	s->done.ok = r->status == IMAP_OK;
 	s->done.read_only = r->code != NULL && strcmp(r->code, "READ-ONLY") == 0;
+	if (s->exists_told > 1)			/* mail has come meanwhile: UIDNEXT may be of before that */
+		s->done.uidnext = 0;
 	s->done.unasked = s->phase == P_IDLE_ASKED || s->phase == P_IDLE;
 	done = s->done;
 	session_enter(s, P_READY);

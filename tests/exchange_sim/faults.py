@@ -21,7 +21,7 @@ In imap.py and fetch.py, within an answer:
                  size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags, fetch-descending
                  fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
     anywhere     unsolicited (before each answer), news (add: messages, one each time; remove: one that has been fetched): with "command": "UID FETCH" between
-                 messages, "UID SEARCH" between its numbers and its OK, "IDLE" before the `+`, "DONE" before its OK
+                 messages, "UID SEARCH" between its numbers and its OK, "SELECT" before its OK, "IDLE" before the `+`, "DONE" before its OK
     looking      search-hides (only), search-also (words), search-descending, search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,
                  uidvalidity (is), uidnext (is), permanent-flags (flags), select-no (uids: names of folders), exists-before-plus, slow-plus (seconds), silent-idle
     afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move

@@ -383,6 +383,7 @@ class Session(fetch.Fetching):
                                   ("UIDNEXT", "The next unique identifier value", uidnext["is"] if uidnext else folder.uidnext)):
             if value is not None:
                 self.say("* OK [%s %s] %s" % (name, value, text))
+        self.news("SELECT")
         await self.ok(tag, "[READ-%s] %s completed." % ("WRITE" if verb == "SELECT" else "ONLY", verb))
 
     async def do_examine(self, tag, args):

@@ -233,6 +233,24 @@ def test_poll(simulator, daemon):
     assert first < polls(4, 2) <= first + 1
 
 
+@pytest.mark.parametrize("watch", ["idle", "poll"])
+@pytest.mark.parametrize("n", [0, 1])
+def test_mail_that_comes_while_a_folder_is_opened(simulator, daemon, watch, n):
+    """EXISTS after UIDNEXT (RFC 3501 7.3.1): UIDNEXT, which knows of n new ones, is not the last word"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.config([ADDRESS], {"watch": watch, "interval": "1h"})
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 1)
+    daemon.wait_state(ADDRESS, "watching", "sleeping")
+    simulator.fault("news", ADDRESS, command="SELECT", add=[{"seed": 9, "size": 1500}], count=1)
+    assert daemon.ctl("pause", ADDRESS).returncode == 0
+    daemon.wait_state(ADDRESS, "paused")
+    simulator.add(ADDRESS, [{"seed": 2 + i, "size": 1500} for i in range(n)])
+    assert daemon.ctl("resume", ADDRESS).returncode == 0
+    daemon.wait_delivered(ADDRESS, n + 2, timeout=30)
+
+
 def test_poll_for_one_that_is_gone(simulator, daemon):
     """SELECT's UIDNEXT names a message that is not there any more: it is neither owed nor asked for without end, and later ones come"""
     simulator.mailbox(ADDRESS)
