@@ -200,7 +200,7 @@ enum step fetch_step(struct mailbox *m, struct folder *f)
 		return STEP_WAIT;
 	if (f->pending.n == 0)
 		return fetch_owed(m, f, owed_due_now(m, f));
-	if (f->sizes == NULL && !f->sizes_refused && ranges_count(&f->pending) > 1) {
+	if (f->sizes == NULL && !f->sizes_refused && !m->no_sizes && ranges_count(&f->pending) > 1) {
 		ask_sizes(m, f);
 		return STEP_SENT;
 	}
@@ -500,7 +500,7 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 	if (done->ok && m->batch_limit < BATCH_MESSAGES)
 		m->batch_limit += m->batch_limit < BATCH_MESSAGES - BATCH_GROWTH ? BATCH_GROWTH : BATCH_MESSAGES - m->batch_limit;
 	if (done->ok && f->singly_to == 0)
-		f->sizes_refused = m->no_sizes;
+		f->sizes_refused = false;
 	if (!done->ok) {
 		on_refused(m, f, done->failure);
 	} else if (m->batch.n > 0) {		/* OK with nothing (5.8 A): the next look tells whether they are still there */

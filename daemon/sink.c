@@ -160,6 +160,8 @@ static void on_quarantined(void *arg, int error)
 	if (error == QUARANTINE_FILE_LOST && m->quarantined_wall_s == 0) {
 		failure_set(&p->why, FAIL_WAIT, SCHEDULE_SINK, "disk", "Look at the disk that state_dir is on.", "cannot flush %s", m->path);
 		spool_remove(m->volume, m->path);
+		counts->temporary++;
+		p->sink->sinks->env.counters->temporary++;
 		answer(p, SINK_FETCH_AGAIN);
 		return;
 	}
