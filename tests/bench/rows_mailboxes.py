@@ -160,7 +160,7 @@ def idle_run(bench, n, base):
     bench.place.clean()
     users = ["idle%05d@bench.test" % i for i in range(n)]
     daemon = Ours(os.path.join(bench.place.disk, "mailpolld"), bench.simulator, bench.dovecot, users).start()
-    daemon.wait_totals(lambda t: t["watching"] == n, "all watching", 300)
+    daemon.wait_totals(lambda t: t["watching"] == n, "all watching", 300, pause=0.2)
     wall, cpu = time.monotonic() - daemon.begun, cpu_s(daemon.pid)
     time.sleep(0.2 if QUICK else 3)
     run = {"wall": wall, "cpu_ms": 1000 * cpu / n, "each_kib": (daemon.anon_kib() - base) / n, "rss_kib": memory_kib(daemon.pid, "VmRSS")}

@@ -39,7 +39,7 @@ def users(n):
 def watching(bench, light, n, defaults=None, top=None):
     bench.place.clean()
     daemon = Ours(os.path.join(bench.place.disk, "mailpolld"), bench.simulator, light, users(n), defaults, top).start()
-    daemon.wait_totals(lambda t: t["watching"] == n, "all watching", 300)
+    daemon.wait_totals(lambda t: t["watching"] == n, "all watching", 300, pause=0.2)
     return daemon
 
 
@@ -112,7 +112,7 @@ def light(bench, server):
         idle_ms = over(daemon, 1 if QUICK else 5)
         asked = [status(daemon) for _ in range(ROUNDS)]
         reloads = [reload(daemon, n, i) for i in range(ROUNDS)]
-        daemon.wait_totals(lambda t: t["watching"] == n, "all watching", 300)
+        daemon.wait_totals(lambda t: t["watching"] == n, "all watching", 300, pause=0.2)
         daemon.cleanup()
         status_ms, reload_s, pause_ms = (statistics.median(v) for v in ([a[1] for a in asked], [r[0] for r in reloads], [r[2] for r in reloads]))
         flat[n] = ((anon - base) / n, start_ms, status_ms / n)
