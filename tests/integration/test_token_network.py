@@ -3,8 +3,11 @@ fault before there is a token, and when it is to be renewed. What is expected: t
 goes on and its mail comes; all well again when the fault goes. The daemon's clock runs twenty times faster."""
 import dataclasses
 import re
+import subprocess
 
 import pytest
+
+from lib.daemon import BUILD
 
 ADDRESS = "support@contoso.example"
 RATE = 10
@@ -116,3 +119,40 @@ def test_answers_that_come_oddly(scene):
     scene.simulator.wait("token_requests", len(ways) + 1)
     scene.add()
     assert not scene.daemon.has_line("failure=") and scene.daemon.of(ADDRESS)["failures"] == 0
+
+
+NO_NAMES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <unistd.h>
+typedef int function(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **list)
+{
+	return access(getenv("NO_NAMES"), F_OK) == 0 ? EAI_NONAME : ((function *)dlsym(RTLD_NEXT, "getaddrinfo"))(host, service, hints, list);
+}
+"""
+
+
+@pytest.mark.skipif("asan" in BUILD, reason="its library must be loaded first")
+def test_name_that_is_not_found(scene, tmp_path):
+    """exchange-online 3.2: told, and tried again soon; an address that was found within the hour is used while the name is not found (RFC 8767)"""
+    daemon, simulator, no_names, library = scene.daemon, scene.simulator, tmp_path / "no-names", str(tmp_path / "no-names.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=NO_NAMES, text=True, check=True)
+    simulator.post("/token", life_s=240, refresh_in=90)         # renewed after 66 to 114 s: a minute's answer is not asked for again
+    no_names.touch()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(RATE), "LD_PRELOAD": library, "NO_NAMES": str(no_names)})
+    line = daemon.wait_line("event=token-failed")
+    assert "failure=resolve " in line and "The name localhost is not found: check DNS" in line and "trying again in 1 s" in line, line
+    no_names.unlink()
+    daemon.wait_state(ADDRESS, "watching")
+    no_names.touch()
+    scene.add()
+    simulator.wait("token_requests", 2)
+    simulator.post("/drop", address=ADDRESS)
+    simulator.wait("logins", 2, ADDRESS)
+    scene.add()
+    credential = scene.credential("fresh")
+    assert credential["error"] is None and daemon.of(ADDRESS)["failures"] == 0 and not daemon.has_line("sign-in-failed|mailbox-stalled")
+    assert all("failure=resolve " in line for line in daemon.lines if "event=token-failed" in line)
