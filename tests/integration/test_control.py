@@ -134,7 +134,8 @@ def test_state_that_cannot_be_used(simulator, daemon):
         assert f.read().startswith(b"this is no database")
 
 
-def test_stop_is_quick_and_safe(simulator, daemon):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_stop_is_quick_and_safe(simulator, daemon, how):
     """In the middle of a batch: what is in flight ends well, nothing twice."""
     simulator.mailbox(A)
     simulator.add(A, [{"seed": i, "size": 20000} for i in range(300)])
@@ -143,7 +144,8 @@ def test_stop_is_quick_and_safe(simulator, daemon):
     daemon.start()
     simulator.wait("bodies", 60)
     started = time.monotonic()
-    assert daemon.stop(10) == 0
+    daemon.process.send_signal(how)
+    assert daemon.finish(10) == 0
     assert time.monotonic() - started < 10
     assert any(line == "STOPPING=1" for _, line in daemon.notified)
     daemon.start()
