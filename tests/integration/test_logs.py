@@ -1,5 +1,6 @@
 """What an operator reads in the log: each event with its name and the fields that mailpolld(8) promises, once, and hourly when it lasts."""
 import datetime
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 
 import pytest
 
+from lib.daemon import BUILD
 from lib.ports import free_port
 
 A, B = "a@contoso.example", "b@contoso.example"
@@ -124,6 +126,30 @@ def test_events_of_what_breaks_around_it(simulator, daemon):
     assert len(refused) == 5 and len(set(taken + refused)) == len(taken + refused) == 12
 
 
+def test_who_asked(simulator, daemon):
+    """Each verb that changes something, and trace, with the user and the process of who wants it, and what it is about"""
+    other = {"user": 65534, "group": os.getgid(), "extra_groups": []} if os.getuid() == 0 else {}       # than the daemon's user
+    os.chmod(daemon.socket_dir, 0o755)
+    ctl, copy = shutil.copy(os.path.join(BUILD, "mailpollctl"), daemon.socket_dir), os.path.join(daemon.socket_dir, "copy.db")
+    simulator.mailbox(A)
+    simulator.add(A, [{"seed": i, "size": 1500} for i in range(2)])
+    daemon.config([{"address": A, "deliver": {"command": [script(daemon, "cat >/dev/null; exit 65\n")]}}])
+    daemon.start()
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 2)
+    first, second = (m["key"] for m in json.loads(daemon.ctl("quarantine", "list", "--json").stdout)["messages"])
+    for verb, args, mailbox, about in (
+            ("poll", [A], A, None), ("pause", [A], A, None), ("pause", ["*"], None, "*"), ("resume", [A], A, None), ("trace", [A], A, None),
+            ("resync", [A, "--since", "2026-01-31"], A, "2026-01-31"), ("quarantine retry", [first], None, first), ("quarantine drop", [second], None, second),
+            ("log-level", ["debug"], None, "debug"), ("backup", [copy], None, copy), ("reload", [], None, None), ("forget", [B], None, B)):
+        asker = subprocess.Popen([ctl, "-s", daemon.socket, *verb.split(), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **other)
+        daemon.wait_changed(lambda: any(t["peer_pid"] == str(asker.pid) for t in events(daemon, "verb")), 20, "%s by %d" % (verb, asker.pid))
+        told = next(t for t in events(daemon, "verb") if t["peer_pid"] == str(asker.pid))
+        assert (told["verb"], told["peer_uid"], told.get("mailbox"), told.get("about")) == (verb, str(other.get("user", os.getuid())), mailbox, about), told
+        if verb == "trace":
+            asker.terminate()
+        asker.communicate(timeout=20)
+
+
 def test_what_lasts_is_told_hourly(simulator, make_daemon):
     """A server that is gone: at once, then each hour with how often it came. 300 times too fast."""
     daemon = make_daemon("daemon", "mailpolld-scaled")
@@ -138,6 +164,48 @@ def test_what_lasts_is_told_hourly(simulator, make_daemon):
     assert all(b - a >= 3599 for a, b in zip(at, at[1:]))
     assert all(int(t["repeated"]) >= 10 and "the same %s times" % t["repeated"] in t["msg"] for t in told[1:])
     assert not any("same failure" in line for line in daemon.lines)
+
+
+def test_all_that_lasts_is_told_hourly(simulator, make_daemon):
+    """A token, a folder, a sink and `after`, each with its end, if that is told. A session that ends meanwhile, of the haste, is no matter."""
+    daemon = make_daemon("daemon", "mailpolld-scaled")
+    token, folder, sink, after = ("%s@contoso.example" % name for name in ("token", "folder", "sink", "after"))
+    for address in (token, folder, sink, after):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    simulator.fault("store-no", after)
+    take = script(daemon, "cat >/dev/null; [ -e %s/mended ] || exit 75\n" % daemon.directory)
+    daemon.config([{"address": token, "credential": "second"}, {"address": folder, "folders": ["INBOX", "Invoices"]},
+                   {"address": sink, "deliver": {"command": [take]}}, {"address": after, "after": "seen"}], top={"log_level": "info"})
+    with open(daemon.file) as f:
+        conf = json.load(f)
+    conf["credentials"]["second"] = {**conf["credentials"]["contoso"], "client_secret_file": daemon.directory + "/second"}
+    with open(daemon.file, "w") as f:
+        json.dump(conf, f)
+    kinds = [("token-failed", "credential=second failure=secret-file"), ("mailbox-stalled", "mailbox=%s folder=Invoices .*failure=folder-refused" % folder),
+             ("held", "mailbox=%s .*sink=command .*failure=command" % sink), ("after-refused", "mailbox=%s folder=INBOX failure=refused" % after)]
+
+    def told(event, about):
+        return [line for line in daemon.lines if re.search("event=%s %s " % (event, about), line)]
+
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "900"})
+    daemon.wait_changed(lambda: all(len(told(*kind)) >= 2 for kind in kinds), 60, "second hour")
+    for event, about in kinds:
+        lines = [line for line in daemon.lines if re.search("event=%s %s" % (event, about.rpartition(" ")[0]), line)]       # other failures, too
+        at = [datetime.datetime.fromisoformat(line.split()[0].rstrip("Z")).timestamp() for line in lines]
+        again = [(b - a, fields(line)) for a, b, before, line in zip(at, at[1:], lines, lines[1:]) if fields(before)["failure"] == fields(line)["failure"]]
+        assert again and all(passed >= 3599 for passed, _ in again) and "repeated" not in fields(lines[0]), lines
+        if event != "after-refused":
+            assert all(int(t["repeated"]) > 0 and "the same %s times" % t["repeated"] in t["msg"] for _, t in again), lines
+    simulator.clear(after)
+    simulator.mailbox(folder, ["Invoices"])
+    open(os.path.join(daemon.directory, "mended"), "w").close()
+    shutil.copy(daemon.secret_file, daemon.directory + "/second")
+    daemon.wait_line("event=token-refreshed credential=second .*the failure is over")
+    daemon.wait_line("event=mailbox-recovered mailbox=%s folder=Invoices .*can be opened again" % folder)
+    daemon.wait_line("event=mailbox-recovered mailbox=%s .*sink=command .*takes messages again after [0-9]+ failures" % sink)
+    daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+    assert simulator.folder(after)["messages"] == {"1": ["\\Seen"]}
 
 
 def test_last_errors(simulator, daemon):
