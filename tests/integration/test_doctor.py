@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -357,6 +358,20 @@ def test_certificates(simulator, ready):
         tls = next(s for s in steps if s["step"] == "TLS" and s["subject"].startswith(subject))
         assert code == 0 and tls["hint"] == "The certificate ends in 2 days: its owner must renew it before."
         simulator.post("/certificate", server=server, name="good")
+
+
+def test_what_tls_tells(simulator, ready):
+    """Protocol, issuer, and the certificate's last day as openssl(1) reads it"""
+    simulator.post("/tls", maximum="TLSv1_2")       # of IMAP
+    for name, file in (("good", "localhost.pem"), ("ending", "ending.pem")):
+        for server in ("imap", "token"):
+            simulator.post("/certificate", server=server, name=name)
+        shown = subprocess.run(["openssl", "x509", "-in", os.path.join(os.path.dirname(simulator.ca_file), file), "-noout", "-enddate"], capture_output=True,
+                               text=True, check=True).stdout
+        end = time.strftime("%Y-%m-%d", time.gmtime(ssl.cert_time_to_seconds(shown.strip().partition("=")[2])))
+        _, steps = doctor(ready)
+        for subject, protocol in (("contoso", "TLSv1.3"), ("localhost:%d" % simulator.imap_port, "TLSv1.2")):
+            assert step(steps, "TLS", subject)["text"] == "%s, certificate by mailpolld test authority ca, valid until %s" % (protocol, end)
 
 
 @pytest.mark.parametrize("of", ["credential", "mailboxes"])
