@@ -14,7 +14,7 @@ import time
 sys.path.insert(0, "/opt/integration")
 from lib.box import UNIT, ok, run, show, wait  # noqa: E402
 from lib.gate import Gate               # noqa: E402
-from lib.maildir import Maildir         # noqa: E402
+from lib.maildir import Maildir, key_digest     # noqa: E402
 from lib.simulator import Simulator     # noqa: E402
 
 M, OTHER, REFUSED, HELD, SLOW = ("%s@contoso.example" % name for name in ("support", "other", "refused", "held", "slow"))
@@ -285,6 +285,10 @@ def test_journal(simulator):
     assert {e["UID"] for e in audit} == {"1", "2", "3"} and len(audit) == 3
     for field, value in (("FOLDER", "INBOX"), ("SINK", "maildir"), ("SIZE", "1500"), ("SYSLOG_IDENTIFIER", "mailpolld"), ("PRIORITY", "6")):
         assert audit[0][field] == value, audit[0]
+    for e in audit:
+        assert e["KEY"] == "%s%%2FINBOX%%2F14%%2F%s" % (M, e["UID"]) and e["DIGEST"] == key_digest(M, "INBOX", 14, int(e["UID"])), e
+        assert re.fullmatch("[0-9]+", e["DURATION_MS"]), e
+    assert set(maildir().digests()) <= {e["DIGEST"] for e in audit}      # the files' names have them; a reader has taken one
     failed = journal("MAILBOX=" + OTHER, "MESSAGE_ID=" + ids["sign-in-failed"])[0]
     assert failed["CREDENTIAL"] == "contoso" and failed["FAILURE"] and "New-ServicePrincipal" in failed["HINT"] and failed["PRIORITY"] == "3"
     assert journal("CREDENTIAL=contoso", "MESSAGE_ID=" + ids["token-refreshed"])
