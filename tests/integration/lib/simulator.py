@@ -12,6 +12,7 @@ import urllib.parse
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIMULATOR = os.path.join(HERE, "..", "..", "exchange_sim")
 sys.path.insert(0, SIMULATOR)
+import imap  # noqa: E402,F401  the lists of capabilities it knows
 import messages  # noqa: E402,F401  the same bodies the simulator makes
 
 
