@@ -74,6 +74,7 @@ ANSWERS = [
 # what befalls a connection before it has signed in
 SIGN_INS = [
     Fault("auth-refused", "sign-in-refused", (6, 60), "New-ServicePrincipal was run with the Object ID", "auth-refused"),        # 5.2
+    Fault("auth-refused-bye", "sign-in-refused", (6, 60), "New-ServicePrincipal was run with the Object ID", "auth-refused", {"form": "bye"}),      # 5.2
     Fault("no-permission", "no-access", (30, 300), "Set-CASMailbox bad@contoso.example -ImapEnabled $true", "no-permission"),    # 5.1
     Fault("inbox-refused", "folder-refused", (30, 300), "INBOX is refused for a while when a mailbox is being moved", "select-no"),    # 5.14
     Fault("auth-hangs", "network", NETWORK, "timed out while authenticating", "hang-authenticate"),

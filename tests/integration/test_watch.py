@@ -1,4 +1,5 @@
 """Looking for mail: IDLE that is silent or missing, polls, first contact, what is done afterwards."""
+import collections
 import sqlite3
 import time
 
@@ -59,6 +60,26 @@ def test_server_without_idle(simulator, daemon):
         daemon.wait_delivered(ADDRESS, i + 1)
     assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1		# said once
     assert simulator.state()["commands"].get("IDLE", 0) == 0
+
+
+def test_idle_that_one_mailbox_is_not_offered(simulator, daemon):
+    """exchange-online 4.8: it is looked at each interval, another one idles; once it is offered, it is used"""
+    other = "other@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+    simulator.fault("no-idle", ADDRESS)
+    daemon.config([{"address": ADDRESS, "interval": "1s"}, {"address": other, "interval": "1h"}])
+    daemon.start()
+    daemon.wait_line("event=server-lacks mailbox=%s .*no IDLE: looking every 1 s instead" % ADDRESS)
+    simulator.wait("idling", 1)
+    for i in range(2):
+        for address in (ADDRESS, other):
+            simulator.add(address, [{"seed": i, "size": 1500}])
+            daemon.wait_delivered(address, i + 1)
+    assert simulator.state()["idling"] == simulator.state(ADDRESS)["logins"] == 1 and not daemon.has_line("failure=")
+    simulator.clear(ADDRESS)
+    simulator.post("/drop", address=ADDRESS)
+    simulator.wait("idling", 2)
 
 
 @pytest.mark.parametrize("line", ["{tag} NO IDLE failed.", "{tag} OK IDLE completed."])
@@ -326,6 +347,72 @@ def test_after(simulator, daemon, after, without):
     moved = simulator.folder(ADDRESS, target)["messages"]
     assert len(moved) == (30 if isinstance(after, dict) else 0)
     assert simulator.counts("plain-expunge") == 0 and len(Maildir(daemon.maildir(ADDRESS))) == 30
+
+
+@pytest.mark.parametrize("lacks", ["no-move", "no-uidplus"])
+def test_after_by_what_each_mailbox_is_offered(simulator, daemon, lacks):
+    """exchange-online 4.7: what one is not offered, another one's session uses all the same"""
+    other, after = "other@contoso.example", {"move": "Done"} if lacks == "no-move" else "delete"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address, ["INBOX", "Done"])
+        simulator.add(address, [{"seed": i, "size": 1200} for i in range(30)])
+    sums = sorted(simulator.sums(ADDRESS).values())
+    simulator.fault(lacks, ADDRESS)
+    daemon.config([ADDRESS, other], {"after": after})
+    daemon.start()
+    daemon.wait(after_done)
+    commands = simulator.state()["commands"]
+    assert simulator.folder(other)["messages"] == {} and simulator.counts("plain-expunge") == 0
+    if lacks == "no-move":
+        assert simulator.folder(ADDRESS)["messages"] == {} and commands["UID COPY"] > 0 and commands["UID MOVE"] > 0
+        assert sorted(simulator.sums(ADDRESS, "Done").values()) == sorted(simulator.sums(other, "Done").values()) == sums
+    else:
+        assert list(simulator.folder(ADDRESS)["messages"].values()) == [["\\Deleted"]] * 30
+        daemon.wait_line("event=server-lacks mailbox=%s .*no UIDPLUS: delivered messages stay in INBOX, marked" % ADDRESS)
+    assert sum("event=server-lacks" in line for line in daemon.lines) == (lacks == "no-uidplus")
+
+
+DONE = {"move": "Done"}
+
+
+@pytest.mark.parametrize("step,after,without,flags,copied", [
+    ("store-no", "seen", [], [], 0), ("store-no", "delete", [], [], 0), ("expunge-no", "delete", [], ["\\Deleted"], 0), ("move-no", DONE, [], [], 0),
+    ("copy-no", DONE, ["no-move"], [], 0), ("store-no", DONE, ["no-move"], [], 3), ("expunge-no", DONE, ["no-move"], ["\\Deleted"], 3),
+], ids=["seen", "mark", "expunge", "move", "copy", "mark-copied", "expunge-copied"])
+def test_after_that_is_refused_at_a_step(simulator, daemon, step, after, without, flags, copied):
+    """exchange-online 4.7: nothing goes from where it has not been copied; all of it is owed until it is done, and the mail goes on"""
+    simulator.mailbox(ADDRESS, ["INBOX", "Done"])
+    simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(3)])
+    for kind in (step, *without):
+        simulator.fault(kind, ADDRESS)
+    daemon.config([{"address": ADDRESS, "after": after}])
+    daemon.start()
+    assert "tried again later" in daemon.wait_line("event=after-refused mailbox=%s folder=INBOX failure=" % ADDRESS)
+    assert list(simulator.folder(ADDRESS)["messages"].values()) == [flags] * 3 and len(simulator.folder(ADDRESS, "Done")["messages"]) == copied
+    simulator.add(ADDRESS, [{"seed": 9, "size": 1200}])
+    daemon.wait_delivered(ADDRESS, 4)
+    sums, mailbox = simulator.sums(ADDRESS), daemon.of(ADDRESS)
+    assert mailbox["folders"][0]["after_owed"] == 4 == len(sums) and mailbox["failures"] == 0 and simulator.state(ADDRESS)["logins"] == 1
+    simulator.clear(ADDRESS)
+    daemon.poll(ADDRESS)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    assert simulator.folder(ADDRESS)["messages"] == ({uid: ["\\Seen"] for uid in sums} if after == "seen" else {})
+    assert set(simulator.sums(ADDRESS, "Done").values()) == (set(sums.values()) if after == DONE else set())
+    assert Maildir(daemon.maildir(ADDRESS)).sums() == {digest: 1 for digest in sums.values()} and simulator.counts("plain-expunge") == 0
+
+
+def test_move_that_ends_the_connection(simulator, daemon):
+    """exchange-online 4.7, 5.11: done, and not answered: asked for once more, it moves nothing, and that is told with sets that are empty"""
+    simulator.mailbox(ADDRESS, ["INBOX", "Done"])
+    simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(3)])
+    sums = {digest: 1 for digest in simulator.sums(ADDRESS).values()}
+    simulator.fault("close-after-move", ADDRESS, count=1)
+    daemon.config([{"address": ADDRESS, "after": DONE}])
+    daemon.start()
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] == 3 and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    assert collections.Counter(simulator.sums(ADDRESS, "Done").values()) == sums == Maildir(daemon.maildir(ADDRESS)).sums()
+    assert simulator.folder(ADDRESS)["messages"] == {} and simulator.state()["commands"]["UID MOVE"] == 2 and simulator.state(ADDRESS)["logins"] == 2
+    assert "S * OK [COPYUID 14  ]" in simulator.log_lines() and not daemon.has_line("event=after-refused")
 
 
 def test_after_that_fails_does_not_stop_delivery(simulator, daemon):
