@@ -182,7 +182,8 @@ static bool has_v6(void)
 	return true;
 }
 
-/* The broken family costs its wait once: then the one that worked comes first, even when the other is well again. */
+/* exchange-online 5.14, "IPv6 address chosen, connect hangs": the broken family costs its wait once; then the one that worked comes first, even when
+ * the other is well again. */
 static void test_one_family_hangs(void **state)
 {
 	msec_t began_ms = clock_now_ms(), waited_ms;
