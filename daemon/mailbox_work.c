@@ -245,11 +245,22 @@ static void rest(struct mailbox *m)
 
 /* --- choosing --- */
 
+/* One that was refused may end the session again: first the others. */
+static bool stands_back(const struct mailbox *m, const struct folder *f)
+{
+	if (f->refused == NULL || m->looked_all)
+		return false;
+	for (size_t i = 0; i < m->n_folders; i++)
+		if (m->folders[i].refused == NULL)
+			return true;
+	return false;
+}
+
 static enum step folder_step(struct mailbox *m, struct folder *f)
 {
 	enum step step;
 
-	if (folder_is_refused(f))
+	if (folder_is_refused(f) || stands_back(m, f))
 		return STEP_NOTHING;
 	step = look_step(m, f);
 	if (step == STEP_NOTHING)
