@@ -184,6 +184,8 @@ static const struct row rows[] = {
 	  "The session of {mailbox} stood still and was begun anew; please report this with the log before it." },
 	{ OWN_ROW("none-given"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,
 	  "{host} gives none of the messages of {folder} in {mailbox}; nothing to change here." },
+	{ OWN_ROW("not-moved"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
+	  "{host} says that it moves messages of {mailbox} and does not: look whether the folder that they are moved to (`after`) takes any." },
 	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
 	  "Message UID {uid} in {folder} of {mailbox} cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." },
 	{ OWN_ROW("uids-changed"), FAIL_NONE, SCHEDULE_NETWORK, 0,

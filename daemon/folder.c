@@ -20,6 +20,8 @@ void folder_done(struct folder *f)
 	ranges_done(&f->missing);
 	ranges_done(&f->absent);
 	ranges_done(&f->given_up_away);
+	ranges_done(&f->after_copied);
+	ranges_done(&f->after_doubted);
 	failure_drop(&f->refused);
 	free(f->sizes);
 	free(f->place_dir);
@@ -44,6 +46,8 @@ void folder_forget_uids(struct folder *f)
 	ranges_done(&f->missing);
 	ranges_done(&f->unanswered);
 	ranges_done(&f->given_up_away);
+	ranges_done(&f->after_copied);
+	ranges_done(&f->after_doubted);
 	f->suspect = f->singly_to = 0;
 }
 

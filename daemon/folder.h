@@ -57,6 +57,8 @@ struct folder {
 	msec_t refused_since_ms, refused_until_ms;	/* not asked for before */
 	msec_t after_retry_ms; unsigned after_failures;	/* `after` failed: not before */
 	struct repeats after_failing;	/* what has been logged of it */
+	struct ranges after_copied;	/* owed, and copied already: only \Deleted and EXPUNGE are missing */
+	struct ranges after_doubted;	/* owed, and not moved though the server said OK: are they still there? */
 	bool after_warned;
 };
 

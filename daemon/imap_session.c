@@ -49,7 +49,8 @@ struct imap_session {
 	enum failure_phase where;		/* for failures of the command under way */
 	msec_t idle_ms;
 	uint32_t exists;			/* in the selected folder */
-	unsigned exists_told;			/* so often in this command */
+	bool exists_told;			/* in this command */
+	struct ranges copied;			/* COPYUID, in this command */
 	struct imap_done done;			/* what its untagged lines have told */
 	struct event *timer, *resume_ev, *end_ev;
 	struct failure *failure;		/* why it ended; NULL: it has not, or as wished */
@@ -128,17 +129,6 @@ static bool is_in_command(const struct imap_session *s)
 	return s->phase == P_COMMAND || s->phase == P_IDLE_ASKED || s->phase == P_IDLE || s->phase == P_IDLE_END;
 }
 
-static const char *command_name(enum imap_command command)
-{
-	static const char *const names[] = {
-		[COMMAND_SELECT] = "SELECT", [COMMAND_STATUS] = "STATUS", [COMMAND_SEARCH] = "UID SEARCH", [COMMAND_FETCH] = "UID FETCH",
-		[COMMAND_STORE] = "UID STORE", [COMMAND_COPY] = "UID COPY", [COMMAND_MOVE] = "UID MOVE", [COMMAND_EXPUNGE] = "UID EXPUNGE",
-		[COMMAND_IDLE] = "IDLE", [COMMAND_LOGOUT] = "LOGOUT",
-	};
-
-	return names[command];
-}
-
 static void end_by_answer(struct imap_session *s, enum failure_answer answer, const struct imap_response *r)
 {
 	struct failure why;
@@ -149,7 +139,7 @@ static void end_by_answer(struct imap_session *s, enum failure_answer answer, co
 	if (s->refusal != NULL)
 		snprintf(why.text + len, sizeof(why.text) - len, "; the server says of the refused sign-in: %s", s->refusal);
 	else if (answer == ANSWER_BAD && is_in_command(s))	/* whoever looks for the cause wants to know to what (exchange-online 5.7) */
-		snprintf(why.text + len, sizeof(why.text) - len, ", to %s", command_name(s->command));
+		snprintf(why.text + len, sizeof(why.text) - len, ", to %s", imap_command_name(s->command));
 	end_with(s, &why);
 }
 
@@ -264,7 +254,8 @@ static void begin_command(struct imap_session *s, enum imap_command command, enu
 	s->tag++;
 	s->command = command;
 	s->where = phase;
-	s->exists_told = 0;
+	s->exists_told = false;
+	ranges_done(&s->copied);
 	s->done = (struct imap_done){ .command = command };
 }
 
@@ -420,19 +411,28 @@ static void on_auth_done(struct imap_session *s, const struct imap_response *r)
 
 /* --- commands --- */
 
+static void note_code(struct imap_session *s, const struct imap_response *r)
+{
+	if (r->code == NULL)
+		return;
+	if (strcmp(r->code, "COPYUID") == 0 && (s->command == COMMAND_COPY || s->command == COMMAND_MOVE) && imap_add_copied(r->code_args, &s->copied))
+		s->done.copied = &s->copied;
+	else if (strcmp(r->code, "UIDVALIDITY") == 0 && s->command == COMMAND_SELECT && r->has_code_number)
+		s->done.uidvalidity = r->code_number;
+	else if (strcmp(r->code, "UIDNEXT") == 0 && s->command == COMMAND_SELECT && r->has_code_number)
+		s->done.uidnext = r->code_number;
+}
+
 static void on_command_line(struct imap_session *s, const struct imap_response *r)
 {
 	switch (r->kind) {
 	case IMAP_STATUS_LINE:
-		if (s->command != COMMAND_SELECT || r->code == NULL || !r->has_code_number)
-			break;
-		if (strcmp(r->code, "UIDVALIDITY") == 0)
-			s->done.uidvalidity = r->code_number;
-		else if (strcmp(r->code, "UIDNEXT") == 0)
-			s->done.uidnext = r->code_number;
+		note_code(s, r);
 		break;
 	case IMAP_EXISTS:
-		s->exists_told++;
+		if (s->exists_told)		/* mail has come meanwhile: UIDNEXT is of before that */
+			s->done.uidnext = 0;
+		s->exists_told = true;
 		s->done.exists = s->exists = r->number;
 		s->ops->on_exists(s->arg, s->exists);
 		break;
@@ -466,8 +466,7 @@ static void on_command_done(struct imap_session *s, const struct imap_response *
 	}
 	s->done.ok = r->status == IMAP_OK;
 	s->done.read_only = r->code != NULL && strcmp(r->code, "READ-ONLY") == 0;
-	if (s->exists_told > 1)			/* mail has come meanwhile: UIDNEXT may be of before that */
-		s->done.uidnext = 0;
+	note_code(s, r);
 	s->done.unasked = s->phase == P_IDLE_ASKED || s->phase == P_IDLE;
 	done = s->done;
 	session_enter(s, P_READY);
@@ -815,6 +814,7 @@ void imap_session_free(struct imap_session **session)
 	event_free(s->resume_ev);
 	event_free(s->end_ev);
 	secret_free(&s->initial_response);
+	ranges_done(&s->copied);
 	failure_drop(&s->failure);
 	failure_drop(&s->complaint);
 	free(s->refusal);

@@ -29,6 +29,7 @@ struct imap_done {				/* lent for the callback */
 	bool unasked;				/* IDLE: nobody here has ended it */
 	uint32_t exists, uidvalidity, uidnext;	/* SELECT; 0 when the server did not say */
 	bool read_only;				/* SELECT */
+	const struct ranges *copied;		/* COPY, MOVE: which the server says it has (COPYUID, RFC 4315 3); NULL: it did not say */
 	struct imap_mailbox_status status;	/* STATUS */
 };
 

@@ -1,6 +1,19 @@
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "imap_session_private.h"
+#include "util.h"
+
+const char *imap_command_name(enum imap_command command)
+{
+	static const char *const names[] = {
+		[COMMAND_SELECT] = "SELECT", [COMMAND_STATUS] = "STATUS", [COMMAND_SEARCH] = "UID SEARCH", [COMMAND_FETCH] = "UID FETCH",
+		[COMMAND_STORE] = "UID STORE", [COMMAND_COPY] = "UID COPY", [COMMAND_MOVE] = "UID MOVE", [COMMAND_EXPUNGE] = "UID EXPUNGE",
+		[COMMAND_IDLE] = "IDLE", [COMMAND_LOGOUT] = "LOGOUT",
+	};
+
+	return names[command];
+}
 
 static void command_on_folder(struct imap_session *s, enum imap_command kind, enum failure_phase phase, const char *before,
     const char *folder, const char *after)
@@ -18,6 +31,23 @@ static void command_on_uids(struct imap_session *s, enum imap_command kind, enum
 
 	ranges_format(uids, set, sizeof(set));
 	imap_session_command(s, kind, phase, "%s %s%s", before, set, after);
+}
+
+bool imap_add_copied(const char *copyuid, struct ranges *add_to)
+{
+	const char *from = copyuid + strspn(copyuid, "0123456789");
+	struct ranges uids = { 0 };
+	bool ok;
+	char *text;
+
+	from += strspn(from, " ");
+	text = xstrndup(from, strcspn(from, " "));
+	ok = text[0] == '\0' || ranges_parse(&uids, text) == 0;
+	for (size_t i = 0; i < uids.n; i++)
+		ranges_add(add_to, uids.v[i].lo, uids.v[i].hi);
+	ranges_done(&uids);
+	free(text);
+	return ok;
 }
 
 void imap_session_select(struct imap_session *s, const char *folder)

@@ -1,4 +1,5 @@
 /* What is owed to the server once messages are delivered (`after`): \Seen, delete, move, many in a command. */
+#include <stdio.h>
 #include "mailbox_private.h"
 #include "util.h"
 
@@ -34,47 +35,113 @@ static void send_after(struct mailbox *m, struct folder *f)
 		imap_session_copy(s, &m->after_uids, m->conf->after_folder);
 }
 
-enum step after_step(struct mailbox *m, struct folder *f)
+/* Those that were copied already, or else the lowest: as many as go into a command. */
+static void pick(struct mailbox *m, const struct folder *f)
 {
 	struct ranges owed = { 0 };
 
+	ranges_copy(&owed, &f->at.after_owed);
+	ranges_keep(&owed, &f->after_copied);
+	m->after_step = owed.n > 0 ? AFTER_STEP_FLAG : AFTER_STEP_FIRST;
+	if (owed.n == 0)
+		ranges_copy(&owed, &f->at.after_owed);
+	ranges_take(&owed, AFTER_COMMAND_MAX, &m->after_uids);
+	ranges_done(&owed);
+}
+
+enum step after_step(struct mailbox *m, struct folder *f)
+{
 	if (!after_is_due(m, f))
 		return STEP_NOTHING;
 	if (m->selected != f) {
 		look_select(m, f);
 		return STEP_SENT;
 	}
-	ranges_copy(&owed, &f->at.after_owed);
-	ranges_take(&owed, AFTER_COMMAND_MAX, &m->after_uids);
-	ranges_done(&owed);
-	m->after_step = AFTER_STEP_FIRST;
+	if (f->after_doubted.n > 0) {
+		ranges_done(&f->listed);
+		work_begin_task(m, TASK_AFTER_LOOK, f);
+		imap_session_search_uids(m->session, &f->after_doubted);
+		return STEP_SENT;
+	}
+	pick(m, f);
 	send_after(m, f);
 	return STEP_SENT;
 }
 
+static void settle_after(struct mailbox *m, struct folder *f, const struct ranges *uids)
+{
+	store_after_done(m->env->store, f->at.ref, uids, NULL, NULL);
+	ranges_remove_all(&f->at.after_owed, uids);
+	ranges_remove_all(&f->after_copied, uids);
+}
+
 static void after_done(struct mailbox *m, struct folder *f)
 {
-	store_after_done(m->env->store, f->at.ref, &m->after_uids, NULL, NULL);
-	ranges_remove_all(&f->at.after_owed, &m->after_uids);
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+
+	settle_after(m, f, &m->after_uids);
 	f->after_failures = 0;
 	f->after_retry_ms = 0;
-	repeats_over(&f->after_failing);
+	if (repeats_over(&f->after_failing))
+		log_write(LOG_LEVEL_INFO, EVENT_MAILBOX_RECOVERED, &ctx, NULL, 0, "`after` of delivered messages is done again");
 }
 
 /* It waits for itself and the mailbox's mail goes on, also when the server ends the session whenever it is asked for it. */
 void after_failed(struct mailbox *m, struct folder *f, const struct failure *why, bool ends_session)
 {
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
-	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL } };
+	char repeated[24], more[80] = "";
 	bool first = f->after_failures++ == 0;
 	unsigned untold;
 
 	if (why->schedule == SCHEDULE_THROTTLED || (first && ends_session))	/* that has its own wait; once is chance */
 		return;
-	if (repeats_tell(&f->after_failing, why->name, &untold))
+	if (repeats_tell(&f->after_failing, why->name, &untold)) {
+		struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", why->hint[0] != '\0' ? why->hint : NULL },
+			{ "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } };
+
+		if (untold > 0)
+			snprintf(more, sizeof(more), " (the same %u times since this was last logged)", untold);
 		log_write(LOG_LEVEL_WARNING, EVENT_AFTER_REFUSED, &ctx, fields, ARRAY_LEN(fields), "`after` of delivered messages was refused, tried again "
-		    "later: %s%s%s", why->text, why->hint[0] != '\0' ? "; " : "", why->hint);
+		    "later: %s%s%s%s", why->text, more, why->hint[0] != '\0' ? "; " : "", why->hint);
+	}
 	f->after_retry_ms = clock_now_ms() + AFTER_RETRY_MS * (msec_t)(f->after_failures < 30 ? f->after_failures : 30);
+}
+
+/* OK is not enough (exchange-online 4.7): what was not moved is not deleted either, and asked about before it is tried again. */
+static void set_unmoved_aside(struct mailbox *m, struct folder *f, const struct ranges *copied)
+{
+	if (copied == NULL)
+		return;
+	ranges_copy(&f->after_doubted, &m->after_uids);
+	ranges_remove_all(&f->after_doubted, copied);
+	ranges_remove_all(&m->after_uids, &f->after_doubted);
+}
+
+void after_on_looked(struct mailbox *m, struct folder *f, const struct imap_done *done)
+{
+	struct ranges doubted = f->after_doubted, there = { 0 };
+	struct failure why;
+
+	f->after_doubted = (struct ranges){ 0 };
+	if (!done->ok) {
+		ranges_done(&doubted);
+		after_failed(m, f, done->failure, mailbox_is_refused(done->failure));
+		if (mailbox_is_refused(done->failure))
+			mailbox_end_session(m, done->failure);
+		return;
+	}
+	ranges_copy(&there, &doubted);
+	ranges_keep(&there, &f->listed);
+	ranges_remove_all(&doubted, &there);
+	settle_after(m, f, &doubted);		/* somebody else has moved or deleted these */
+	if (there.n > 0) {
+		failure_own(&why, "not-moved", &m->subject, "the server answered OK, and the messages are where they were");
+		after_failed(m, f, &why, false);
+	}
+	ranges_done(&f->listed);
+	ranges_done(&doubted);
+	ranges_done(&there);
 }
 
 void after_on_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
@@ -85,7 +152,15 @@ void after_on_done(struct mailbox *m, struct folder *f, const struct imap_done *
 		after_failed(m, f, done->failure, mailbox_is_refused(done->failure));
 		if (mailbox_is_refused(done->failure))
 			mailbox_end_session(m, done->failure);
-	} else if (was_copy) {
+		return;
+	}
+	if (was_copy || done->command == COMMAND_MOVE)
+		set_unmoved_aside(m, f, done->copied);
+	if (m->after_uids.n == 0)
+		return;				/* the question comes next */
+	if (was_copy) {
+		for (size_t i = 0; i < m->after_uids.n; i++)
+			ranges_add(&f->after_copied, m->after_uids.v[i].lo, m->after_uids.v[i].hi);
 		m->after_step = AFTER_STEP_FLAG;
 		send_after(m, f);
 	} else if (flagged && imap_session_can(m->session, "UIDPLUS")) {

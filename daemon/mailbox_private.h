@@ -25,7 +25,7 @@ struct event; struct arrival; struct token_request;
 
 enum task {			/* what the command under way is for */
 	TASK_NONE, TASK_STATUS, TASK_SELECT, TASK_LOOK, TASK_FIRST_LOOK /* SEARCH of the first contact */, TASK_GIVEN_UP, TASK_SIZES, TASK_FETCH,
-	TASK_AFTER, TASK_IDLE, TASK_RELIST_SEARCH, TASK_RELIST, TASK_RESYNC,
+	TASK_AFTER, TASK_AFTER_LOOK, TASK_IDLE, TASK_RELIST_SEARCH, TASK_RELIST, TASK_RESYNC,
 };
 enum after_step { AFTER_STEP_FIRST, AFTER_STEP_FLAG, AFTER_STEP_EXPUNGE };
 
@@ -168,6 +168,7 @@ void look_unsettle(struct mailbox *, struct folder *, const struct ranges *uids)
 /* mailbox_after.c */
 bool after_is_due(const struct mailbox *, const struct folder *);
 enum step after_step(struct mailbox *, struct folder *);
+void after_on_looked(struct mailbox *, struct folder *, const struct imap_done *);
 void after_on_done(struct mailbox *, struct folder *, const struct imap_done *);
 /* Refused; ends_session: in a way that ends it. */
 void after_failed(struct mailbox *, struct folder *, const struct failure *, bool ends_session);

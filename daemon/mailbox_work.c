@@ -353,7 +353,7 @@ void work_over(struct mailbox *m, const struct failure *why)
 {
 	if ((m->task == TASK_SELECT || m->task == TASK_STATUS) && why->fail != FAIL_NONE && failure_is_of_command(why) && !m->stopping)
 		look_refuse_folder(m, m->task_folder, why);
-	if (m->task == TASK_AFTER && why->fail != FAIL_NONE && !m->stopping)
+	if ((m->task == TASK_AFTER || m->task == TASK_AFTER_LOOK) && why->fail != FAIL_NONE && !m->stopping)
 		after_failed(m, m->task_folder, why, true);
 	if (m->task == TASK_IDLE)
 		note_idle_ended(m, why);
@@ -368,7 +368,7 @@ void work_over(struct mailbox *m, const struct failure *why)
 
 static bool lists(enum task task)
 {
-	return task == TASK_LOOK || task == TASK_FIRST_LOOK || task == TASK_GIVEN_UP || task == TASK_RELIST_SEARCH || task == TASK_RESYNC;
+	return task == TASK_LOOK || task == TASK_FIRST_LOOK || task == TASK_GIVEN_UP || task == TASK_AFTER_LOOK || task == TASK_RELIST_SEARCH || task == TASK_RESYNC;
 }
 
 void work_on_done(void *arg, const struct imap_done *done)
@@ -404,6 +404,9 @@ void work_on_done(void *arg, const struct imap_done *done)
 		break;
 	case TASK_AFTER:
 		after_on_done(m, f, done);
+		break;
+	case TASK_AFTER_LOOK:
+		after_on_looked(m, f, done);
 		break;
 	case TASK_RELIST_SEARCH:
 	case TASK_RELIST:
