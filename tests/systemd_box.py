@@ -13,6 +13,7 @@ import time
 
 sys.path.insert(0, "/opt/integration")
 from lib.box import UNIT, ok, run, show, wait  # noqa: E402
+from lib.daemon import UnixConnection   # noqa: E402
 from lib.gate import Gate               # noqa: E402
 from lib.maildir import Maildir, key_digest     # noqa: E402
 from lib.simulator import Simulator     # noqa: E402
@@ -52,6 +53,7 @@ WatchdogSec=10s
 # LeakSanitizer, in a build with sanitizers, needs ptrace, which the unit forbids; every other test looks for leaks.
 SANITIZER = "detect_leaks=0:verify_asan_link_order=0"
 RATE = 10                               # of the test build's clock
+BURST = 100                             # of lines; the journal's own is a hundred times that
 
 
 # --- tools ---
@@ -106,6 +108,9 @@ def journal(*matches):
 # --- the scene ---
 
 def prepare():
+    os.makedirs("/run/systemd/journald.conf.d")
+    write("/run/systemd/journald.conf.d/test.conf", "[Journal]\nRateLimitBurst=%d\n" % BURST)
+    run("systemctl", "restart", "systemd-journald")
     run("systemd-sysusers")
     run("groupadd", "tickets")
     run("useradd", "-G", "tickets", "reader"), run("useradd", "stranger"), run("useradd", "-G", "mailpolld", "operator")
@@ -298,6 +303,18 @@ def test_journal(simulator):
     ok("fields in the journal")
 
 
+def test_burst():
+    """Of other units the journal takes BURST lines in half a minute, some more where there is room; of this one all of them"""
+    for _ in range(10 * BURST):
+        connection = UnixConnection("/run/mailpolld/control", 20)
+        connection.request("POST", "/log-level?level=info")
+        assert connection.getresponse().status == 200
+        connection.close()
+    matches = ("MESSAGE_ID=" + event_ids()["verb"], "VERB=log-level")
+    wait("a burst of lines is in the journal", lambda: len(journal(*matches)) == 10 * BURST)
+    assert {(e["PEER_UID"], e["PEER_PID"], e["ABOUT"]) for e in journal(*matches)} == {("0", str(os.getpid()), "info")}
+
+
 def test_watchdog(simulator, taken):
     restarts = int(show("NRestarts"))
     run("systemctl", "kill", "-s", "STOP", UNIT)
@@ -391,6 +408,7 @@ def main():
     taken = test_group(simulator)
     test_reload(simulator)
     test_journal(simulator)
+    test_burst()
     test_backup()
     test_watchdog(simulator, taken)
     test_no_start_limit(simulator, taken)
