@@ -353,6 +353,8 @@ static msec_t suggested_wait_ms(const char *text)
 		return 0;
 	for (text += sizeof(before) - 1; *text == ' '; text++)
 		;
+	if (!isdigit((unsigned char)*text))
+		return 0;
 	for (; isdigit((unsigned char)*text) && ms < 1000000000; text++)
 		ms = ms * 10 + (uint64_t)(*text - '0');
 	return ms > 0 ? (msec_t)ms : 1;		/* 0 would be "not said" */

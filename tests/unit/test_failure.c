@@ -107,6 +107,10 @@ static void test_throttled(void **state)
 	expect(&f, "throttled", FAIL_WAIT, SCHEDULE_THROTTLED);
 	assert_int_equal(f.asked_wait_ms, 299910);
 	expect_hint(&f, "for 300 seconds");
+	f = imap(PHASE_FETCH, ANSWER_NO, NULL, "Request is throttled. Suggested Backoff Time: 0 milliseconds");
+	assert_true(f.asked_wait_ms > 0 && f.asked_wait_ms <= 1000);	/* a second, not "not said" */
+	f = imap(PHASE_FETCH, ANSWER_NO, NULL, "Request is throttled. Suggested Backoff Time: soon");
+	assert_int_equal(f.asked_wait_ms, 300000);
 	f = imap(PHASE_AUTHENTICATE, ANSWER_BAD, NULL, "Request is throttled. Suggested Backoff Time: 99999999999999999999 milliseconds");
 	expect(&f, "throttled", FAIL_WAIT, SCHEDULE_THROTTLED);
 	assert_true(f.asked_wait_ms >= 1000000000);
@@ -173,11 +177,11 @@ static void test_token_answers(void **state)
 	(void)state;
 	/* exchange-online 3.1, 3.2 */
 	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: Invalid client secret provided. Ensure it.\\r\\n"
-	    "Trace ID: 0000aaaa\\r\\nTimestamp: 2026\",\"error_codes\":[7000215],\"trace_id\":\"0000aaaa-11bb\",\"correlation_id\":\"22cc\"}", 0);
+	    "Trace ID: 0000aaaa\\r\\nTimestamp: 2026\",\"error_codes\":[7000215],\"trace_id\":\"0000aaaa-11bb\",\"correlation_id\":\"22cc\",\"timestamp\":\"2026-09-01 10:00:00Z\"}", 0);
 	expect(&f, "secret-wrong", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
 	expect_hint(&f, "copy its Value column, not its Secret ID");
 	assert_string_equal(f.text, "token endpoint: HTTP 401 invalid_client: AADSTS7000215: Invalid client secret provided. Ensure it. "
-	    "(trace ID 0000aaaa-11bb) (correlation ID 22cc)");
+	    "(trace ID 0000aaaa-11bb) (correlation ID 22cc) (timestamp 2026-09-01 10:00:00Z)");
 	f = token(401, "{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000222: expired Trace ID: x\"}", 0);
 	expect(&f, "secret-expired", FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN);
 	assert_null(strstr(f.text, "Trace ID"));
