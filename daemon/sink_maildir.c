@@ -18,7 +18,7 @@
 #include "volume.h"
 #include "workers.h"
 
-#define PREPARES_MAX 3
+#define PREPARES_MAX 3			/* less than half of the lane's threads (fleet.c) */
 
 struct sink_maildir {
 	const struct sink_env *env;

@@ -124,6 +124,23 @@ def add_intent(daemon, address, uid):
                    (uid, daemon.maildir(address), uid, boot, address))
 
 
+def test_many_mailboxes_on_a_disk_that_hangs(simulator, daemon, tmp_path):
+    """More than the lane has threads: another sink's mailboxes start, and a reload is answered"""
+    hung = ["hung%02d@contoso.example" % i for i in range(12)]
+    for address in (*hung, ADDRESSES[0]):
+        simulator.mailbox(address)
+    simulator.add(ADDRESSES[0], [{"seed": 1, "size": 2000}])
+    gate = Gate(tmp_path / "gate", daemon.directory + "/hung/")
+    daemon.config([*({"address": a, "deliver": {"maildir": daemon.directory + "/hung/%{address}"}} for a in hung), ADDRESSES[0]])
+    gate.shut()
+    daemon.start(env=gate.env)
+    gate.wait_stalled()
+    daemon.wait_delivered(ADDRESSES[0], 1, timeout=20)
+    assert daemon.ctl("reload").returncode == 0
+    gate.open()
+    daemon.wait(lambda s: s["totals"]["watching"] == len(hung) + 1)
+
+
 @pytest.mark.parametrize("takes", [False, True])
 def test_delivered_and_not_settled(simulator, daemon, takes):
     """The settlement of one message waits a moment for others; its intent says the same"""
