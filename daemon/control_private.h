@@ -20,7 +20,7 @@ struct control {
 	struct reload *running, *further;	/* control_verbs.c; NULL: none */
 	size_t n_traces;		/* control_trace.c */
 };
-#define CONTROL_PATTERN_BYTES 320	/* as an address: it is compared with all of them at once */
+#define CONTROL_PATTERN_BYTES 320	/* as long as an address: it is compared with all of them while the loop waits */
 
 /* What a request is handed to. word is what stands for the `*` of its path, decoded; NULL when there is none. */
 typedef void control_handler(struct control *, struct evhttp_request *, const char *word);

@@ -48,7 +48,7 @@ void folder_forget_uids(struct folder *f)
 	ranges_done(&f->given_up_away);
 	ranges_done(&f->after_copied);
 	ranges_done(&f->after_doubted);
-	f->suspect = f->singly_to = 0;
+	f->suspect = f->singly_to = f->waiting_to = 0;
 }
 
 void folder_forget_session(struct folder *f)
