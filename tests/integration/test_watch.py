@@ -398,7 +398,7 @@ def test_after_that_is_refused_at_a_step(simulator, daemon, step, after, without
     daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
     assert simulator.folder(ADDRESS)["messages"] == ({uid: ["\\Seen"] for uid in sums} if after == "seen" else {})
     assert collections.Counter(simulator.sums(ADDRESS, "Done").values()) == (collections.Counter(sums.values()) if after == DONE else {})    # copied once
-    assert not daemon.has_line("event=mailbox-recovered .*folder=INBOX") or daemon.has_line("`after` of delivered messages is done again")
+    daemon.wait_line("event=mailbox-recovered mailbox=%s folder=INBOX .*`after` of delivered messages is done again" % ADDRESS)
     assert Maildir(daemon.maildir(ADDRESS)).sums() == {digest: 1 for digest in sums.values()} and simulator.counts("plain-expunge") == 0
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 
 BUILD = os.environ.get("BUILD_DIR", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "build"))
-LAG_MOST_MS = 1000 if "/asan" in BUILD else 100         # of the loop, beside other tests; see Daemon.lag_most_ms()
+LAG_MOST_MS = 1000 if "/asan" in BUILD else 100         # of the loop, beside other tests; see Daemon.lag_ms()
 
 
 class Lateness(threading.Thread):
