@@ -111,6 +111,7 @@ def configure_and_start(simulator):
 
 def rotate(simulator):
     before = len(new_mail())
+    wait("all are audited", lambda: os.path.exists(AUDIT) and len(read(AUDIT).splitlines()) == before)      # one that is empty is not rotated
     run("logrotate", "-f", "/etc/logrotate.d/mailpolld")
     assert os.path.exists(AUDIT + ".1")
     simulator.add(M, [{"seed": 20, "size": 1500}])
