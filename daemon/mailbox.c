@@ -590,9 +590,11 @@ void mailbox_folder_snapshot(const struct mailbox *m, size_t i, struct folder_sn
 	    .quarantined = quarantine_count(m->env->quarantined, m->conf->id, f->name),
 	    .last_success_wall_s = f->at.last_success_wall_s, .last_delivery_wall_s = f->at.last_delivery_wall_s,
 	    .rebuilt_wall_s = f->rebuilt_wall_s, .rebuilt_known = f->rebuilt_known, .rebuilt_new = f->rebuilt_new };
-	for (size_t j = 0; j < f->at.n_owed; j++)
+	for (size_t j = 0; j < f->at.n_owed; j++) {
+		ret->given_up += f->at.owed[j].next_wall_s == 0;
 		if (ret->oldest_owed_wall_s == 0 || f->at.owed[j].first_wall_s < ret->oldest_owed_wall_s)
 			ret->oldest_owed_wall_s = f->at.owed[j].first_wall_s;
+	}
 }
 
 void mailbox_unretrievable(const struct mailbox *m, const struct folder *f, const struct store_owed *owed, struct failure *ret)

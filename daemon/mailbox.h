@@ -84,7 +84,7 @@ bool mailbox_is_failing(const struct mailbox *, msec_t *ret_since_ms);	/* its la
 
 struct folder_snapshot {	/* lent until the mailbox changes */
 	const char *name;
-	uint64_t delivered, owed, after_owed, backlog, quarantined;
+	uint64_t delivered, owed, given_up, after_owed, backlog, quarantined;	/* given_up: of the owed */
 	int64_t oldest_owed_wall_s, last_success_wall_s, last_delivery_wall_s;	/* 0: none */
 	int64_t rebuilt_wall_s;		/* its UIDs changed and it was listed anew; 0: not in this run */
 	uint64_t rebuilt_known, rebuilt_new;	/* skipped, fetched */

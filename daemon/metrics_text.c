@@ -62,10 +62,8 @@ static void histogram(FILE *to, const char *name, const char *help, const struct
 static void put_mailboxes(FILE *to, struct fleet *fleet)
 {
 	uint64_t owed = 0, given_up = 0, backlog = 0, quarantined = 0, after_owed = 0;
-	int64_t since, oldest = 0, at;
+	int64_t since, oldest = 0;
 	msec_t failing_ms, longest_ms = 0;
-	struct failure why;
-	uint32_t uid;
 
 	metrics_family(to, "mailboxes", "gauge", "Mailboxes by state.");
 	for (int state = 0; state < MAILBOX_STATE_N; state++)
@@ -86,11 +84,10 @@ static void put_mailboxes(FILE *to, struct fleet *fleet)
 
 			mailbox_folder_snapshot(m, f, &folder);
 			owed += folder.owed;
+			given_up += folder.given_up;
 			backlog += folder.backlog;
 			quarantined += folder.quarantined;
 			after_owed += folder.after_owed;
-			for (size_t n = 0; folder.owed > 0 && mailbox_given_up(m, f, n, &uid, &at, &why); n++)
-				given_up++;
 		}
 	}
 	single(to, "longest_failing_seconds", "gauge", "How long the mailbox has failed that has failed longest; 0: none fails.",
