@@ -127,8 +127,9 @@ static int drop_old(const struct options *o)
 	long long older_s = seconds_of(o->older_than);
 	const json_t *message;
 	struct reply r;
-	size_t i, n_old = 0;
-	int status, worst = EX_OK;
+	char **keys;
+	size_t i;
+	int status, n = 0;
 
 	if (older_s < 0) {
 		fputs("mailpollctl: --older-than takes a duration such as 30d or 12h\n", stderr);
@@ -136,20 +137,23 @@ static int drop_old(const struct options *o)
 	}
 	if ((status = ask_list(o, &r)) != EX_OK)
 		return status;
+	keys = xcalloc(json_array_size(json_object_get(r.json, "messages")), sizeof(*keys));
 	json_array_foreach(json_object_get(r.json, "messages"), i, message) {
 		const char *at = string_of(message, "quarantined_at"), *key = string_of(message, "key");
 		struct tm tm = { 0 };
 
 		if (at == NULL || key == NULL || strptime(at, "%Y-%m-%dT%H:%M:%SZ", &tm) == NULL || time(NULL) - timegm(&tm) < older_s)
 			continue;
-		n_old++;
-		if ((status = act(o, "drop", key, "is dropped")) != EX_OK)
-			worst = status;
+		keys[n++] = xstrdup(key);
 	}
-	if (n_old == 0)
-		puts("nothing in quarantine is that old");
 	reply_done(&r);
-	return worst;
+	if (n == 0)
+		puts("nothing in quarantine is that old");
+	status = act_on_all(o, "drop", keys, n, "is dropped");
+	while (n > 0)
+		free(keys[--n]);
+	free(keys);
+	return status;
 }
 
 int run_quarantine(const struct options *o, char **arguments, int n)

@@ -232,6 +232,23 @@ def test_nobody_answers(simulator, daemon, tmp_path):
         assert code == 69 and "mailpolld is not running" in text and "systemctl start mailpolld" in text
 
 
+def test_daemon_that_ends_while_it_is_asked_for_many(tmp_path):
+    """The first message that it cannot drop is the last one it is asked for: one complaint, not one for each"""
+    messages = [{"key": "%d" % i, "quarantined_at": "2026-01-31T10:00:00Z"} for i in range(50)]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "control"))
+        server.listen()
+        dropping = subprocess.Popen([CTL, "-s", str(tmp_path / "control"), "quarantine", "drop", "--older-than", "1d"],
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        client = server.accept()[0]
+    client.recv(65536)
+    body = json.dumps({"messages": messages}).encode()
+    client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    client.close()
+    out, err = dropping.communicate(timeout=30)
+    assert (dropping.returncode, out) == (69, "") and err.count("mailpolld is not running") == 1, err
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to be somebody else")
 def test_access(simulator, daemon):
     """A member of the daemon's group may; others are told how to become one; who asked is in the log"""
