@@ -139,19 +139,16 @@ void control_get_mailbox(struct control *c, struct evhttp_request *req, const ch
 
 void control_get_status(struct control *c, struct evhttp_request *req, const char *none)
 {
-	char *summary = http_query(req, "summary"), *address = http_query(req, "address"), *match = http_query(req, "match");
+	char *summary = http_query(req, "summary"), *match = http_query(req, "match");
 
 	(void)none;
-	if (address != NULL)
-		control_get_mailbox(c, req, address);
-	else if (match != NULL && strlen(match) > CONTROL_PATTERN_BYTES)
+	if (match != NULL && strlen(match) > CONTROL_PATTERN_BYTES)
 		control_reply_error(req, HTTP_BADREQUEST, "match is longer than an address can be");
 	else if (str_equal(summary, "1"))
 		send_small(c, req, NULL);
 	else
 		send_mailboxes(c, req);
 	free(match);
-	free(address);
 	free(summary);
 }
 

@@ -46,6 +46,7 @@ def test_status_has_what_was_promised(simulator, daemon):
     assert set(status["store"]) >= {"last_commit", "spool_bytes"}
     assert "mailboxes" not in daemon.status("?summary=1")
     assert daemon.status("?failing=1")["mailboxes"] == []
+    assert len(daemon.status("?address=%s" % A)["mailboxes"]) == 2       # there is /mailboxes/ADDRESS for one
     assert daemon.request("GET", "/nothing")[0] == 404
     assert daemon.request("GET", "/reload")[0] == 405
     assert daemon.request("POST", "/mailboxes/nobody@contoso.example/poll")[0] == 404
