@@ -5,7 +5,7 @@
   and every module has a file; a _private.h is included by its own module alone.
 - No source file grows past what one can read in one sitting.
 - Every key the configuration knows is in conf/mailpolld.yaml and in mailpolld.yaml(5); every event of log.c is in mailpolld(8), every failure
-  in mailpolld-errors(7).
+  in mailpolld-errors(7); mailpolld(8) tells of the metrics there are, and of no others.
 - The manual pages pass mandoc's lint.
 - debian/changelog begins with the Makefile's version.
 
@@ -92,6 +92,25 @@ def check_manual():
             fault("man/mailpolld.8: does not tell of event %s %s" % (name, ident))
 
 
+def check_metrics():
+    """Names and labels; of a histogram not le."""
+    there, told = {}, {}
+    for file in ("metrics_text.c", "metrics_mailboxes.c"):
+        source = read("daemon", file)
+        for name in re.findall(r'\b(?:single|histogram|metrics_family)\(to, "([a-z_]+)"', source):
+            there.setdefault(name, "")
+        there.update((name, label) for name, label in re.findall(r'\blabelled\(to, "([a-z_]+)", "([a-z_]+)"', source))
+        there.update((name, "mailbox") for name in re.findall(r'\{ "([a-z_]+)", "(?:gauge|counter)"', source))
+    there["token_requests_total"] = "credential,outcome"
+    for name, labels in re.findall(r"\bmailpolld_([a-z_]+)(?:\{([a-z,]+)\})?", plain("mailpolld.8")):
+        told[name] = labels
+    if len(there) < 40:
+        fault("daemon/metrics_text.c: its metrics are not found")
+    for name in sorted(set(there) | set(told)):
+        if there.get(name) != told.get(name):
+            fault("man/mailpolld.8: metric %s{%s} is told as %s" % (name, there.get(name, "not there"), told.get(name, "nothing")))
+
+
 def check_failures():
     """Rows of the table are compared by errors_page; these are failures that have none."""
     text, n = plain("mailpolld-errors.7"), 0
@@ -118,6 +137,7 @@ def check_version():
 
 check_includes()
 check_manual()
+check_metrics()
 check_failures()
 check_version()
 for text in faults:
