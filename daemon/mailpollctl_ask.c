@@ -39,7 +39,9 @@ static int complain_unreachable(const struct options *o, CURLcode code)
 	int error = code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ? probe(path) : 0;	/* the latter for a path too long */
 
 	if (error == EACCES || error == EPERM) {
-		fprintf(o->complaints, "mailpollctl: %s: permission denied: use sudo, or join the daemon's group (usermod -aG mailpolld USER, then log in anew)\n",
+		fprintf(o->complaints,
+		    "mailpollctl: %s: permission denied: use sudo; members of group mailpolld (usermod -aG mailpolld USER, then log in anew) "
+		    "may, too, but can also read the client secret, which opens every mailbox\n",
 		    path);
 		return EX_NOPERM;
 	}

@@ -251,7 +251,7 @@ def test_daemon_that_ends_while_it_is_asked_for_many(tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to be somebody else")
 def test_access(simulator, daemon):
-    """A member of the daemon's group may; others are told how to become one; who asked is in the log"""
+    """A member of the daemon's group may; others are told how to become one, and what that gives away; who asked is in the log"""
     os.chmod(daemon.socket_dir, 0o755)
     ctl = shutil.copy(CTL, daemon.socket_dir)
     start(simulator, daemon)
@@ -261,7 +261,8 @@ def test_access(simulator, daemon):
     assert as_nobody(os.getgid(), "poll", A).returncode == 0
     daemon.wait_line("event=verb mailbox=%s verb=poll peer_uid=65534 " % A)
     refused = as_nobody(65534, "poll", A)
-    assert refused.returncode == 77 and "usermod -aG mailpolld" in refused.stderr
+    assert refused.returncode == 77 and "use sudo" in refused.stderr and "usermod -aG mailpolld" in refused.stderr
+    assert "can also read the client secret" in refused.stderr
 
 
 def test_watch(simulator, daemon):
