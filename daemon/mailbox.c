@@ -1,6 +1,5 @@
 /* A mailbox's life. Every event only wakes it; mailbox_next() then decides from what is, not from what happened. */
 #include <event2/event.h>
-#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
 #include "audit.h"
