@@ -11,5 +11,5 @@ int64_t clock_wall_s(void);		/* seconds since 1970; for logs, status, the store 
 int64_t clock_wall_ms(void);		/* the same in milliseconds, where lines follow each other fast */
 /* How long libevent must really wait for ms of this clock to pass. Negative counts as 0. */
 struct timeval clock_interval(msec_t ms);
-/* An even number in [0, below); 0 when below is 0. For jitter, not for secrets. */
+/* A random number, evenly distributed over [0, below); 0 when below is 0. For jitter, not for secrets. */
 uint64_t clock_random(uint64_t below);
