@@ -1,9 +1,13 @@
 # make            build/mailpolld and build/mailpollctl
 # make test       every test (./run test installs what is missing first)
-# make asan       the same tests with the address and undefined-behaviour sanitizers
+# make demo       a simulator and mailpolld beside it
+# make check-tree does the tree keep what its documents say?
+# make asan       a build with the address and undefined-behaviour sanitizers
+# make asan-test  the tests with it, but for those of other programs and of time
 # make tsan       some of them with the thread sanitizer
 # make crash      kill -9 at every stage
 # make soak       faults at random for SOAK_SECONDS
+# make tidy       clang-tidy over daemon
 # make format     the lines that are not committed yet
 # make day        a day of 500 mailboxes, in nine minutes
 # make bench      speed and scale beside other programs: tests/bench/README.md
