@@ -5,7 +5,8 @@
   and every module has a file; a _private.h is included by its own module alone.
 - No source file grows past what one can read in one sitting.
 - Every key the configuration knows is in conf/mailpolld.yaml and in mailpolld.yaml(5); every event of log.c is in mailpolld(8), every failure
-  in mailpolld-errors(7); mailpolld(8) tells of the metrics there are, and of no others.
+  in mailpolld-errors(7); mailpolld(8) tells of the metrics there are, and of no others;
+  mailpollctl(8) of each member of a status.
 - The manual pages pass mandoc's lint.
 - debian/changelog begins with the Makefile's version.
 
@@ -111,6 +112,16 @@ def check_metrics():
             fault("man/mailpolld.8: metric %s{%s} is told as %s" % (name, there.get(name, "not there"), told.get(name, "nothing")))
 
 
+def check_status():
+    members = set(re.findall(r'\bput\(\w+, "([a-z_]+)"', read("daemon", "status_json.c").split("/* --- answers of the verbs --- */")[0]))
+    text = plain("mailpollctl.8").partition("STATUS AS JSON")[2]
+    if len(members) < 50:
+        fault("daemon/status_json.c: the members of a status are not found")
+    for member in sorted(members):
+        if not re.search(r"\b%s\b" % member, text):
+            fault("man/mailpollctl.8: does not tell of a status's %s" % member)
+
+
 def check_failures():
     """Rows of the table are compared by errors_page; these are failures that have none."""
     text, n = plain("mailpolld-errors.7"), 0
@@ -138,6 +149,7 @@ def check_version():
 check_includes()
 check_manual()
 check_metrics()
+check_status()
 check_failures()
 check_version()
 for text in faults:
