@@ -1,10 +1,7 @@
 /* DNS, TCP and TLS of one host, and the greeting of an IMAP server: one line each; each has its time. */
-#include <errno.h>
 #include <event2/buffer.h>
-#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
 #include <netdb.h>
-#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +9,7 @@
 #include "dial.h"
 #include "doctor_private.h"
 #include "resolver.h"
-#include "tls.h"
+#include "tls_stream.h"
 
 #define EXPIRES_SOON_S (14 * 86400)
 #define ADDRESSES_SHOWN 4
@@ -35,8 +32,7 @@ struct probe {
 	enum probe_step last;
 	struct failure_subject who;
 	enum probe_step step;			/* under way */
-	SSL *ssl;				/* the bufferevent's once it exists */
-	struct bufferevent *bev;
+	struct tls_stream *stream;		/* NULL: its CA cannot be read */
 	struct dial *dial;
 	struct lookup *lookup;
 	struct event *timer;
@@ -48,10 +44,7 @@ static void probe_free(struct probe *p)
 {
 	lookup_cancel(&p->lookup);
 	dial_cancel(&p->dial);
-	if (p->bev != NULL)
-		bufferevent_free(p->bev);	/* frees ssl */
-	else
-		SSL_free(p->ssl);
+	tls_stream_free(&p->stream);
 	event_free(p->timer);
 	free(p->host);
 	free(p->subject);
@@ -101,10 +94,9 @@ static void step_failed(struct probe *p, bool is_certificate, const char *what)
 
 /* The first line says that this is IMAP, which port 443, say, would not; its text names the front end and means nothing else
  * (exchange-online 4.1). */
-static void on_readable(struct bufferevent *bev, void *arg)
+static void on_bytes(void *arg, struct evbuffer *in)
 {
 	struct probe *p = arg;
-	struct evbuffer *in = bufferevent_get_input(bev);
 	char *line = evbuffer_readln(in, NULL, EVBUFFER_EOL_CRLF), shown[81];
 	const char *text;
 	struct failure why;
@@ -128,24 +120,13 @@ static void on_readable(struct bufferevent *bev, void *arg)
 	fail(p, &why);
 }
 
-static void on_bev_event(struct bufferevent *bev, short what, void *arg)
+static void on_open(void *arg)
 {
 	struct probe *p = arg;
 	char text[300], hint[160] = "";
-	bool is_certificate;
 	int64_t end_wall_s, left_s;
-	int system_error = errno;
 
-	if (what & BEV_EVENT_EOF) {
-		step_failed(p, false, "connection closed by the server");
-		return;
-	}
-	if (!(what & BEV_EVENT_CONNECTED)) {
-		tls_explain(p->ssl, bufferevent_get_openssl_error(bev), system_error, &is_certificate, text, sizeof(text));
-		step_failed(p, is_certificate, text);
-		return;
-	}
-	tls_describe(p->ssl, text, sizeof(text), &end_wall_s);
+	tls_stream_describe(p->stream, text, sizeof(text), &end_wall_s);
 	left_s = end_wall_s - clock_wall_s();
 	if (end_wall_s != 0 && left_s < EXPIRES_SOON_S)
 		snprintf(hint, sizeof(hint), "The certificate ends in %lld days: its owner must renew it before.", (long long)left_s / 86400);
@@ -156,12 +137,17 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 		enter(p, STEP_GREETING);
 }
 
+static void on_end(void *arg, bool is_certificate, const char *why)
+{
+	step_failed(arg, is_certificate, why);
+}
+
 static void on_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct probe *p = arg;
 
 	(void)fd, (void)what;
-	if (p->ssl == NULL)
+	if (p->stream == NULL)
 		probe_over(p, false);		/* it could not even begin, and that has been reported */
 	else
 		step_failed(p, false, "timed out");
@@ -178,9 +164,7 @@ static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *e
 		return;
 	}
 	report_ok(&p->at, "TCP", NULL, "connected to port %u", p->port);
-	p->bev = bufferevent_openssl_socket_new(p->env->base, fd, p->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
-	bufferevent_setcb(p->bev, on_readable, NULL, on_bev_event, p);
-	bufferevent_enable(p->bev, EV_READ | EV_WRITE);
+	tls_stream_open(p->stream, fd);
 	enter(p, STEP_TLS);
 }
 
@@ -206,6 +190,7 @@ static void on_resolved(void *arg, const struct address *v, size_t n, const char
 struct probe *probe_start(const struct doctor_env *env, const struct report_at *at, const char *host, uint16_t port, const char *ca_file,
     bool is_imap, probe_cb *cb, void *arg)
 {
+	static const struct tls_stream_ops ops = { on_open, on_bytes, on_end };
 	struct probe *p = xcalloc(1, sizeof(*p));
 	char error[200];
 
@@ -214,8 +199,8 @@ struct probe *probe_start(const struct doctor_env *env, const struct report_at *
 	p->at.subject = p->subject;
 	p->who = (struct failure_subject){ .host = p->host, .token_host = p->host, .mailbox = "its mailboxes" };
 	p->timer = evtimer_new(env->base, on_timer, p);
-	p->ssl = tls_client(env->tls, host, ca_file, error, sizeof(error));
-	if (p->ssl == NULL) {
+	p->stream = tls_stream_new(env->base, env->tls, host, ca_file, &ops, p, error, sizeof(error));
+	if (p->stream == NULL) {
 		report_failed(&p->at, "CA certificates", ca_file != NULL ? "Correct ca_file in the configuration." :
 		    "Install the system's certificates (apt-get install ca-certificates).", NULL, "%s", error);
 		for (enum probe_step s = STEP_DNS; s <= p->last; s++)

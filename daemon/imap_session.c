@@ -1,13 +1,8 @@
 /* The phases are one table, phase_def: what entering sends, what an untagged line, a `+` and the tagged reply mean
  * there, how long it may last. session_enter() is the only writer of s->phase. */
-#include <errno.h>
 #include <event2/buffer.h>
-#include <event2/bufferevent.h>
-#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
-#include <openssl/err.h>
 #include <openssl/evp.h>
-#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +10,10 @@
 #include "imap_session_private.h"
 #include "imap_trace.h"
 #include "log.h"
-#include "tls.h"
+#include "tls_stream.h"
 
 #define IDLE_END_MS 30000
 #define REFUSAL_WORD 200		/* longer than a refusal's JSON, shorter than an access token */
-/* As much is read from TLS at a time as makes one chain of libevent's with 16 KiB, about a record; by default it is two chains. */
-#define READ_BYTES (16 * 1024 - 48)
 
 enum phase {
 	P_DIAL, P_TLS, P_GREETING, P_CAPABILITY, P_AUTH, P_AUTH_REFUSED, P_CAPABILITY_AFTER, P_READY,
@@ -36,8 +29,7 @@ struct imap_session {
 	enum phase phase;
 	char *initial_response;			/* SASL's, base64; NULL once sent */
 	struct dial *dial;			/* NULL unless P_DIAL */
-	SSL *ssl;				/* the bufferevent's once it exists */
-	struct bufferevent *bev;		/* NULL before P_TLS */
+	struct tls_stream *stream;		/* NULL: its CA cannot be read */
 	struct imap_parser *parser;
 	bool parser_has_more;			/* an event was given; the parser may have another without new bytes */
 	bool paused;
@@ -52,7 +44,7 @@ struct imap_session {
 	bool exists_told;			/* in this command */
 	struct ranges copied;			/* COPYUID, in this command */
 	struct imap_done done;			/* what its untagged lines have told */
-	struct event *timer, *resume_ev, *end_ev;
+	struct event *timer, *end_ev;
 	struct failure *failure;		/* why it ended; NULL: it has not, or as wished */
 	struct imap_trace *trace;		/* lent; NULL: nobody looks */
 	char *refusal;				/* what the mechanism says of a refused sign-in; NULL: nothing */
@@ -109,8 +101,8 @@ static void end_with(struct imap_session *s, const struct failure *why)
 		return;
 	if (why != NULL)
 		failure_keep(&s->failure, why);
-	if (s->bev != NULL)
-		bufferevent_disable(s->bev, EV_READ | EV_WRITE);
+	if (s->stream != NULL)
+		tls_stream_pause(s->stream);
 	dial_cancel(&s->dial);
 	session_enter(s, P_ENDED);
 	event_active(s->end_ev, 0, 0);
@@ -184,31 +176,6 @@ static void end_by_protocol(struct imap_session *s, const char *what, const char
 
 /* --- sending --- */
 
-static void wipe_sent(const void *data, size_t len, void *arg)
-{
-	(void)data;
-	explicit_bzero(arg, len);
-	free(arg);
-}
-
-/* At once: the loop would have to be asked twice whether the socket can be written. What it does not take (all or nothing: a line is
- * one record) waits in the output. line is taken, and wiped: it may be a secret, which has no other copy outside TLS. */
-static void send_owned(struct imap_session *s, char *line, size_t len)
-{
-	struct evbuffer *out = bufferevent_get_output(s->bev);
-	bool sent = false;
-
-	if (evbuffer_get_length(out) == 0 && len <= SSL3_RT_MAX_PLAIN_LENGTH) {
-		ERR_clear_error();
-		sent = SSL_write(s->ssl, line, (int)len) == (int)len;
-		ERR_clear_error();	/* tried again from the output, it fails again */
-	}
-	if (sent)
-		wipe_sent(line, len, line);
-	else
-		evbuffer_add_reference(out, line, len, wipe_sent, line);
-}
-
 /* tag 0: the text is all of the line. */
 static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_list args) PRINTF_LIKE(3, 0);
 static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_list args)
@@ -224,7 +191,7 @@ static void put_line(struct imap_session *s, unsigned tag, const char *fmt, va_l
 	if (s->trace != NULL)
 		imap_trace_sent(s->trace, tag, fmt, again);
 	va_end(again);
-	send_owned(s, line, strlen(line));
+	tls_stream_send(s->stream, line, strlen(line));
 }
 
 static void send_line(struct imap_session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -246,7 +213,7 @@ static void send_secret(struct imap_session *s, const char *prefix)
 	secret_free(&s->initial_response);
 	if (s->trace != NULL)
 		imap_trace_sent_secret(s->trace, prefix);
-	send_owned(s, line, len);
+	tls_stream_send(s->stream, line, len);
 }
 
 static void begin_command(struct imap_session *s, enum imap_command command, enum failure_phase phase)
@@ -666,9 +633,9 @@ static bool read_some(struct imap_session *s, struct evbuffer *in)
 	return true;
 }
 
-static void read_all(struct imap_session *s)
+static void on_bytes(void *arg, struct evbuffer *in)
 {
-	struct evbuffer *in = bufferevent_get_input(s->bev);
+	struct imap_session *s = arg;
 
 	if (s->phase == P_COMMAND)
 		set_timer(s, phase_limit_ms(s));	/* the peer lives: the deadline is for silence */
@@ -676,45 +643,19 @@ static void read_all(struct imap_session *s)
 		;
 }
 
-static void on_readable(struct bufferevent *bev, void *arg)
+static void on_open(void *arg)
 {
-	(void)bev;
-	read_all(arg);
+	session_enter(arg, P_GREETING);
 }
 
-static void on_resume(evutil_socket_t fd, short what, void *arg)
+static void on_stream_end(void *arg, bool is_certificate, const char *why)
 {
 	struct imap_session *s = arg;
 
-	(void)fd, (void)what;
-	if (s->phase != P_ENDED && !s->paused)
-		read_all(s);
-}
-
-static void on_bev_event(struct bufferevent *bev, short what, void *arg)
-{
-	struct imap_session *s = arg;
-	int error = errno;
-	unsigned long tls_error = bufferevent_get_openssl_error(bev);
-	bool is_certificate = false;
-	char text[160];
-
-	if (what & BEV_EVENT_CONNECTED) {
-		session_enter(s, P_GREETING);
-		return;
-	}
-	if (what & BEV_EVENT_EOF)
-		read_all(s);			/* what came before it counts, a BYE above all */
 	if (s->phase == P_LOGOUT)
 		on_logout_done(s, NULL);
-	else if (s->phase == P_TLS || tls_error != 0)
-		tls_explain(s->ssl, tls_error, error, &is_certificate, text, sizeof(text));
-	else if ((what & BEV_EVENT_ERROR) && error != 0)
-		snprintf(text, sizeof(text), "%s", strerror(error));
 	else
-		snprintf(text, sizeof(text), "connection closed by the server");
-	if (s->phase != P_ENDED)
-		end_by_network(s, is_certificate, text);
+		end_by_network(s, is_certificate, why);
 }
 
 static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *error)
@@ -728,11 +669,7 @@ static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *e
 		end_with(s, &why);
 		return;
 	}
-	s->bev = bufferevent_openssl_socket_new(s->base, fd, s->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
-	bufferevent_openssl_set_allow_dirty_shutdown(s->bev, 1);
-	bufferevent_setcb(s->bev, on_readable, NULL, on_bev_event, s);
-	bufferevent_setwatermark(s->bev, EV_READ, 0, READ_BYTES);
-	bufferevent_enable(s->bev, EV_READ | EV_WRITE);
+	tls_stream_open(s->stream, fd);
 	session_enter(s, P_TLS);
 }
 
@@ -747,7 +684,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 		return;
 	}
 	if (s->phase == P_TLS || s->phase == P_GREETING)
-		dialer_doubt(s->dialer, s->conf.host, bufferevent_getfd(s->bev));
+		dialer_doubt(s->dialer, s->conf.host, tls_stream_fd(s->stream));
 	snprintf(text, sizeof(text), "timed out while %s", phases[s->phase].name);
 	end_by_network(s, false, text);
 }
@@ -766,6 +703,7 @@ static void on_end_event(evutil_socket_t fd, short what, void *arg)
 struct imap_session *imap_session_new(struct event_base *base, struct dialer *dialer, struct tls *tls,
     const struct imap_session_conf *conf, const struct imap_session_ops *ops, void *arg)
 {
+	static const struct tls_stream_ops stream_ops = { on_open, on_bytes, on_stream_end };
 	struct imap_session *s = xcalloc(1, sizeof(*s));
 	struct failure why;
 	char error[160];
@@ -780,11 +718,10 @@ struct imap_session *imap_session_new(struct event_base *base, struct dialer *di
 	s->initial_response = make_initial_response(conf->address, conf->token);
 	s->parser = imap_parser_new();
 	s->timer = evtimer_new(base, on_timer, s);
-	s->resume_ev = event_new(base, -1, 0, on_resume, s);
 	s->end_ev = event_new(base, -1, 0, on_end_event, s);
-	s->ssl = tls_client(tls, conf->host, conf->ca_file, error, sizeof(error));
+	s->stream = tls_stream_new(base, tls, conf->host, conf->ca_file, &stream_ops, s, error, sizeof(error));
 	session_enter(s, P_DIAL);
-	if (s->ssl != NULL) {
+	if (s->stream != NULL) {
 		s->dial = dial_start(dialer, conf->host, conf->port, on_dialed, s);
 	} else {
 		failure_own(&why, "ca-file", s->conf.subject, "%s", error);
@@ -800,18 +737,9 @@ void imap_session_free(struct imap_session **session)
 	if (s == NULL)
 		return;
 	dial_cancel(&s->dial);
-	if (s->bev != NULL) {
-		if (SSL_is_init_finished(s->ssl))
-			SSL_shutdown(s->ssl);	/* close_notify: without it the session could not be resumed */
-		else
-			tls_doubt(s->ssl);
-		bufferevent_free(s->bev);	/* frees ssl */
-	} else {
-		SSL_free(s->ssl);
-	}
+	tls_stream_free(&s->stream);
 	imap_parser_free(&s->parser);
 	event_free(s->timer);
-	event_free(s->resume_ev);
 	event_free(s->end_ev);
 	secret_free(&s->initial_response);
 	ranges_done(&s->copied);
@@ -852,11 +780,11 @@ bool imap_session_is_idling(const struct imap_session *s)
 
 void imap_session_pause(struct imap_session *s)
 {
-	if (s->paused || s->bev == NULL || s->phase == P_ENDED)
+	if (s->paused || s->phase == P_ENDED)
 		return;
 	s->paused = true;
 	event_del(s->timer);
-	bufferevent_disable(s->bev, EV_READ);
+	tls_stream_pause(s->stream);
 }
 
 void imap_session_resume(struct imap_session *s)
@@ -865,8 +793,7 @@ void imap_session_resume(struct imap_session *s)
 		return;
 	s->paused = false;
 	set_timer(s, phase_limit_ms(s));
-	bufferevent_enable(s->bev, EV_READ);
-	event_active(s->resume_ev, 0, 0);	/* what was read before the pause waits in the buffer */
+	tls_stream_resume(s->stream);
 }
 
 /* --- IDLE, LOGOUT; the other commands: imap_session_commands.c --- */
