@@ -45,7 +45,8 @@ struct sink_recovery {
 	const struct store_found_intent *found;	/* the store's; it does not change while we run */
 	size_t n_found;
 	_Atomic int *fates;		/* enum fate; of two that look at once into the same, the first one's word stays */
-	atomic_bool late;		/* mailboxes have started: each Maildir's own look knows whether it was just made, this one does not */
+	atomic_bool late;		/* mailboxes have started: each Maildir's own look knows whether it was just made, this one does not,
+				 * and says no more than that something is to be fetched again */
 };
 enum fate {
 	FATE_UNKNOWN, FATE_UNKNOWN_ELSEWHERE /* and the Maildir of then was not there: what is missing in it proves nothing */,
@@ -97,18 +98,14 @@ static bool is_unknown(int fate)
 	return fate == FATE_UNKNOWN || fate == FATE_UNKNOWN_ELSEWHERE;
 }
 
-/* What a flush could not bring to the disk is fetched again: another flush would say nothing of it. */
-static enum fate fate_after_flush(const struct store_found_intent *i, const char *new, int error)
+/* What a flush could not bring to the disk is fetched again: another flush would say nothing of it. Its file stays until the new one is
+ * renamed over it: one that is gone counts as delivered, as long as there is the intent. */
+static enum fate fate_after_flush(int error)
 {
-	char *path;
-
 	if (error == 0)			/* the last run may not have come to that */
 		return FATE_DELIVERED;
 	if (error != EIO && error != ENOSPC && error != EDQUOT)		/* it was not tried */
 		return FATE_UNKNOWN;
-	path = xasprintf("%s/%s", new, i->new_name);
-	unlink(path);
-	free(path);
 	return FATE_FETCH_AGAIN;
 }
 
@@ -131,8 +128,8 @@ static bool recover_some(struct sink_recovery *r, size_t first, size_t n, bool j
 		error = flush_directory(new);
 	for (size_t i = 0; i < n; i++) {
 		if (is_unknown(was[i]) && now[i] == FATE_DELIVERED)
-			now[i] = (int)fate_after_flush(&found[i], new, error);
-		if (unless_late && r->late)
+			now[i] = (int)fate_after_flush(error);
+		if (unless_late && r->late && now[i] != FATE_FETCH_AGAIN)	/* that one stands: the next look would find nothing wrong */
 			continue;
 		if (!atomic_compare_exchange_strong(&fates[i], &was[i], now[i]))
 			now[i] = was[i];	/* somebody else's word */

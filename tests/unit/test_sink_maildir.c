@@ -239,17 +239,42 @@ static void with_maildir(void (*test)(char *maildir))
 	assert_int_equal(system(command), 0);
 }
 
+static void make_empty(const char *maildir, const char *sub, bool directory)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", maildir, sub);
+	if (directory) {
+		assert_int_equal(mkdir(path, 0700), 0);
+	} else {
+		assert_true((fd = creat(path, 0600)) >= 0);
+		close(fd);
+	}
+}
+
+static bool exists(const char *maildir, const char *sub)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/%s", maildir, sub);
+	return access(path, F_OK) == 0;
+}
+
 static void renamed(char *maildir)
 {
 	recover(&(struct sink_env){ 0 }, maildir, 1);
 	expect("Ds!");
 }
 
+/* As long as there is the intent, a file that is gone counts as delivered: it stays, and the message that is fetched again takes its place. */
 static void renamed_and_never_flushed(char *maildir)
 {
 	w.flush_error = EIO;		/* another flush would not tell it again */
+	make_empty(maildir, "new/n", false);
 	recover(&(struct sink_env){ 0 }, maildir, 1);
 	expect("Dd!");
+	assert_true(exists(maildir, "new/n"));
 }
 
 static void renamed_but_not_flushed(char *maildir)
@@ -274,25 +299,22 @@ static void late(char *maildir)
 	expect("D!");
 }
 
+/* The Maildir's own look would flush once more, and not be told. */
+static void late_and_never_flushed(char *maildir)
+{
+	struct sink_env env = { 0 };
+
+	w.late = &env;
+	w.flush_error = EIO;
+	recover(&env, maildir, 2);
+	expect("Ddd!");
+}
+
 static void note_place(void *arg, const struct spool_place *place, const struct failure *why)
 {
 	(void)arg;
 	assert_true(place == NULL && why != NULL);
 	step('?');
-}
-
-static void make_empty(const char *maildir, const char *sub, bool directory)
-{
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", maildir, sub);
-	if (directory) {
-		assert_int_equal(mkdir(path, 0700), 0);
-	} else {
-		assert_true((fd = creat(path, 0600)) >= 0);
-		close(fd);
-	}
 }
 
 /* Somebody has made it meanwhile, as a mount point perhaps: that the names are not there says nothing, also to who comes second. */
@@ -342,6 +364,7 @@ static void test_recovery_that_is_late(void **state)
 {
 	(void)state;
 	with_maildir(late);
+	with_maildir(late_and_never_flushed);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
