@@ -13,6 +13,7 @@
 #include "config.h"
 #include "sink_command.h"
 #include "util.h"
+#include "volume.h"
 #include "workers.h"
 
 #define KILL_AFTER_MS 5000		/* SIGTERM, then SIGKILL */
@@ -67,24 +68,23 @@ static void command_close(void *self)
 
 struct place_answer { struct sink_command *sink; sink_place_cb *cb; void *arg; };
 
-static void on_place(evutil_socket_t fd, short what, void *arg)
+static void on_place(void *arg)
 {
 	struct place_answer *a = arg;
 	struct spool_place place = { .dir = a->sink->spool_dir, .volume = a->sink->env->state_volume, .mode = 0600, .gid = (gid_t)-1 };
 
-	(void)fd, (void)what;
 	a->cb(a->arg, &place, NULL);
 	free(a);
 }
 
+/* Who finds too little room there writes nothing, and so nobody else would see that there is some again. */
 static void command_prepare(void *self, const struct mailbox_conf *mailbox, const char *folder, sink_place_cb *cb, void *arg)
 {
 	struct place_answer *a = xcalloc(1, sizeof(*a));
-	struct timeval now = { 0, 0 };
 
 	(void)mailbox, (void)folder;
 	*a = (struct place_answer){ .sink = self, .cb = cb, .arg = arg };
-	event_base_once(a->sink->env->base, -1, EV_TIMEOUT, on_place, a, &now);
+	volume_look_free(a->sink->env->state_volume, a->sink->spool_dir, on_place, a);
 }
 
 /* --- one child --- */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -139,6 +140,17 @@ static void work_flush(struct job *job)
 		f->error = syncfs(f->sync_fd) < 0 ? errno : 0;
 	else
 		f->error = flush_each(&f->requests);
+}
+
+struct free_job { struct job job; struct volume *volume; char *path; void (*done)(void *arg); void *arg; bool has_free; uint64_t free_bytes; };
+
+static void work_free(struct job *job)
+{
+	struct free_job *f = (struct free_job *)job;
+	struct statvfs vfs;
+
+	if ((f->has_free = statvfs(f->path, &vfs) == 0))
+		f->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
 }
 
 /* --- on the loop --- */
@@ -280,4 +292,23 @@ void volume_note_free(struct volume *v, uint64_t free_bytes)
 uint64_t volume_free_bytes(const struct volume *v)
 {
 	return v->free_bytes;
+}
+
+static void done_free(struct job *job)
+{
+	struct free_job *f = (struct free_job *)job;
+
+	if (f->has_free)
+		volume_note_free(f->volume, f->free_bytes);
+	f->done(f->arg);
+	free(f->path);
+	free(f);
+}
+
+void volume_look_free(struct volume *v, const char *path, void (*done)(void *arg), void *arg)
+{
+	struct free_job *f = xcalloc(1, sizeof(*f));
+
+	*f = (struct free_job){ .job = { .work = work_free, .done = done_free }, .volume = v, .path = xstrdup(path), .done = done, .arg = arg };
+	lane_submit(v->write_lane, &f->job);
 }

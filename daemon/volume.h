@@ -27,3 +27,5 @@ void volume_rename(struct volume *, const char *rename_from, const char *path, v
 
 void volume_note_free(struct volume *, uint64_t free_bytes);	/* what a job's fstatvfs saw */
 uint64_t volume_free_bytes(const struct volume *);		/* as last noted */
+/* Notes it anew, as path's file system has it, on the write lane. Answers later, exactly once, whether it could be had or not; no cancel. */
+void volume_look_free(struct volume *, const char *path, void (*done)(void *arg), void *arg);

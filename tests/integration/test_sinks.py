@@ -310,6 +310,36 @@ def test_too_little_room(simulator, daemon):
     assert simulator.state(ADDRESS)["logins"] == 1
 
 
+def test_room_for_commands(simulator, daemon, tmp_path):
+    """min_free of state_dir's file system, where nothing but what a command reads is written: looked at anew by who waits for it"""
+    simulator.mailbox(ADDRESS)
+    with small_disk(daemon, tmp_path, "4m") as mount:
+        def fill_some():
+            with open(mount + "/full", "wb") as f:
+                f.write(bytes(3 << 20))
+
+        def wait_held():
+            status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+            assert "min_free" in status["mailboxes"][0]["hint"] and status["mailboxes"][0]["error"].endswith(mount + "/spool")
+
+        daemon.config([{"address": ADDRESS, "deliver": {"command": ["/bin/cat"]}}], top={"state_dir": mount, "min_free": "2M"})
+        fill_some()
+        simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+        daemon.start()                      # it was so before
+        wait_held()
+        os.unlink(mount + "/full")
+        daemon.poll(ADDRESS)
+        daemon.wait_delivered(ADDRESS, 1, timeout=20)
+        fill_some()
+        simulator.add(ADDRESS, [{"seed": 2, "size": 2000}])
+        daemon.wait_delivered(ADDRESS, 2)   # written where there was room once, and seen that there is none
+        simulator.add(ADDRESS, [{"seed": 3, "size": 2000}])
+        wait_held()
+        os.unlink(mount + "/full")
+        daemon.poll(ADDRESS)
+        daemon.wait_delivered(ADDRESS, 3, timeout=20)
+
+
 def test_held_mailbox_keeps_nobodys_turn(simulator, daemon):
     """fetching_at_once: who waits for a turn and is held meanwhile gives it back"""
     other = "other@contoso.example"

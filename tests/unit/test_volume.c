@@ -138,6 +138,11 @@ static void test_errors_of_their_own(void **state)
 	free(target);
 }
 
+static void on_looked(void *arg)
+{
+	on_flushed(arg, 0);
+}
+
 static void test_free_bytes(void **state)
 {
 	struct world *w = *state;
@@ -145,6 +150,12 @@ static void test_free_bytes(void **state)
 	assert_true(volume_free_bytes(w->volume) == UINT64_MAX);	/* not known: no reason to hold anything */
 	volume_note_free(w->volume, 5);
 	assert_int_equal(volume_free_bytes(w->volume), 5);
+	volume_look_free(w->volume, "/nonexistent", on_looked, w);
+	wait_for(w, 1);
+	assert_int_equal(volume_free_bytes(w->volume), 5);
+	volume_look_free(w->volume, w->dir, on_looked, w);
+	wait_for(w, 1);
+	assert_true(volume_free_bytes(w->volume) > 4096 && volume_free_bytes(w->volume) < UINT64_MAX);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
