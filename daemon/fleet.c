@@ -25,7 +25,8 @@
 #include "workers.h"
 
 #define LOOK_THREADS 8
-#define SPAWN_THREADS 8
+#define MAILDIR_THREADS 64		/* most sleep, on disks that hang; else few are made */
+#define SPAWN_THREADS 64
 #define RECOVERY_MS 30000
 #define CHECK_S 15			/* between two looks for mailboxes past their deadline */
 #define HURRY_BEFORE_MS 3000		/* before the end of the time given to stop */
@@ -201,7 +202,8 @@ static struct volume *find_state_volume(struct fleet *f)
 static void make_sinks(struct fleet *f)
 {
 	struct sink_env env = { .counters = &f->counters, .base = f->base, .workers = f->workers, .volumes = f->volumes, .state_volume = f->state_volume,
-	    .lane = f->look_lane, .spawn_lane = lane_new(f->workers, "spawn", LANE_DISK, SPAWN_THREADS), .store = f->store,
+	    .maildir_lane = lane_new(f->workers, "maildir", LANE_DISK, MAILDIR_THREADS),
+	    .spawn_lane = lane_new(f->workers, "spawn", LANE_DISK, SPAWN_THREADS), .store = f->store,
 	    .state_dir = f->config->state_dir, .run = f->run, .quarantined = f->quarantined };
 
 	f->sinks = sinks_new(&env);

@@ -39,7 +39,7 @@ struct fleet {
 	struct volume *state_volume;	/* one of volumes */
 	struct mailbox_env env;
 	struct mailbox_ops ops;
-	struct lane *look_lane;		/* directories, configuration files */
+	struct lane *look_lane;		/* configuration files, the quarantine */
 	struct member **members; size_t n_members;	/* in the order of the configuration */
 	TAILQ_HEAD(, member) leaving; size_t n_leaving;
 	size_t by_state[MAILBOX_STATE_N];

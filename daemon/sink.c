@@ -46,6 +46,7 @@ struct sinks *sinks_new(const struct sink_env *env)
 
 	s->env = *env;
 	s->env.state_dir = s->state_dir = xstrdup(env->state_dir);
+	s->env.prepares = sink_maildir_prepares_new();
 	return s;
 }
 
@@ -73,6 +74,7 @@ void sinks_free(struct sinks **sinks)
 	for (size_t i = 0; s != NULL && i < s->n; i++)
 		sink_free(s->v[i]);
 	if (s != NULL) {
+		sink_maildir_prepares_free(&s->env.prepares);
 		sink_maildir_recovery_free(&s->env);
 		free(s->state_dir);
 		free(s->v);

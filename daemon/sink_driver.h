@@ -20,13 +20,14 @@ struct sink_env {		/* lent, outlives every sink */
 	struct workers *workers;
 	struct volumes *volumes;
 	struct volume *state_volume;	/* state_dir's */
-	struct lane *lane;		/* for looking at directories; several threads */
-	struct lane *spawn_lane;	/* for starting programs; several threads */
+	struct lane *maildir_lane;	/* for making Maildirs ready; many threads */
+	struct lane *spawn_lane;	/* for starting programs; many threads */
 	struct store *store;
 	const char *state_dir;
 	const char *run;		/* 8 hex digits, new for each run; temporary files of other runs are left-overs */
 	struct quarantine_counts *quarantined;
 	struct sink_recovery *recovery;	/* sink_maildir's: intents of the last run; NULL before sink_maildir_recover() */
+	struct sink_prepares *prepares;	/* sink_maildir's */
 };
 
 /* Once, from the loop. why is set unless delivered; lent. */

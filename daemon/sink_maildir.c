@@ -18,14 +18,15 @@
 #include "volume.h"
 #include "workers.h"
 
-#define PREPARES_MAX 3			/* less than half of the lane's threads (fleet.c) */
+/* Which disk a path leads to is not known before that disk has answered. What lies side by side is taken for one disk; what lies in one
+ * directory a step further up, or is of one sink, for a few. */
+#define BESIDE_MAX 3
+#define NEAR_MAX 24			/* several times that, and less than half of the lane's threads (fleet.c) */
 
 struct sink_maildir {
 	const struct sink_env *env;
 	const struct sink_conf *conf;	/* lent */
-	/* One at a time in a Maildir, and few of a sink: a disk that hangs does not take all threads of the lane. */
-	TAILQ_HEAD(prepares, prepare_job) waiting, running;
-	size_t n_running;
+	size_t n_running;		/* of its Maildirs that are being made ready */
 };
 
 static void *maildir_open(const struct sink_env *env, const struct sink_conf *conf)
@@ -34,8 +35,6 @@ static void *maildir_open(const struct sink_env *env, const struct sink_conf *co
 
 	s->env = env;
 	s->conf = conf;
-	TAILQ_INIT(&s->waiting);
-	TAILQ_INIT(&s->running);
 	return s;
 }
 
@@ -214,7 +213,7 @@ void sink_maildir_recover(struct sink_env *env, void (*done)(void *arg), void *a
 	r->env = env;
 	r->done = done;
 	r->arg = arg;
-	lane_submit(env->lane, &r->job);
+	lane_submit(env->maildir_lane, &r->job);
 }
 
 void sink_maildir_recovery_is_late(struct sink_env *env)
@@ -232,6 +231,11 @@ void sink_maildir_recovery_free(struct sink_env *env)
 
 /* --- the directories, on a lane --- */
 
+TAILQ_HEAD(prepares, prepare_job);
+struct sink_prepares {
+	struct prepares waiting, running;
+};
+
 struct prepare_job {
 	struct job job;
 	TAILQ_ENTRY(prepare_job) link;
@@ -239,6 +243,7 @@ struct prepare_job {
 	sink_place_cb *cb;
 	void *arg;
 	char *maildir;
+	size_t beside_len, near_len;	/* of its name: up to the directory that it lies in, and to the one above that */
 	char ours[32], this_run[48];	/* prefixes of temporary names */
 	mode_t file_mode, dir_mode;
 	gid_t gid;
@@ -362,28 +367,48 @@ static void disk_failure(struct failure *why, const char *what, const char *path
 	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", hint, "%s %s: %s", what, path, strerror(error));
 }
 
-static bool is_busy(const struct sink_maildir *s, const char *maildir)
+static bool begins_alike(const struct prepare_job *a, size_t a_len, const struct prepare_job *b, size_t b_len)
 {
-	const struct prepare_job *p;
-
-	TAILQ_FOREACH(p, &s->running, link)
-		if (strcmp(p->maildir, maildir) == 0)
-			return true;
-	return false;
+	return a_len == b_len && memcmp(a->maildir, b->maildir, a_len) == 0;
 }
 
-static void begin_prepares(struct sink_maildir *s)
+/* One at a time in a Maildir, and so few that a disk that hangs does not take all threads of the lane. */
+static bool may_begin(const struct prepare_job *p)
 {
+	const struct prepare_job *r;
+	size_t n_beside = 0, n_near = 0;
+
+	if (p->sink->n_running >= NEAR_MAX)
+		return false;
+	TAILQ_FOREACH(r, &p->sink->env->prepares->running, link) {
+		if (strcmp(r->maildir, p->maildir) == 0)
+			return false;
+		n_beside += begins_alike(p, p->beside_len, r, r->beside_len);
+		n_near += begins_alike(p, p->near_len, r, r->near_len);
+	}
+	return n_beside < BESIDE_MAX && n_near < NEAR_MAX;
+}
+
+static void begin_prepare(struct prepare_job *p)
+{
+	TAILQ_INSERT_TAIL(&p->sink->env->prepares->running, p, link);
+	p->sink->n_running++;
+	lane_submit(p->sink->env->maildir_lane, &p->job);
+}
+
+static void end_prepare(struct prepare_job *ended)
+{
+	struct sink_prepares *all = ended->sink->env->prepares;
 	struct prepare_job *p, *next;
 
-	for (p = TAILQ_FIRST(&s->waiting); p != NULL && s->n_running < PREPARES_MAX; p = next) {
+	TAILQ_REMOVE(&all->running, ended, link);
+	ended->sink->n_running--;
+	for (p = TAILQ_FIRST(&all->waiting); p != NULL; p = next) {
 		next = TAILQ_NEXT(p, link);
-		if (is_busy(s, p->maildir))
+		if (!may_begin(p))
 			continue;
-		TAILQ_REMOVE(&s->waiting, p, link);
-		TAILQ_INSERT_TAIL(&s->running, p, link);
-		s->n_running++;
-		lane_submit(s->env->lane, &p->job);
+		TAILQ_REMOVE(&all->waiting, p, link);
+		begin_prepare(p);
 	}
 }
 
@@ -394,9 +419,7 @@ static void done_prepare(struct job *job)
 	struct failure why;
 	char *tmp = xasprintf("%s/tmp", p->maildir);
 
-	TAILQ_REMOVE(&p->sink->running, p, link);
-	p->sink->n_running--;
-	begin_prepares(p->sink);
+	end_prepare(p);
 	settle_recovered(p->sink->env, p->maildir);
 	if (p->error != 0) {
 		disk_failure(&why, p->what, p->maildir, p->error);
@@ -426,6 +449,16 @@ static mode_t directory_mode(mode_t file_mode, bool has_group)
 	return mode & 0777;
 }
 
+/* Up to the last slash, and with it: of "/srv/mail/a" and "/srv/mail/a/" it is "/srv/mail/". */
+static size_t length_above(const char *path, size_t len)
+{
+	while (len > 0 && path[len - 1] == '/')
+		len--;
+	while (len > 0 && path[len - 1] != '/')
+		len--;
+	return len;
+}
+
 static void maildir_prepare(void *self, const struct mailbox_conf *mailbox, const char *folder, sink_place_cb *cb, void *arg)
 {
 	struct sink_maildir *s = self;
@@ -446,22 +479,36 @@ static void maildir_prepare(void *self, const struct mailbox_conf *mailbox, cons
 	p->file_mode = s->conf->mode;
 	p->gid = s->conf->gid;
 	p->dir_mode = directory_mode(s->conf->mode, s->conf->group != NULL);
-	TAILQ_INSERT_TAIL(&s->waiting, p, link);
-	begin_prepares(s);
+	p->beside_len = length_above(p->maildir, strlen(p->maildir));
+	p->near_len = length_above(p->maildir, p->beside_len);
+	if (may_begin(p))
+		begin_prepare(p);
+	else
+		TAILQ_INSERT_TAIL(&s->env->prepares->waiting, p, link);
+}
+
+struct sink_prepares *sink_maildir_prepares_new(void)
+{
+	struct sink_prepares *all = xcalloc(1, sizeof(*all));
+
+	TAILQ_INIT(&all->waiting);
+	TAILQ_INIT(&all->running);
+	return all;
 }
 
 /* Only at the very end there are some that nobody waits for any more. */
-static void maildir_close(void *self)
+void sink_maildir_prepares_free(struct sink_prepares **prepares)
 {
-	struct sink_maildir *s = self;
+	struct sink_prepares *all = *prepares;
 	struct prepare_job *p;
 
-	while ((p = TAILQ_FIRST(&s->waiting)) != NULL) {
-		TAILQ_REMOVE(&s->waiting, p, link);
+	while (all != NULL && (p = TAILQ_FIRST(&all->waiting)) != NULL) {
+		TAILQ_REMOVE(&all->waiting, p, link);
 		free(p->maildir);
 		free(p);
 	}
-	free(s);
+	free(all);
+	*prepares = NULL;
 }
 
 /* --- one delivery --- */
@@ -571,7 +618,7 @@ const struct sink_driver sink_maildir_driver = {
 	.many_at_once = true,
 	.keeps_file = true,
 	.open = maildir_open,
-	.close = maildir_close,
+	.close = free,
 	.prepare = maildir_prepare,
 	.deliver = maildir_deliver,
 };

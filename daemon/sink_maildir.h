@@ -12,3 +12,7 @@ extern const struct sink_driver sink_maildir_driver;
 void sink_maildir_recover(struct sink_env *, void (*done)(void *arg), void *arg);
 void sink_maildir_recovery_is_late(struct sink_env *);	/* begins with no other Maildir: mailboxes start, and each prepare() looks for itself */
 void sink_maildir_recovery_free(struct sink_env *);
+
+/* The Maildirs that are being made ready, of all sinks: a disk that hangs is shared by some of them, and harms no others. */
+struct sink_prepares *sink_maildir_prepares_new(void);
+void sink_maildir_prepares_free(struct sink_prepares **);

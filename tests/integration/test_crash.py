@@ -124,21 +124,52 @@ def add_intent(daemon, address, uid):
                    (uid, daemon.maildir(address), uid, boot, address))
 
 
-def test_many_mailboxes_on_a_disk_that_hangs(simulator, daemon, tmp_path):
-    """More than the lane has threads: another sink's mailboxes start, and a reload is answered"""
-    hung = ["hung%02d@contoso.example" % i for i in range(12)]
-    for address in (*hung, ADDRESSES[0]):
+@pytest.mark.parametrize("n,hung,good", [
+    (12, "hung/%{address}", "mail/%{address}"),
+    (12, "%{domain}/%{local}", "%{domain}/%{local}"),       # one sink, several disks
+    (12, "hung/{}", "mail/{}"),                             # a sink each
+    (80, "hung/{}/Maildir", "mail/{}/Maildir"),
+    (80, "hung/%{local}/in/%{folder}", "mail/%{local}/in/%{folder}"),
+])
+def test_many_mailboxes_on_a_disk_that_hangs(simulator, daemon, tmp_path, n, hung, good):
+    """However they are named, and more than the lane has threads: those elsewhere start, and a reload is answered"""
+    slow, other = ["box%02d@hung" % i for i in range(n)], ADDRESSES[0]
+    for address in (*slow, other):
         simulator.mailbox(address)
-    simulator.add(ADDRESSES[0], [{"seed": 1, "size": 2000}])
+    simulator.add(other, [{"seed": 1, "size": 2000}])
     gate = Gate(tmp_path / "gate", daemon.directory + "/hung/")
-    daemon.config([*({"address": a, "deliver": {"maildir": daemon.directory + "/hung/%{address}"}} for a in hung), ADDRESSES[0]])
+    daemon.config([{"address": a, "deliver": {"maildir": daemon.directory + "/" + (good if a == other else hung).replace("{}", a)}} for a in (*slow, other)])
     gate.shut()
     daemon.start(env=gate.env)
     gate.wait_stalled()
-    daemon.wait_delivered(ADDRESSES[0], 1, timeout=20)
-    assert daemon.ctl("reload").returncode == 0
+    daemon.wait_delivered(other, 1, timeout=20)
+    assert daemon.ctl("reload").returncode == 0 and daemon.ctl("quarantine", "list").returncode == 0
     gate.open()
-    daemon.wait(lambda s: s["totals"]["watching"] == len(hung) + 1)
+    daemon.wait(lambda s: s["totals"]["watching"] == n + 1)
+
+
+def test_many_programs_on_a_disk_that_hangs(simulator, daemon, tmp_path):
+    """One that lies elsewhere is started all the same"""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    slow, other = ["box%02d@hung.example" % i for i in range(12)], ADDRESSES[0]
+    for address in (*slow, other):
+        simulator.mailbox(address)
+        (programs / address).write_text("#!/bin/sh\ncat > /dev/null\n")
+        (programs / address).chmod(0o755)
+    gate = Gate(tmp_path / "gate", programs)
+    daemon.config([*({"address": a, "deliver": {"command": [str(programs / a)]}} for a in slow), {"address": other, "deliver": {"command": ["/bin/cat"]}}])
+    daemon.start(env=gate.env)
+    daemon.wait(lambda s: s["totals"]["watching"] == len(slow) + 1)
+    gate.shut()
+    for address in slow:
+        simulator.add(address, [{"seed": 1, "size": 2000}])
+    daemon.wait(lambda s: sum(sink["running"] for sink in s["sinks"]) == len(slow))
+    gate.wait_stalled()
+    simulator.add(other, [{"seed": 1, "size": 2000}])
+    daemon.wait_delivered(other, 1, timeout=20)
+    gate.open()
+    daemon.wait_total(len(slow) + 1)
 
 
 @pytest.mark.parametrize("takes", [False, True])

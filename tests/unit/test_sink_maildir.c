@@ -321,7 +321,7 @@ static void note_place(void *arg, const struct spool_place *place, const struct 
 static void test_maildir_that_was_away(void **state)
 {
 	char maildir[] = "/tmp/test_sink_maildir.XXXXXX", command[80];
-	struct sink_env env = { 0 };
+	struct sink_env env = { .prepares = sink_maildir_prepares_new() };
 	struct sink_conf here = { .name = (char[]){ "maildir" }, .maildir = maildir, .mode = 0600, .gid = (gid_t)-1 };
 	struct mailbox_conf mailbox = { .address = (char[]){ "a@x.org" }, .id = (char[]){ "a" } };
 	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" }, .this_boot = true };
@@ -344,6 +344,7 @@ static void test_maildir_that_was_away(void **state)
 	sink_maildir_driver.prepare(other, &mailbox, "INBOX", note_place, NULL);
 	expect("!d?");
 	sink_maildir_driver.close(other);
+	sink_maildir_prepares_free(&env.prepares);
 	sink_maildir_recovery_free(&env);
 	snprintf(command, sizeof(command), "rm -r %s", maildir);
 	assert_int_equal(system(command), 0);
