@@ -151,6 +151,16 @@ static void answer(struct passage *p, enum sink_answer what)
 	free(p);
 }
 
+/* It has refused a message, and that is done with: a sink that says no works, unless it says nothing else. */
+static void answer_quarantined(struct passage *p)
+{
+	struct sink_counts *counts = &p->sink->counts;
+
+	if (!counts->failing)
+		counts->failure.fail = FAIL_NONE;
+	answer(p, SINK_QUARANTINED);
+}
+
 static void on_quarantined(void *arg, int error)
 {
 	struct passage *p = arg;
@@ -176,7 +186,7 @@ static void on_quarantined(void *arg, int error)
 	if (m->quarantined_wall_s != 0) {	/* on an operator's word: nothing new has come */
 		log_write(LOG_LEVEL_WARNING, EVENT_QUARANTINED, &ctx, fields, ARRAY_LEN(fields), "message UID %u refused once more, it stays in quarantine: %s",
 		    m->uid, p->why.text);
-		answer(p, SINK_QUARANTINED);
+		answer_quarantined(p);
 		return;
 	}
 	counts->refused++;
@@ -188,7 +198,7 @@ static void on_quarantined(void *arg, int error)
 	}
 	log_write(LOG_LEVEL_WARNING, EVENT_QUARANTINED, &ctx, fields, ARRAY_LEN(fields), "message UID %u refused and quarantined: %s",
 	    m->uid, p->why.text);
-	answer(p, SINK_QUARANTINED);
+	answer_quarantined(p);
 }
 
 static void on_outcome(void *arg, struct message *m, enum sink_outcome outcome, const struct failure *why)

@@ -78,6 +78,42 @@ def test_refused_message_goes_to_quarantine(simulator, daemon):
     assert status["health"] == "ok" and status["sinks"][0]["refused"] == 2      # it is the messages' fault, not the sink's
 
 
+def test_sink_that_failed_and_refuses_then(simulator, daemon):
+    """Who says no works: it does not count as failing any more"""
+    other = "other@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 1500}])
+    path = script(daemon, '[ -e "$out/$MAILPOLLD_ADDRESS" ] || exit 75; exit 65')
+    os.mkdir(os.path.join(daemon.directory, "out"))
+
+    def refuse(address):
+        with open(os.path.join(daemon.directory, "out", address), "w"):
+            pass
+
+    def is_well(status):
+        return status["health"] == "ok" and status["reasons"] == [] and status["sinks"][0]["error"] is None
+
+    def wait_failing(address):
+        status = daemon.wait(lambda s: s["sinks"][0]["error"] is not None and any(m["address"] == address and m["state"] == "held" for m in s["mailboxes"]))
+        assert any(r["what"] == "sink" for r in status["reasons"])
+    daemon.config([ADDRESS], {"deliver": {"command": [path]}})
+    daemon.start()
+    wait_failing(ADDRESS)
+    refuse(ADDRESS)
+    daemon.poll(ADDRESS)
+    assert is_well(daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["quarantined"] == 1))
+    key = daemon.ctl("quarantine", "list").stdout.split()[0]
+    daemon.config([ADDRESS, other], {"deliver": {"command": [path]}})
+    assert daemon.ctl("reload").returncode == 0
+    wait_failing(other)
+    daemon.config([ADDRESS], {"deliver": {"command": [path]}})
+    assert daemon.ctl("reload").returncode == 0
+    daemon.wait(lambda s: s["sinks"][0]["running"] == 0 and simulator.state(other)["sessions"] == 0)
+    assert daemon.ctl("quarantine", "retry", key).returncode == 1       # on an operator's word
+    assert is_well(daemon.status())
+
+
 def test_after_a_reload(simulator, daemon):
     """Nothing of the old configuration is needed any more: neither to quarantine nor for a command that is new"""
     for address in (ADDRESS, "new@contoso.example"):
@@ -105,7 +141,7 @@ def test_five_refusals_in_a_row_are_the_sinks_fault(simulator, daemon):
     daemon.config([{"address": ADDRESS, "deliver": {"command": [path]}}])
     daemon.start()
     status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held" and s["sinks"][0]["failing"])
-    assert status["mailboxes"][0]["folders"][0]["quarantined"] <= 5
+    assert status["mailboxes"][0]["folders"][0]["quarantined"] <= 5 and any(r["what"] == "sink" for r in status["reasons"])
     open(os.path.join(daemon.directory, "out", "mended"), "w").close()
     daemon.poll(ADDRESS)
     status = daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] + s["mailboxes"][0]["folders"][0]["quarantined"] == 12)
