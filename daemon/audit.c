@@ -92,7 +92,7 @@ static void note_outcome(struct audit *a, const struct audit_job *j)
 		    "the audit cannot be written into %s: %s; its lines wait, %llu were dropped. %s", j->path, strerror(j->error),
 		    (unsigned long long)a->dropped, hint);
 	} else if (!a->failing) {
-		if (repeats_over(&a->repeats))
+		if (repeats_over(&a->repeats) || a->dropped > 0)	/* a disk that is only slow loses lines, too */
 			log_write(LOG_LEVEL_WARNING, EVENT_AUDIT_RECOVERED, NULL, NULL, 0, "the audit is written into %s again; %llu lines were dropped",
 			    j->path, (unsigned long long)a->dropped);
 		a->dropped = 0;
@@ -184,6 +184,8 @@ struct audit *audit_new(struct event_base *base, struct workers *workers)
 /* What came while a job runs follows it on the lane, which has one thread. */
 void audit_finish(struct audit *a)
 {
+	if (a->dropped > 0)
+		log_write(LOG_LEVEL_ERROR, EVENT_AUDIT_FAILED, NULL, NULL, 0, "%llu lines of the audit were dropped", (unsigned long long)a->dropped);
 	if (a->path != NULL && a->len > 0)
 		submit(a, true);
 }
@@ -215,9 +217,9 @@ void audit_set_file(struct audit *a, const char *path)
 
 void audit_line(struct audit *a, const char *line)
 {
-	size_t len = strlen(line);
+	size_t len = strlen(line), in_job = a->job != NULL ? a->job->len : 0;	/* it may come back */
 
-	if (a->len + len > WAITING_BYTES) {
+	if (in_job + a->len + len > WAITING_BYTES) {
 		a->dropped++;
 		return;
 	}
