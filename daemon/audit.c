@@ -152,15 +152,20 @@ static void submit(struct audit *a, bool is_last)
 	lane_submit(a->lane, &j->job);
 }
 
-static void audit_next(struct audit *a)
+static void close_old(struct audit *a)
 {
-	if (a->job != NULL || event_pending(a->retry, EV_TIMEOUT, NULL))
-		return;
 	if (a->reopen && a->fd >= 0) {
 		close(a->fd);
 		a->fd = -1;
 	}
 	a->reopen = false;
+}
+
+static void audit_next(struct audit *a)
+{
+	if (a->job != NULL || event_pending(a->retry, EV_TIMEOUT, NULL))
+		return;
+	close_old(a);
 	if (a->path != NULL && a->len > 0)
 		submit(a, false);
 }
@@ -186,6 +191,7 @@ void audit_finish(struct audit *a)
 {
 	if (a->dropped > 0)
 		log_write(LOG_LEVEL_ERROR, EVENT_AUDIT_FAILED, NULL, NULL, 0, "%llu lines of the audit were dropped", (unsigned long long)a->dropped);
+	close_old(a);			/* a retry may be waited for since */
 	if (a->path != NULL && a->len > 0)
 		submit(a, true);
 }

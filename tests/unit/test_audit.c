@@ -131,11 +131,24 @@ static void test_slow_and_failing(void **state)
 	run();
 }
 
+/* The last lines go where a reload has said, also while a retry is waited for. */
+static void test_other_file_and_stop(void **state)
+{
+	(void)state;
+	audit_set_file(w.audit, "/dev/full");
+	add(1);
+	run();
+	audit_set_file(w.audit, w.path);
+	audit_finish(w.audit);
+	run();
+	assert_int_equal(written(), MIB);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_slow), TEST(test_slow_and_failing) };
+	const struct CMUnitTest tests[] = { TEST(test_slow), TEST(test_slow_and_failing), TEST(test_other_file_and_stop) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
