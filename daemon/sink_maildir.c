@@ -253,8 +253,9 @@ struct prepare_job {
 	uint64_t free_bytes;
 };
 
-/* Of a directory that was just made. Where one may write but not read nothing can be flushed, and that is how it was wanted. */
-static int keep_entry(const char *path)
+/* After something was made: its name survives a power loss, and the names beside it. Where one may write but not read nothing can be
+ * flushed, and that is how it was wanted. */
+static int keep_entries_beside(const char *path)
 {
 	int error = flush_directory_of(path);
 
@@ -276,7 +277,7 @@ static int make_parents(const char *path)
 		if (mkdir(copy, 0711) < 0) {
 			error = errno == EEXIST ? 0 : errno;
 		} else {
-			error = chmod(copy, 0711) < 0 ? errno : keep_entry(copy);
+			error = chmod(copy, 0711) < 0 ? errno : keep_entries_beside(copy);
 			if (error != 0)
 				rmdir(copy);	/* made and flushed once more by the next try */
 		}
@@ -285,22 +286,72 @@ static int make_parents(const char *path)
 	return error;
 }
 
-static int make_dir(const char *path, mode_t mode, gid_t gid, bool *ret_made)
+/* *ret_made: there was none. */
+static int make_dir(const char *path, const struct prepare_job *p, bool *ret_made)
 {
 	int fd, error;
 
-	*ret_made = false;
-	if (mkdir(path, 0700) < 0)
+	*ret_made = mkdir(path, 0700) == 0;
+	if (!*ret_made)
 		return errno == EEXIST ? 0 : errno;
-	*ret_made = true;
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	error = fd < 0 ? errno : spool_share(fd, mode, gid);
+	error = fd < 0 ? errno : spool_share(fd, p->dir_mode, p->gid);
 	if (fd >= 0)
 		close(fd);
-	if (error == 0)
-		error = keep_entry(path);
-	if (error != 0)
-		rmdir(path);
+	return error;
+}
+
+enum { CUR, NEW, TMP, N_PARTS };
+static const char *const parts[N_PARTS] = { "cur", "new", "tmp" };
+
+static char *part_of(const struct prepare_job *p, size_t i)
+{
+	return xasprintf("%s/%s", p->maildir, parts[i]);
+}
+
+/* What is missing of a Maildir, durably: names in it with one flush, its own with another. After an error nothing of that is left: it is
+ * made and flushed once more by the next try. */
+static int make_maildir(const struct prepare_job *p, bool *ret_just_made)
+{
+	bool made = false, made_part[N_PARTS] = { false };
+	int error = make_dir(p->maildir, p, &made);
+	char *part[N_PARTS];
+
+	if (error == ENOENT && (error = make_parents(p->maildir)) == 0)
+		error = make_dir(p->maildir, p, &made);
+	*ret_just_made = false;
+	for (size_t i = 0; i < N_PARTS; i++) {
+		part[i] = part_of(p, i);
+		if (error == 0)
+			error = make_dir(part[i], p, &made_part[i]);
+		*ret_just_made = *ret_just_made || made_part[i];
+	}
+	if (error == 0 && *ret_just_made)
+		error = keep_entries_beside(part[TMP]);
+	if (error == 0 && made)
+		error = keep_entries_beside(p->maildir);
+	for (size_t i = 0; i < N_PARTS; i++) {
+		if (error != 0 && made_part[i])
+			rmdir(part[i]);
+		free(part[i]);
+	}
+	if (error != 0 && made)
+		rmdir(p->maildir);
+	return error;
+}
+
+/* What cannot be read cannot be flushed. */
+static int try_parts(const struct prepare_job *p)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < N_PARTS && error == 0; i++) {
+		char *part = part_of(p, i);
+
+		if (access(part, R_OK | W_OK | X_OK) < 0)
+			error = errno;
+		free(part);
+	}
 	return error;
 }
 
@@ -322,37 +373,34 @@ static void clean_tmp(const struct prepare_job *p, const char *tmp)
 static void work_prepare(struct job *job)
 {
 	struct prepare_job *p = (struct prepare_job *)job;
-	char sub[PATH_MAX];
+	char *tmp;
+	bool just_made = false;
 	struct statvfs vfs;
 	struct stat st;
-	bool made, just_made = false;
 
-	p->what = "making";
-	if ((p->error = make_parents(p->maildir)) != 0 || (p->error = make_dir(p->maildir, p->dir_mode, p->gid, &made)) != 0)
-		return;
-	for (size_t i = 0; i < 3; i++) {
-		snprintf(sub, sizeof(sub), "%s/%s", p->maildir, i == 0 ? "cur" : i == 1 ? "new" : "tmp");
-		if ((p->error = make_dir(sub, p->dir_mode, p->gid, &made)) != 0)
+	if ((p->error = try_parts(p)) == ENOENT) {
+		p->what = "making";
+		if ((p->error = make_maildir(p, &just_made)) != 0)
 			return;
-		just_made = just_made || made;
-		p->what = "writing into";
-		if (access(sub, R_OK | W_OK | X_OK) < 0) {	/* what cannot be read cannot be flushed */
-			p->error = errno;
-			return;
-		}
+		p->error = try_parts(p);
 	}
+	p->what = "writing into";
+	if (p->error != 0)
+		return;
 	if (!recover_maildir(p->sink->env->recovery, p->maildir, just_made)) {
 		p->what = "looking for earlier deliveries in";
 		p->error = EIO;
 		return;
 	}
-	clean_tmp(p, sub);
-	if (stat(sub, &st) < 0 || statvfs(sub, &vfs) < 0) {
+	tmp = part_of(p, TMP);
+	clean_tmp(p, tmp);
+	if (stat(tmp, &st) < 0 || statvfs(tmp, &vfs) < 0) {
 		p->error = errno;
-		return;
+	} else {
+		p->dev = st.st_dev;
+		p->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
 	}
-	p->dev = st.st_dev;
-	p->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	free(tmp);
 }
 
 static void disk_failure(struct failure *why, const char *what, const char *path, int error)
@@ -409,6 +457,8 @@ static void end_prepare(struct prepare_job *ended)
 			continue;
 		TAILQ_REMOVE(&all->waiting, p, link);
 		begin_prepare(p);
+		if (p->sink == ended->sink && begins_alike(p, p->near_len, ended, ended->near_len))
+			break;		/* all that kept it waiting was what has ended, and it has taken that place */
 	}
 }
 
