@@ -386,7 +386,7 @@ void store_begin(struct store *s, const char *id, const char *folder, uint32_t u
 
 	op->uidvalidity = uidvalidity;
 	ranges_copy(&op->ranges, settled);
-	submit(s, op);
+	submit_with_others(s, op);	/* there are thousands when a fleet starts for the first time */
 }
 
 void store_unsettle(struct store *s, const char *id, const char *folder, const struct ranges *uids, store_folder_cb *cb, void *arg)
@@ -479,7 +479,7 @@ void store_after_done(struct store *s, folder_ref folder, const struct ranges *u
 
 void store_complete(struct store *s, folder_ref folder, store_cb *cb, void *arg)
 {
-	submit(s, op_new(OP_COMPLETE, folder, cb, arg));
+	submit_with_others(s, op_new(OP_COMPLETE, folder, cb, arg));
 }
 
 /* --- mailboxes as a whole --- */

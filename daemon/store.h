@@ -48,8 +48,8 @@ typedef void store_folder_cb(void *arg, enum store_result, struct store_folder *
 /* Every call below answers later, from the loop, exactly once; cb may be NULL. Arguments are copied. No cancel: arg must
  * live until the answer. */
 void store_load(struct store *, const char *id, const char *folder, store_folder_cb *cb, void *arg);
-/* First contact, or a new UIDVALIDITY: makes or replaces the checkpoint, then answers it. The record of delivered
- * messages stays. */
+/* First contact, or a new UIDVALIDITY: makes or replaces the checkpoint, then answers it, perhaps after 50 ms in which others may share
+ * its transaction. The record of delivered messages stays. */
 void store_begin(struct store *, const char *id, const char *folder, uint32_t uidvalidity,
     const struct ranges *settled, store_folder_cb *cb, void *arg);
 
@@ -88,7 +88,7 @@ void store_settle(struct store *, const struct store_settlement *, store_cb *cb,
 /* A UID that could not be had: kept owed with its schedule; attempts 0 removes it from the list. */
 void store_owe(struct store *, folder_ref, const struct store_owed *, store_cb *cb, void *arg);
 void store_after_done(struct store *, folder_ref, const struct ranges *uids, store_cb *cb, void *arg);
-void store_complete(struct store *, folder_ref, store_cb *cb, void *arg);	/* first sync finished */
+void store_complete(struct store *, folder_ref, store_cb *cb, void *arg);	/* first sync finished; may wait as a settlement may */
 
 /* A mailbox an operator has paused stays so over restarts. store_is_paused() knows what was set in this run, too. */
 void store_set_paused(struct store *, const char *id, bool paused);

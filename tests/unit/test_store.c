@@ -225,6 +225,26 @@ static void test_settlements_wait_for_company(void **state)
 	assert_int_equal(store_commits(w->store) - before, 5);
 }
 
+/* Thousands come when a fleet starts for the first time. */
+static void test_first_contacts_wait_for_company(void **state)
+{
+	struct world *w = *state;
+	const struct ranges none = { 0 };
+	uint64_t before = store_commits(w->store);
+	char id[16];
+
+	for (unsigned i = 0; i < 8; i++) {
+		snprintf(id, sizeof(id), "box%u", i);
+		store_begin(w->store, id, "INBOX", 14, &none, on_folder, w);
+	}
+	wait_for(w, 8);
+	assert_int_equal(store_commits(w->store) - before, 1);
+	for (unsigned i = 0; i < 8; i++)
+		store_complete(w->store, w->folder.ref, on_done, w);
+	wait_for(w, 8);
+	assert_int_equal(store_commits(w->store) - before, 2);
+}
+
 static int64_t file_bytes(struct world *w, const char *name)
 {
 	char *path = xasprintf("%s/%s", w->dir, name);
@@ -648,7 +668,7 @@ static void test_migration(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
+		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_first_contacts_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
 		TEST(test_settled_in_one_commit),
 		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_record_of_an_older_schema), TEST(test_migration),
