@@ -82,8 +82,9 @@ static const char *const sql[S_N] = {
 	[S_INTENT_CLEAR] = "DELETE FROM intent WHERE folder = ?1",
 	[S_HASH_ADD] = "INSERT INTO record (folder, seq, hash, at, internaldate) VALUES"
 	               " (?1, (SELECT coalesce(max(seq), 0) + 1 FROM record WHERE folder = ?1), ?2, ?3, ?4)",
-	[S_HASH_PRUNE] = "DELETE FROM record WHERE folder = ?1 AND (at < ?2 OR seq <="
-	                 " (SELECT seq FROM record WHERE folder = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?3))",
+	/* seq has no holes and grows with `at`: what goes is found without a look at what stays, however many those are */
+	[S_HASH_PRUNE] = "DELETE FROM record WHERE folder = ?1 AND seq <= max((SELECT max(seq) FROM record WHERE folder = ?1) - ?3,"
+	                 " (SELECT seq FROM record WHERE folder = ?1 AND at >= ?2 ORDER BY seq LIMIT 1) - 1)",
 	[S_HASH_CLEAR] = "DELETE FROM record WHERE folder = ?1",
 	[S_PAUSE] = "INSERT OR IGNORE INTO paused (id) VALUES (?1)",
 	[S_RESUME] = "DELETE FROM paused WHERE id = ?1",

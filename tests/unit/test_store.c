@@ -437,6 +437,26 @@ static void test_hashes_are_bounded(void **state)
 	assert_int_equal(ask(w->dir, "SELECT count(*) FROM record WHERE seq <= 200"), 0);	/* the oldest went */
 }
 
+static void test_old_hashes_go(void **state)
+{
+	struct world *w = *state;
+
+	begin(w, 14, NULL);
+	for (uint32_t uid = 1; uid <= 100; uid++)
+		settle(w, uid, uid, false);
+	wait_for(w, 100);
+	close_store(w);
+	ask(w->dir, "UPDATE record SET at = at - 31 * 86400 WHERE seq <= 40");
+	open_store(w);
+	load(w);
+	for (uint32_t uid = 101; uid <= 164; uid++)
+		settle(w, uid, uid, false);
+	wait_for(w, 64);
+	workers_free(&w->workers, 10000);
+	assert_int_equal(ask(w->dir, "SELECT min(seq) FROM record"), 41);
+	assert_int_equal(ask(w->dir, "SELECT count(*) FROM record"), 124);
+}
+
 static void on_known(void *arg, enum store_result result, struct store_known *known)
 {
 	struct world *w = arg;
@@ -670,7 +690,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_first_contacts_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
 		TEST(test_settled_in_one_commit),
-		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
+		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_old_hashes_go), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_record_of_an_older_schema), TEST(test_migration),
 	};
 
