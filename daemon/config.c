@@ -2,11 +2,14 @@
  * `defaults`, the credential's cloud. */
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <glob.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "config_private.h"
@@ -560,26 +563,76 @@ static void read_mailbox_file(struct loading *l, struct list *list, const char *
 	}
 }
 
+/* What glob(3) came upon and could not look at: it would pass for what is not there. */
+static _Thread_local struct { int error; char path[PATH_MAX]; } unseen;
+
+static int note_unseen(const char *path, int error)
+{
+	if (unseen.error == 0 && error != 0 && error != ENOENT && error != ENOTDIR) {
+		unseen.error = error;
+		snprintf(unseen.path, sizeof(unseen.path), "%s", path);
+	}
+	return 0;			/* a pattern of what is not there is but suspicious */
+}
+
+static void *list_open(const char *path)
+{
+	return opendir(path);
+}
+
+static struct dirent *list_next(void *dir)
+{
+	struct dirent *entry;
+
+	errno = 0;
+	entry = readdir(dir);
+	if (entry == NULL)
+		note_unseen("", errno);	/* whose entry it is, nobody says here */
+	return entry;
+}
+
+static void list_close(void *dir)
+{
+	closedir(dir);
+}
+
+static int look(const char *path, struct stat *st)
+{
+	int result = lstat(path, st);
+
+	if (result < 0)
+		note_unseen(path, errno);
+	return result;
+}
+
 static void read_mailbox_files(struct loading *l, struct list *list, struct node *patterns, struct node *defaults)
 {
 	if (!is_kind(l, patterns, "mailbox_files", NODE_LIST))
 		return;
 	for (size_t i = 0; i < patterns->n_items; i++) {
+		glob_t found = { .gl_opendir = list_open, .gl_readdir = list_next, .gl_closedir = list_close, .gl_lstat = look, .gl_stat = stat };
 		char *pattern = NULL;
-		glob_t found;
+		int result;
 
 		read_path(l, patterns->items[i], "mailbox_files", &pattern);
 		if (pattern == NULL)
 			continue;
-		if (glob(pattern, GLOB_ERR, NULL, &found) == 0) {
+		unseen.error = 0;
+		result = glob(pattern, GLOB_ALTDIRFUNC, note_unseen, &found);
+		if (result == GLOB_NOSPACE)
+			note_unseen("", ENOMEM);
+		if (unseen.error != 0) {
+			bad(l, patterns->items[i], "mailbox_files", "%s cannot be read: %s", unseen.path[0] != '\0' ? unseen.path : pattern,
+			    strerror(unseen.error));
+		} else if (result == 0) {
 			for (size_t j = 0; j < found.gl_pathc; j++)
 				read_mailbox_file(l, list, found.gl_pathv[j], defaults);
-			globfree(&found);
 		} else if (strpbrk(pattern, "*?[") == NULL) {
 			bad(l, patterns->items[i], "mailbox_files", "there is no file %s", pattern);
 		} else {
 			suspect(l, patterns->items[i], "mailbox_files", "no file matches %s", pattern);
 		}
+		globfree(&found);
 		free(pattern);
 	}
 }

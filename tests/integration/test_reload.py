@@ -104,6 +104,25 @@ def test_mailboxes_in_files_of_their_own(simulator, two):
     assert "0 mailboxes added, 1 removed, 0 changed, 2 unchanged" in two.ctl("reload").stdout
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_files_that_cannot_be_seen(simulator, daemon):
+    """A directory of `mailbox_files` that is closed, as one made with umask 077 is, holds no mailboxes less than before"""
+    more = os.path.join(os.path.dirname(daemon.file), "more")
+    os.mkdir(more)
+    with open(os.path.join(more, "c.yaml"), "w", encoding="utf-8") as f:
+        json.dump([C], f)
+    simulator.mailbox(A), simulator.mailbox(C)
+    daemon.config([A], top={"mailbox_files": ["more/*.yaml"]})
+    daemon.start_as_nobody()
+    daemon.wait(lambda s: s["totals"]["watching"] == 2)
+    os.chmod(more, 0o700)
+    told = daemon.ctl("reload")
+    assert told.returncode == 1 and "mailbox_files: %s cannot be read: Permission denied" % more in told.stderr, told
+    assert daemon.status()["totals"]["watching"] == 2 and simulator.counts("connections") == 2
+    os.chmod(more, 0o755)
+    assert daemon.ctl("reload").stdout == "reloaded: 0 mailboxes added, 0 removed, 0 changed, 2 unchanged\n"
+
+
 @HOW
 def test_what_did_not_change_keeps_its_session(simulator, two, reload):
     """The order, the log, the gate, the sink of others: nothing that a session depends on"""

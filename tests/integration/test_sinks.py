@@ -266,28 +266,13 @@ def test_maildir_permissions_and_folders(simulator, daemon):
         assert stat.S_IMODE(st.st_mode) == 0o770 and st.st_gid == grp.getgrnam("mail").gr_gid
 
 
-def start_as_nobody(daemon, before=""):
-    """The daemon without a privilege, and its files where it may make them; before: a command of sh first, for the directory $MAIL."""
-    for path in (daemon.state_dir, daemon.directory + "/mail", daemon.secret_file, daemon.socket_dir):
-        shutil.chown(path, "nobody")
-    parent = daemon.directory
-    while parent != "/":
-        os.chmod(parent, os.stat(parent).st_mode | 0o11)
-        parent = os.path.dirname(parent)
-    program = shutil.copy(os.path.join(BUILD, daemon.program), daemon.directory)
-    script = '%sshift; exec setpriv --reuid nobody --regid nogroup --clear-groups --bounding-set -all "%s" "$@"' % (before, program)
-    daemon.prefix = ["env", "MAIL=%s/mail" % daemon.directory, "unshare", "-m", "sh", "-c", script, "sh"]
-    daemon.start(ready=False)       # which it may not tell us
-    daemon.wait_line("event=started")
-
-
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
 def test_group_without_chown(simulator, daemon):
     """Who may not give files away gives the group its rights all the same"""
     simulator.mailbox(ADDRESS)
     uids = simulator.add(ADDRESS, [{"seed": i, "size": 2000} for i in range(2)])
     daemon.config([ADDRESS], {"deliver": {"maildir": daemon.directory + "/mail/%{local}", "mode": "0640", "group": "mail"}})
-    start_as_nobody(daemon)
+    daemon.start_as_nobody()
     daemon.wait_delivered(ADDRESS, 2)
     maildir = Maildir(daemon.directory + "/mail/invoices")
     path, other = maildir.files("new")
@@ -309,7 +294,7 @@ def test_group_that_cannot_be_given(simulator, daemon):
     simulator.mailbox(ADDRESS)
     simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
     daemon.config([ADDRESS], {"deliver": {"maildir": daemon.directory + "/mail/%{local}", "mode": "0640", "group": "mail"}})
-    start_as_nobody(daemon, 'mount -t ramfs none "$MAIL" && chown nobody "$MAIL" && ')
+    daemon.start_as_nobody('mount -t ramfs none "$MAIL" && chown nobody "$MAIL" && ')
     daemon.wait_state(ADDRESS, "held")
     mailbox = daemon.of(ADDRESS)
     assert "Operation not supported" in mailbox["error"] and "access control lists" in mailbox["hint"] and "Group=" in mailbox["hint"]

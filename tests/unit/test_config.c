@@ -4,10 +4,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <dirent.h>
+#include <errno.h>
 #include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "config.h"
 
@@ -44,6 +47,28 @@ static char *write_file(const char *name, const char *text)
 	fputs(text, f);
 	fclose(f);
 	return path;
+}
+
+/* A disk that gives neither a directory's entries nor what is known of one of them. */
+static int directory_error, entry_error;
+struct dirent *__real_readdir(DIR *);
+struct dirent *__wrap_readdir(DIR *);
+struct dirent *__wrap_readdir(DIR *d)
+{
+	if (directory_error == 0)
+		return __real_readdir(d);
+	errno = directory_error;
+	return NULL;
+}
+
+int __real_lstat(const char *, struct stat *);
+int __wrap_lstat(const char *, struct stat *);
+int __wrap_lstat(const char *path, struct stat *st)
+{
+	if (entry_error == 0)
+		return __real_lstat(path, st);
+	errno = entry_error;
+	return -1;
 }
 
 static struct config *load(const char *text)
@@ -246,12 +271,58 @@ static void test_deliver_is_replaced_whole(void **state)
 	config_free(&c);
 }
 
+/* --- files --- */
+
+static void expect_of_files(const char *pattern, const char *error, const char *warning)	/* NULL: none */
+{
+	char *text = xasprintf(ONE "defaults: {deliver: {maildir: /m}}\nmailboxes: [x@y.z]\nmailbox_files: [\"%s\"]\n", pattern);
+	char *path = write_file("mailpolld.yaml", text);
+	struct config_messages errors = { 0 }, warnings = { 0 };
+	struct config *c = config_load(path, &errors, &warnings);
+
+	assert_int_equal(errors.n, error != NULL);
+	if (error != NULL)
+		assert_non_null(strstr(errors.v[0], error));
+	if (warning != NULL)
+		assert_non_null(strstr(warnings.v[warnings.n - 1], warning));
+	config_messages_done(&errors);
+	config_messages_done(&warnings);
+	config_free(&c);
+	free(path);
+	free(text);
+}
+
+/* What cannot be read is not the same as what is not there. */
+static void test_disk_error_among_files(void **state)
+{
+	char *sub = xasprintf("%s/sub", dir);
+
+	(void)state;
+	assert_int_equal(mkdir(sub, 0700), 0);
+	free(sub);
+	free(write_file("sub/one.yaml", "[one@y.z]"));
+	expect_of_files("sub/*.yaml", NULL, NULL);
+	expect_of_files("*/one.yaml", NULL, NULL);
+	directory_error = EIO;
+	expect_of_files("sub/*.yaml", "sub/*.yaml cannot be read: Input/output error", NULL);
+	directory_error = 0;
+	entry_error = ESTALE;
+	expect_of_files("*/one.yaml", "sub/one.yaml cannot be read: Stale file handle", NULL);
+	expect_of_files("sub/one.yaml", "sub/one.yaml cannot be read: Stale file handle", NULL);
+	entry_error = 0;
+	expect_of_files("none/*.yaml", NULL, "no file matches");
+	expect_of_files("*/none.yaml", NULL, "no file matches");
+	expect_of_files("sub/one.yaml/*", NULL, "no file matches");
+	expect_of_files("none/one.yaml", "there is no file", NULL);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_defaults_of_the_whole), TEST(test_defaults_of_a_credential),
-		TEST(test_defaults_of_a_mailbox), TEST(test_precedence), TEST(test_deliver_is_replaced_whole) };
+		TEST(test_defaults_of_a_mailbox), TEST(test_precedence), TEST(test_deliver_is_replaced_whole),
+		TEST(test_disk_error_among_files) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

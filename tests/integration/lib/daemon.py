@@ -3,6 +3,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,6 +117,20 @@ class Daemon:
         if ready:
             self.wait_notified("READY=1")
         return self
+
+    def start_as_nobody(self, before=""):
+        """Without a privilege, and its files where it may make them; before: a command of sh first, for the directory $MAIL. Needs root."""
+        for path in (self.state_dir, self.directory + "/mail", self.secret_file, self.socket_dir):
+            shutil.chown(path, "nobody")
+        parent = self.directory
+        while parent != "/":
+            os.chmod(parent, os.stat(parent).st_mode | 0o11)
+            parent = os.path.dirname(parent)
+        program = shutil.copy(os.path.join(BUILD, self.program), self.directory)
+        script = '%sshift; exec setpriv --reuid nobody --regid nogroup --clear-groups --bounding-set -all "%s" "$@"' % (before, program)
+        self.prefix = ["env", "MAIL=%s/mail" % self.directory, "unshare", "-m", "sh", "-c", script, "sh"]
+        self.start(ready=False)         # which it may not tell us
+        self.wait_line("event=started")
 
     def read_notifications(self, notify):
         while (data := notify.recv(4096)) != b"the end":
