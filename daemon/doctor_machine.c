@@ -18,9 +18,10 @@ struct machine {
 	const struct unit *unit;	/* NULL: none */
 	const struct mailbox_conf *const *mailboxes;
 	size_t n;
-	char user[64], group[64];	/* the daemon's */
-	uid_t uid;
-	gid_t gid;
+	char user[64], group[64];	/* the daemon's, and that user's own: secrets are for this one, whatever the unit's Group= */
+	gid_t own_gid;			/* of group */
+	struct rights rights;
+	const char *no_group;		/* that the unit names and there is not; lent by it; NULL: none */
 	bool is_blind;			/* its rights cannot be had here */
 	struct place *places;		/* [0]: state_dir; [1], if there is one: the audit's directory; the mailboxes' sinks and groups; the credentials' secrets */
 	size_t n_places, room;		/* room: for so many */
@@ -44,16 +45,67 @@ static const struct passwd *find_user(const struct machine *m)
 	return user != NULL ? user : getpwuid(geteuid());
 }
 
+static gid_t find_group(struct machine *m, const char *name)
+{
+	const struct group *group = getgrnam(name);
+	uint32_t gid = (gid_t)-1;
+
+	if (group != NULL)
+		return group->gr_gid;
+	if (parse_u32(name, &gid) < 0)
+		m->no_group = name;
+	return gid;
+}
+
+/* As systemd gives them: those that the user is a member of, Group= in the place of its own, and SupplementaryGroups=. */
+static void take_groups(struct machine *m)
+{
+	struct rights *r = &m->rights;
+	const char *name = m->unit != NULL ? unit_group(m->unit) : NULL;
+	int n = 0, room;
+
+	r->gid = name != NULL ? find_group(m, name) : m->own_gid;
+	getgrouplist(m->user, r->gid, NULL, &n);
+	room = n;
+	r->groups = xcalloc((size_t)room, sizeof(*r->groups));
+	getgrouplist(m->user, r->gid, r->groups, &n);
+	r->n_groups = (size_t)(n < room ? n : room);
+	for (size_t i = 0; m->unit != NULL && (name = unit_supplementary_group(m->unit, i)) != NULL; i++) {
+		r->groups = xreallocarray(r->groups, r->n_groups + 1, sizeof(*r->groups));
+		r->groups[r->n_groups++] = find_group(m, name);
+	}
+}
+
+static bool has_group(const struct machine *m, gid_t gid)
+{
+	for (size_t i = 0; i < m->rights.n_groups; i++)
+		if (m->rights.groups[i] == gid)
+			return true;
+	return false;
+}
+
+/* Root can take what the unit gives the daemon; others must have it themselves. */
+static bool can_be_had(const struct machine *m)
+{
+	if (geteuid() == 0)
+		return true;
+	for (size_t i = 0; m->unit != NULL && i < m->rights.n_groups; i++)
+		if (!group_member(m->rights.groups[i]))
+			return false;
+	return geteuid() == m->rights.uid && (m->unit == NULL || getegid() == m->rights.gid);
+}
+
 static void take_user(struct machine *m)
 {
 	const struct passwd *user = find_user(m);
 	const struct group *group = getgrgid(user != NULL ? user->pw_gid : getegid());
 
-	m->uid = user != NULL ? user->pw_uid : geteuid();
-	m->gid = user != NULL ? user->pw_gid : getegid();
-	m->is_blind = (user == NULL && m->unit != NULL) || (geteuid() != 0 && geteuid() != m->uid);
+	m->rights.uid = user != NULL ? user->pw_uid : geteuid();
+	m->own_gid = user != NULL ? user->pw_gid : getegid();
 	snprintf(m->user, sizeof(m->user), "%s", user != NULL ? user->pw_name : m->unit != NULL ? unit_user(m->unit) : "(unknown)");
 	snprintf(m->group, sizeof(m->group), "%s", group != NULL ? group->gr_name : m->user);
+	take_groups(m);
+	m->is_blind = (user == NULL && m->unit != NULL) || m->no_group != NULL || !can_be_had(m);
 }
 
 /* --- what is to be looked at --- */
@@ -250,7 +302,9 @@ static void report_shared(const struct machine *m, const struct place *p, const 
 
 	if (m->is_blind || !p->looked || p->error == 0)
 		return;
-	hint = xasprintf("Use a file system that has them, or let the daemon run with group %s (systemctl edit mailpolld: Group=%s).", group, group);
+	hint = xasprintf("Use a file system that has them, or let the daemon run with group %s and keep its own (systemctl edit mailpolld: Group=%s "
+	    "and SupplementaryGroups=%s); the members of %s may then use the control socket, those of %s no longer.", group, group, m->group,
+	    group, m->group);
 	report_failed(at, "group", hint, NULL, "%s: its file system has no access control lists, by which group %s would read the mail", p->where, group);
 	free(hint);
 }
@@ -307,10 +361,15 @@ static void report_no_secret(const struct machine *m, const char *path, const ch
 /* The daemon's user cannot read it. */
 static void report_closed_secret(const struct machine *m, const struct place *p, const struct report_at *at)
 {
-	char *hint = strcmp(p->where, p->path) != 0 ? xasprintf("Let user %s pass through %s.", m->user, p->where) :
-	    xasprintf("Make it readable for user %s.", m->user);
-	char *commands = commands_open_secret(m->group, p->path, strcmp(p->where, p->path) != 0 ? p->where : NULL);
+	char *hint, *commands = NULL;
 
+	if (!has_group(m, m->own_gid)) {	/* the members of Group= are not to read it */
+		hint = xasprintf("Let the daemon have its own group, too (systemctl edit mailpolld: SupplementaryGroups=%s).", m->group);
+	} else {
+		hint = strcmp(p->where, p->path) != 0 ? xasprintf("Let user %s pass through %s.", m->user, p->where) :
+		    xasprintf("Make it readable for user %s.", m->user);
+		commands = commands_open_secret(m->group, p->path, strcmp(p->where, p->path) != 0 ? p->where : NULL);
+	}
 	report_failed(at, "secret", hint, commands, "%s: user %s cannot read it (%s)", p->path, m->user, strerror(p->error));
 	free(hint);
 	free(commands);
@@ -356,9 +415,12 @@ static void report_user(const struct machine *m, const struct report_at *at)
 		return;
 	if (getpwnam(m->user) == NULL)
 		report_failed(at, "user", "Make the user that mailpolld.service names.", "systemd-sysusers", "there is no user %s", m->user);
+	else if (m->no_group != NULL)
+		report_failed(at, "user", "Make it, or correct Group= and SupplementaryGroups= (systemctl edit mailpolld).", NULL,
+		    "mailpolld.service names group %s, which there is not", m->no_group);
 	else if (geteuid() != 0)
 		report_failed(at, "user", "Run the doctor as root: nobody else can look with another user's rights.", "sudo mailpolld doctor",
-		    "the daemon runs as %s", m->user);
+		    "the daemon runs as %s, with its groups", m->user);
 	else
 		report_failed(at, "user", "Run the doctor where root may become another user.", NULL, "the rights of user %s cannot be had", m->user);
 }
@@ -373,7 +435,7 @@ struct machine *machine_check(const struct config *config, const struct unit *un
 	*m = (struct machine){ .config = config, .unit = unit, .mailboxes = mailboxes, .n = n };
 	take_user(m);
 	add_places(m);
-	m->is_blind = m->is_blind || !places_look(m->places, m->n_places, m->user, m->uid, m->gid);
+	m->is_blind = m->is_blind || !places_look(m->places, m->n_places, &m->rights);
 	snprintf(subject, sizeof(subject), "(as user %s)", m->user);
 	report_user(m, &at);
 	report_directory(m, &m->places[0], config->state_dir, &at, "state_dir");
@@ -390,6 +452,7 @@ void machine_free(struct machine **machine)
 		return;
 	places_free(m->places, m->room);
 	free(m->sinks);
+	free(m->rights.groups);
 	free(m);
 	*machine = NULL;
 }

@@ -1,4 +1,4 @@
-/* Looks at places on this machine with a user's rights: a child takes them, and answers in memory that both share. */
+/* Looks at places on this machine with the daemon's rights: a child takes them, and answers in memory that both share. */
 #include <errno.h>
 #include <grp.h>
 #include <stdio.h>
@@ -126,7 +126,7 @@ static void look_at(struct place *p)
 	}
 }
 
-bool places_look(struct place *v, size_t n, const char *user, uid_t uid, gid_t gid)
+bool places_look(struct place *v, size_t n, const struct rights *r)
 {
 	struct itimerval limit = { .it_value = clock_interval(LOOK_MS) };
 	int status;
@@ -135,7 +135,7 @@ bool places_look(struct place *v, size_t n, const char *user, uid_t uid, gid_t g
 	fflush(stdout);
 	child = fork();
 	if (child == 0) {
-		if (geteuid() == 0 && uid != 0 && (initgroups(user, gid) < 0 || setgid(gid) < 0 || setuid(uid) < 0))
+		if (geteuid() == 0 && r->uid != 0 && (setgroups(r->n_groups, r->groups) < 0 || setgid(r->gid) < 0 || setuid(r->uid) < 0))
 			_exit(EXIT_FAILURE);
 		for (size_t i = 0; i < n; i++) {
 			setitimer(ITIMER_REAL, &limit, NULL);		/* SIGALRM ends the child */

@@ -73,6 +73,8 @@ struct unit;
 struct unit *unit_read(void);
 void unit_free(struct unit **);
 const char *unit_user(const struct unit *);
+const char *unit_group(const struct unit *);	/* NULL: the user's own */
+const char *unit_supplementary_group(const struct unit *, size_t i);	/* of SupplementaryGroups=, one after the other; NULL: no more */
 /* The file that LoadCredential= reads NAME from; NULL: none. */
 const char *unit_credential(const struct unit *, const char *name);
 bool unit_loads(const struct unit *, const char *path);		/* as such a file: systemd reads it, not the daemon */
@@ -95,10 +97,12 @@ struct place {
 	char where[PATH_MAX];		/* what error is about */
 	uint64_t free_bytes;
 };
+/* What a process has of them: its user, the group of the files that it makes, and all its groups. */
+struct rights { uid_t uid; gid_t gid; gid_t *groups; size_t n_groups; };
 struct place *places_new(size_t n);			/* zeroed */
 void places_free(struct place *, size_t n);
-/* Fills in all with that user's rights, up to one that does not answer. False: they cannot be had. Blocks. */
-bool places_look(struct place *, size_t n, const char *user, uid_t, gid_t);
+/* Fills in all with these rights, up to one that does not answer. False: they cannot be had. Blocks. */
+bool places_look(struct place *, size_t n, const struct rights *);
 
 /* --- doctor_machine.c --- */
 

@@ -1,4 +1,4 @@
-/* What systemd makes of the daemon: its user, what it may see and write, where its credentials come from. Asked of the manager over
+/* What systemd makes of the daemon: its user and groups, what it may see and write, where its credentials come from. Asked of the manager over
  * D-Bus, so that it is known before the first start, drop-ins included. */
 #include <limits.h>
 #include <stdio.h>
@@ -14,7 +14,8 @@
 #define ANSWER_US (5 * 1000000ULL)
 
 struct unit {
-	char *user, *protect_system, *protect_home;
+	char *user, *group, *protect_system, *protect_home;
+	char **groups;			/* SupplementaryGroups=; NULL-terminated; NULL: none */
 	int private_tmp;
 	char **writable;		/* ReadWritePaths=, then the directories that systemd makes for the unit; NULL-terminated */
 	size_t n_writable, n_not_made;	/* of them ReadWritePaths= */
@@ -86,6 +87,8 @@ struct unit *unit_read(void)
 	if (bus != NULL && (state = text_property(bus, MANAGER ".Unit", "LoadState")) != NULL && strcmp(state, "loaded") == 0) {
 		u = xcalloc(1, sizeof(*u));
 		u->user = text_property(bus, MANAGER ".Service", "User");
+		u->group = text_property(bus, MANAGER ".Service", "Group");
+		sd_bus_get_property_strv(bus, MANAGER, OBJECT, MANAGER ".Service", "SupplementaryGroups", NULL, &u->groups);
 		u->protect_system = text_property(bus, MANAGER ".Service", "ProtectSystem");
 		u->protect_home = text_property(bus, MANAGER ".Service", "ProtectHome");
 		sd_bus_get_property_trivial(bus, MANAGER, OBJECT, MANAGER ".Service", "PrivateTmp", NULL, 'b', &u->private_tmp);
@@ -114,9 +117,13 @@ void unit_free(struct unit **unit)
 		free(u->credentials[i].name);
 		free(u->credentials[i].path);
 	}
+	for (size_t i = 0; u->groups != NULL && u->groups[i] != NULL; i++)
+		free(u->groups[i]);
 	free(u->writable);
 	free(u->credentials);
 	free(u->user);
+	free(u->group);
+	free(u->groups);
 	free(u->protect_system);
 	free(u->protect_home);
 	free(u);
@@ -128,6 +135,16 @@ void unit_free(struct unit **unit)
 const char *unit_user(const struct unit *u)
 {
 	return u->user != NULL && u->user[0] != '\0' ? u->user : "root";
+}
+
+const char *unit_group(const struct unit *u)
+{
+	return u->group != NULL && u->group[0] != '\0' ? u->group : NULL;
+}
+
+const char *unit_supplementary_group(const struct unit *u, size_t i)
+{
+	return u->groups != NULL ? u->groups[i] : NULL;
 }
 
 const char *unit_credential(const struct unit *u, const char *name)

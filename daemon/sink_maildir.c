@@ -408,8 +408,8 @@ static void disk_failure(struct failure *why, const char *what, const char *path
 	char hint[256];
 
 	if (error == EOPNOTSUPP)	/* only `group` asks for something that a file system may not have */
-		snprintf(hint, sizeof(hint), "`group` needs a file system with access control lists; else let the daemon run with that group "
-		    "(systemctl edit mailpolld: Group=).");
+		snprintf(hint, sizeof(hint), "`group` needs a file system with access control lists; else let the daemon run with that group and "
+		    "keep its own (systemctl edit mailpolld: Group= and SupplementaryGroups=mailpolld); that group may then use the control socket.");
 	else
 		snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", path);
 	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", hint, "%s %s: %s", what, path, strerror(error));

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """Runs inside the box of unit_box.sh, beside the real unit: what an operator of systemd relies on. Prints a line for each thing that is so."""
+import grp
 import hashlib
 import json
 import os
@@ -303,6 +304,49 @@ def test_journal(simulator):
     ok("fields in the journal")
 
 
+def test_group_of_the_unit(simulator):
+    """Where mail can have a group only as the daemon's: the doctor's hint is true, and it sees what becomes of it"""
+    with open(FILE, encoding="utf-8") as f:
+        good = f.read()
+    own = good.replace("credential:contoso", "secrets/own")
+    write("/etc/mailpolld/secrets/own", simulator.secret + "\n", 0o640)
+    shutil.chown("/etc/mailpolld/secrets/own", group="mailpolld")
+    os.makedirs("/srv/mail/plain")
+    run("mount", "-t", "ramfs", "none", "/srv/mail/plain")
+    shutil.chown("/srv/mail/plain", "mailpolld")
+    write(FILE, own.replace("/srv/mail/%{domain}", "/srv/mail/plain").replace("min_free: 1M", "min_free: 1K"))
+    hint = doctor(1, M)["group"]["hint"]
+    assert "Group=tickets and SupplementaryGroups=mailpolld" in hint, hint
+    drop_in("groups", "[Service]\nGroup=tickets\n")
+    steps = doctor(1, M)
+    assert "group" not in steps and steps["sink"]["text"].endswith("min_free is 1.0 KiB"), steps
+    secret = steps["secret"]
+    assert secret["result"] == "failed" and "SupplementaryGroups=mailpolld" in secret["hint"] and secret["commands"] is None, secret
+    drop_in("groups", "[Service]\nGroup=tickets\nSupplementaryGroups=operators mailpolld\n")
+    assert "names group operators, which there is not" in doctor(1, M)["user"]["text"]
+    drop_in("groups", "[Service]\nGroup=tickets\nSupplementaryGroups=mailpolld\n")
+    assert as_user("mailpolld", "mailpolld", "doctor", M) is False      # who has not all its groups
+    steps = doctor(1, M)
+    assert "group" not in steps and steps["secret"]["result"] == "ok", steps
+    run("umount", "/srv/mail/plain")
+    write(FILE, own)
+    doctor(0, M, OTHER)
+    ok("the doctor knows the unit's groups")
+    before = set(maildir().files())
+    run("systemctl", "restart", UNIT)
+    add(simulator, 1, 200)
+    wait("it reads its secret and delivers", lambda: len(maildir()) == len(before) + 1)
+    path = (set(maildir().files()) - before).pop()
+    assert os.stat(path).st_gid == grp.getgrnam("tickets").gr_gid and as_user("reader", "cat", path)
+    assert as_user("reader", "mailpollctl", "status") and not as_user("operator", "mailpollctl", "status")
+    os.unlink("/run/systemd/system/%s.d/groups.conf" % UNIT)
+    run("systemctl", "daemon-reload")
+    write(FILE, good)
+    run("systemctl", "restart", UNIT)
+    wait("all watch", lambda: status()["totals"].get("watching") == 4)
+    assert as_user("operator", "mailpollctl", "status")
+
+
 def test_burst():
     """Of other units the journal takes BURST lines in half a minute, some more where there is room; of this one all of them"""
     for _ in range(10 * BURST):
@@ -408,6 +452,7 @@ def main():
     taken = test_group(simulator)
     test_reload(simulator)
     test_journal(simulator)
+    test_group_of_the_unit(simulator)
     test_burst()
     test_backup()
     test_watchdog(simulator, taken)

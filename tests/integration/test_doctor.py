@@ -297,7 +297,7 @@ def test_as_another_user(simulator, ready, tmp_path):
     done = subprocess.run(["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", program, "-c", ready.file, "doctor", "--json"],
                           capture_output=True, text=True, timeout=60)
     steps = json.loads(done.stdout)["steps"]
-    assert done.returncode == 1 and "the daemon runs as mail" in step(steps, "user")["text"] and "Run the doctor as root" in step(steps, "user")["hint"]
+    assert done.returncode == 1 and "the daemon runs as mail, with its groups" in step(steps, "user")["text"] and "Run the doctor as root" in step(steps, "user")["hint"]
     assert step(steps, "state_dir")["result"] == "skipped" and step(steps, "sink")["result"] == "skipped"
     assert step(steps, "secret")["hint"] == "Run the doctor as root." and step(steps, "TLS", "contoso")["result"] == "ok"
 
@@ -318,7 +318,8 @@ def test_group_of_the_maildir(simulator, daemon, kind):
         if kind == "tmpfs":
             assert not [s for s in doctor(daemon)[1] if s["step"] == "group"]
         else:
-            expect(daemon, "group", "no access control lists, by which group mail", "Group=mail")
+            expect(daemon, "group", "no access control lists, by which group mail",
+                   "Group=mail and SupplementaryGroups=nogroup); the members of mail may then use the control socket")
     finally:
         subprocess.run(["umount", mail], check=True)
 

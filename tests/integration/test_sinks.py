@@ -297,7 +297,7 @@ def test_group_that_cannot_be_given(simulator, daemon):
     daemon.start_as_nobody('mount -t ramfs none "$MAIL" && chown nobody "$MAIL" && ')
     daemon.wait_state(ADDRESS, "held")
     mailbox = daemon.of(ADDRESS)
-    assert "Operation not supported" in mailbox["error"] and "access control lists" in mailbox["hint"] and "Group=" in mailbox["hint"]
+    assert "Operation not supported" in mailbox["error"] and "access control lists" in mailbox["hint"] and "Group= and SupplementaryGroups=mailpolld)" in mailbox["hint"]
     assert simulator.counts("bodies") == 0
 
 
