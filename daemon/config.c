@@ -534,12 +534,12 @@ static void check_unique(struct loading *l, struct named *v, size_t n, const cha
 
 static struct node *read_root(struct loading *l, const char *path)
 {
-	char *file = xstrdup(path);
+	struct config *c = l->config;
 	struct node *root;
 
-	l->files = xreallocarray(l->files, l->n_files + 1, sizeof(*l->files));
-	l->files[l->n_files++] = file;
-	root = node_read_file(file, l->errors);
+	c->files = xreallocarray(c->files, c->n_files + 1, sizeof(*c->files));
+	c->files[c->n_files++] = xstrdup(path);		/* the nodes lend it */
+	root = node_read_file(c->files[c->n_files - 1], l->errors);
 	if (root != NULL) {
 		l->roots = xreallocarray(l->roots, l->n_roots + 1, sizeof(*l->roots));
 		l->roots[l->n_roots++] = root;
@@ -563,7 +563,8 @@ static void read_mailbox_file(struct loading *l, struct list *list, const char *
 	}
 }
 
-/* What glob(3) came upon and could not look at: it would pass for what is not there. */
+/* glob(3) hands its functions nothing of ours. What it comes upon and cannot look at would pass for what is not there. */
+static _Thread_local struct config *looking;
 static _Thread_local struct { int error; char path[PATH_MAX]; } unseen;
 
 static int note_unseen(const char *path, int error)
@@ -577,7 +578,13 @@ static int note_unseen(const char *path, int error)
 
 static void *list_open(const char *path)
 {
-	return opendir(path);
+	DIR *dir = opendir(path);
+
+	if (dir != NULL) {
+		looking->listed = xreallocarray(looking->listed, looking->n_listed + 1, sizeof(*looking->listed));
+		looking->listed[looking->n_listed++] = xstrdup(path);
+	}
+	return dir;
 }
 
 static struct dirent *list_next(void *dir)
@@ -617,6 +624,7 @@ static void read_mailbox_files(struct loading *l, struct list *list, struct node
 		read_path(l, patterns->items[i], "mailbox_files", &pattern);
 		if (pattern == NULL)
 			continue;
+		looking = l->config;
 		unseen.error = 0;
 		result = glob(pattern, GLOB_ALTDIRFUNC, note_unseen, &found);
 		if (result == GLOB_NOSPACE)
@@ -795,10 +803,7 @@ struct config *config_load(const char *path, struct config_messages *ret_errors,
 		read_all(&l, root);
 	for (size_t i = 0; i < l.n_roots; i++)
 		node_free(&l.roots[i]);
-	for (size_t i = 0; i < l.n_files; i++)
-		free(l.files[i]);
 	free(l.roots);
-	free(l.files);
 	if (ret_errors->n > 0)
 		config_free(&c);
 	return c;

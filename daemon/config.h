@@ -71,6 +71,8 @@ struct mailbox_conf {
 enum audit_kind { AUDIT_JOURNAL /* with the log */, AUDIT_OFF, AUDIT_FILE };
 struct config {
 	char *path;
+	char **files; size_t n_files;	/* what was read: path first; with mailbox_files */
+	char **listed; size_t n_listed;	/* directories that were looked through for those */
 	char *state_dir, *control_socket;
 	char *metrics_address; uint16_t metrics_port;	/* NULL: off */
 	bool metrics_per_mailbox;

@@ -199,6 +199,8 @@ void config_free(struct config **config)
 		credential_conf_free(&c->credentials[i]);
 	for (size_t i = 0; i < c->n_sinks; i++)
 		sink_conf_free(&c->sinks[i]);
+	strings_free(c->files, c->n_files);
+	strings_free(c->listed, c->n_listed);
 	free(c->mailboxes);
 	free(c->credentials);
 	free(c->sinks);

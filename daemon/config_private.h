@@ -7,7 +7,6 @@
 struct loading {
 	struct config *config;
 	struct config_messages *errors, *warnings;
-	char **files; size_t n_files;	/* names of what was read; the nodes lend them */
 	struct node **roots; size_t n_roots;
 };
 

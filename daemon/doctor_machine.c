@@ -1,5 +1,5 @@
 /* What lies on this machine, seen as the daemon's user sees it (doctor_places.c) and as the unit shows it (doctor_unit.c): state_dir,
- * Maildirs, commands, secret files; and the verdicts. */
+ * the control socket, what is read at the start, Maildirs, commands, secret files; and the verdicts. */
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
@@ -23,8 +23,10 @@ struct machine {
 	struct rights rights;
 	const char *no_group;		/* that the unit names and there is not; lent by it; NULL: none */
 	bool is_blind;			/* its rights cannot be had here */
-	struct place *places;		/* [0]: state_dir; [1], if there is one: the audit's directory; the mailboxes' sinks and groups; the credentials' secrets */
+	struct place *places;		/* [0]: state_dir; [1]: the control socket's directory; [2], if there is one: the audit's; the configuration's
+					 * files; authorities; the mailboxes' sinks and groups; the credentials' secrets */
 	size_t n_places, room;		/* room: for so many */
+	size_t files, authorities;	/* the first of them */
 	size_t *sinks;			/* [i]: the first of mailbox i's; [n]: the first secret */
 };
 
@@ -136,26 +138,54 @@ static void add_maildirs(struct machine *m, const struct mailbox_conf *conf)
 		add_place(m, PLACE_SHARED, m->places[first].path)->gid = conf->deliver->gid;
 }
 
-static void add_audit(struct machine *m)
+static void add_directory_of(struct machine *m, const char *path)
 {
-	char *directory = directory_of(m->config->audit_file);
+	char *directory = directory_of(path);
 
 	add_place(m, PLACE_DIRECTORY, directory);
 	free(directory);
 }
 
+static void add_authority(struct machine *m, const char *path)
+{
+	for (size_t i = m->authorities; i < m->n_places && path != NULL; i++)
+		if (strcmp(m->places[i].path, path) == 0)
+			return;
+	if (path != NULL)
+		add_place(m, PLACE_FILE, path);
+}
+
+/* What the daemon reads before anything else. */
+static void add_files(struct machine *m)
+{
+	const struct config *c = m->config;
+
+	m->files = m->n_places;
+	for (size_t i = 0; i < c->n_files; i++)
+		add_place(m, PLACE_FILE, c->files[i]);
+	for (size_t i = 0; i < c->n_listed; i++)
+		add_place(m, PLACE_LIST, c->listed[i]);
+	m->authorities = m->n_places;
+	for (size_t i = 0; i < c->n_credentials; i++)
+		add_authority(m, c->credentials[i]->ca_file);
+	for (size_t i = 0; i < m->n; i++)
+		add_authority(m, m->mailboxes[i]->ca_file);
+}
+
 static void add_places(struct machine *m)
 {
-	size_t room = 2 + m->config->n_credentials;
+	size_t room = 3 + m->config->n_files + m->config->n_listed + 2 * m->config->n_credentials;
 
 	for (size_t i = 0; i < m->n; i++)
-		room += m->mailboxes[i]->n_folders + 1;
+		room += m->mailboxes[i]->n_folders + 2;
 	m->room = room;
 	m->places = places_new(room);
 	m->sinks = xcalloc(m->n + 1, sizeof(*m->sinks));
 	add_place(m, PLACE_DIRECTORY, m->config->state_dir);
+	add_directory_of(m, m->config->control_socket);
 	if (m->config->audit == AUDIT_FILE)
-		add_audit(m);
+		add_directory_of(m, m->config->audit_file);
+	add_files(m);
 	for (size_t i = 0; i < m->n; i++) {
 		m->sinks[i] = m->n_places;
 		if (m->mailboxes[i]->deliver->kind == SINK_COMMAND)
@@ -165,7 +195,7 @@ static void add_places(struct machine *m)
 	}
 	m->sinks[m->n] = m->n_places;
 	for (size_t i = 0; i < m->config->n_credentials; i++)
-		add_place(m, PLACE_SECRET, m->config->credentials[i]->secret_file);
+		add_place(m, PLACE_FILE, m->config->credentials[i]->secret_file);
 }
 
 /* --- the verdicts --- */
@@ -261,10 +291,42 @@ static void report_directory(const struct machine *m, const struct place *p, con
 	}
 }
 
+/* Each start makes it, and its owner's; what lies below it not. */
+static bool is_the_units(const struct machine *m, const char *directory)
+{
+	char *above = directory_of(directory);
+	bool is = m->unit != NULL && unit_makes(m->unit, directory) && !unit_makes(m->unit, above);
+
+	free(above);
+	return is;
+}
+
+static void report_control_socket(const struct machine *m, const struct report_at *at)
+{
+	static const char step[] = "control_socket";
+	const struct place *p = &m->places[1];
+	bool is_closed = m->unit != NULL && !unit_lets_write(m->unit, p->path);
+	char *hint;
+
+	if (report_unseen(m, p, at, step))
+		return;
+	if (is_the_units(m, p->path)) {
+		report_ok(at, step, NULL, "%s: systemd makes its directory", m->config->control_socket);
+	} else if (p->missing || p->error != 0 || is_closed) {
+		hint = xasprintf("Use a directory that is there and that user %s may write to; systemd makes those of the unit's RuntimeDirectory= "
+		    "(systemctl edit mailpolld).", m->user);
+		report_failed(at, step, hint, NULL, "%s: %s", p->path, p->missing ? strerror(ENOENT) : p->error != 0 ? strerror(p->error) :
+		    "for the daemon it is read-only, since mailpolld.service does not name it");
+		free(hint);
+	} else {
+		report_ok(at, step, NULL, "%s: its directory is writable", m->config->control_socket);
+	}
+}
+
 /* Nobody makes its directory but systemd. */
 static void report_audit(const struct machine *m, const struct report_at *at)
 {
-	const struct place *p = &m->places[1];
+	const struct place *p = &m->places[2];
 	char *hint;
 
 	if (p->missing && p->looked && !m->is_blind && !(m->unit != NULL && unit_makes(m->unit, p->path))) {
@@ -274,6 +336,40 @@ static void report_audit(const struct machine *m, const struct report_at *at)
 	} else {
 		report_directory(m, p, p->path, at, "audit");
 	}
+}
+
+static void report_unreadable(const struct machine *m, const struct place *p, const struct report_at *at, const char *step)
+{
+	const char *mode = p->kind == PLACE_LIST ? "o+rx" : "o+r";
+	char *hint;
+
+	if (p->error != EACCES)
+		hint = xstrdup("Correct the configuration, or see to the file.");
+	else if (strcmp(p->path, p->where) != 0)
+		hint = xasprintf("Let user %s pass through %s (chmod o+x, or a group).", m->user, p->where);
+	else
+		hint = xasprintf("Make it readable for user %s (chmod %s, or a group).", m->user, mode);
+	report_failed(at, step, hint, NULL, "%s: user %s cannot read it (%s)", p->path, m->user, strerror(p->error));
+	free(hint);
+}
+
+/* Those from first up to end. */
+static void report_files(const struct machine *m, size_t first, size_t end, const struct report_at *at, const char *step)
+{
+	size_t good = 0;
+
+	for (const struct place *p = &m->places[first]; p < &m->places[end]; p++) {
+		if (report_unseen(m, p, at, step)) {
+			if (m->is_blind)	/* the same of all others */
+				return;
+		} else if (p->error != 0) {
+			report_unreadable(m, p, at, step);
+		} else {
+			good++;
+		}
+	}
+	if (good > 0 && good == end - first)
+		report_ok(at, step, NULL, good == 1 ? "%s: readable" : "%s and %zu more: readable", m->places[first].path, good - 1);
 }
 
 static void report_command(const struct machine *m, const struct place *p, const struct report_at *at)
@@ -438,7 +534,10 @@ struct machine *machine_check(const struct config *config, const struct unit *un
 	m->is_blind = m->is_blind || !places_look(m->places, m->n_places, &m->rights);
 	snprintf(subject, sizeof(subject), "(as user %s)", m->user);
 	report_user(m, &at);
+	report_files(m, m->files, m->authorities, &at, "configuration");
+	report_files(m, m->authorities, m->sinks[0], &at, "ca_file");
 	report_directory(m, &m->places[0], config->state_dir, &at, "state_dir");
+	report_control_socket(m, &at);
 	if (config->audit == AUDIT_FILE)
 		report_audit(m, &at);
 	return m;

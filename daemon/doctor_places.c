@@ -50,7 +50,7 @@ static void look_at_file(struct place *p, int mode)
 	struct stat st;
 
 	p->error = access_error(p->path, mode);
-	if (p->error == 0 && stat(p->path, &st) == 0 && !S_ISREG(st.st_mode))
+	if (p->error == 0 && mode == X_OK && stat(p->path, &st) == 0 && !S_ISREG(st.st_mode))
 		p->error = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
 	if (p->error != EACCES || !find_barrier(p->path, p->where))
 		strcpy(p->where, p->path);
@@ -117,8 +117,11 @@ static void look_at(struct place *p)
 	case PLACE_COMMAND:
 		look_at_file(p, X_OK);
 		break;
-	case PLACE_SECRET:
+	case PLACE_FILE:
 		look_at_file(p, R_OK);
+		break;
+	case PLACE_LIST:
+		look_at_file(p, R_OK | X_OK);
 		break;
 	case PLACE_SHARED:
 		look_at_shared(p);

@@ -85,7 +85,7 @@ bool unit_makes(const struct unit *, const char *path);		/* systemd makes this d
 
 /* --- doctor_places.c --- */
 
-enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_SECRET };
+enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_FILE /* to be read */, PLACE_LIST /* a directory, likewise */ };
 struct place {
 	enum place_kind kind;
 	gid_t gid;			/* PLACE_SHARED: a Maildir's, with this group */
@@ -106,7 +106,7 @@ bool places_look(struct place *, size_t n, const struct rights *);
 
 /* --- doctor_machine.c --- */
 
-/* state_dir, every Maildir and command, as the daemon's user; the results for mailboxes are kept for machine_report_sink().
+/* state_dir, what the daemon reads, every Maildir and command, as its user; the results for mailboxes are kept for machine_report_sink().
  * unit: what the configuration is for; NULL: none is known. All but the report is lent, until machine_free(). */
 struct machine;
 struct machine *machine_check(const struct config *, const struct unit *, const struct mailbox_conf *const *mailboxes, size_t n, struct report *);

@@ -146,8 +146,15 @@ def test_doctor_before_the_first_start():
     steps = doctor(0, M)
     assert steps["state_dir"]["text"].endswith("systemd makes it at the first start")
     assert steps["secret"]["text"].startswith("/etc/mailpolld/secrets/contoso, ")
+    assert steps["control_socket"]["text"] == "/run/mailpolld/control: systemd makes its directory", steps["control_socket"]
     with open(FILE, encoding="utf-8") as f:
         good = f.read()
+    os.mkdir("/run/other")
+    shutil.chown("/run/other", "mailpolld")
+    for directory, text in (("/run/other", "mailpolld.service does not name it"), ("/run/mailpolld/sub", "No such file or directory")):
+        write(FILE, "control_socket: %s/control\n%s" % (directory, good))
+        failed = doctor(1, M)["control_socket"]
+        assert failed["text"].startswith(directory + ": ") and text in failed["text"] and "RuntimeDirectory=" in failed["hint"], failed
     for directory, text, hint in (("/data/mail", "mailpolld.service does not name it", "ReadWritePaths="),
                                   ("/home/mail", "ProtectHome= of mailpolld.service hides it", "Use another place"),
                                   ("/tmp/mail", "PrivateTmp= of mailpolld.service hides it", "Use another place")):

@@ -216,12 +216,51 @@ def open_path(path):
         path = os.path.dirname(path)
 
 
+def hand_over(daemon):
+    """What a daemon that runs as nobody finds, but for Maildirs and the secret."""
+    open_path(daemon.directory)
+    for path in (daemon.state_dir, daemon.socket_dir):
+        shutil.chown(path, "nobody")
+
+
+@ROOT
+def test_what_is_read_at_the_start(simulator, ready):
+    """Root reads it all; without it the daemon does not start, or has no session"""
+    more, ca = os.path.join(ready.directory, "more"), os.path.join(ready.directory, "ca.pem")
+    os.mkdir(more)
+    with open(os.path.join(more, "x.yaml"), "w") as f:
+        json.dump([M], f)
+    shutil.copy(simulator.ca_file, ca)
+    ready.config([], {"ca_file": ca}, {"mailbox_files": ["more/*.yaml"]})
+    hand_over(ready)
+    for path in (ready.secret_file, os.path.join(ready.directory, "mail")):
+        shutil.chown(path, "nobody")
+    code, steps = doctor(ready)
+    assert code == 0 and step(steps, "configuration")["text"] == "%s and 2 more: readable" % ready.file
+    assert step(steps, "ca_file")["text"].endswith(" and 1 more: readable") and step(steps, "control_socket")["text"].startswith(ready.socket)
+    for path, mode, name, hint in ((ready.file, 0o600, "configuration", "Make it readable for user nobody (chmod o+r, "),
+                                   (more + "/x.yaml", 0o640, "configuration", "Make it readable for user nobody (chmod o+r, "),
+                                   (more, 0o700, "configuration", "Let user nobody pass through %s (chmod o+x, " % more),
+                                   (more, 0o711, "configuration", "Make it readable for user nobody (chmod o+rx, "),
+                                   (ca, 0o600, "ca_file", "Make it readable for user nobody (chmod o+r, "),
+                                   (ready.socket_dir, 0o500, "control_socket", "Use a directory that is there and that user nobody may write to")):
+        good = os.stat(path).st_mode
+        os.chmod(path, mode)
+        code, steps = doctor(ready)
+        failed = [s for s in steps if s["result"] == "failed"]
+        assert code == 1 and {s["step"] for s in failed} == {name} and path in failed[0]["text"] and "Permission denied" in failed[0]["text"], failed
+        assert any(hint in s["hint"] for s in failed), failed
+        os.chmod(path, good)
+    assert doctor(ready)[0] == 0
+    shutil.rmtree(ready.socket_dir)
+    expect(ready, "control_socket", "%s: No such file or directory" % ready.socket_dir, "Use a directory that is there")
+
+
 @ROOT
 def test_as_the_daemons_user(simulator, ready):
     """Root sees what root may; the doctor sees what the owner of state_dir may."""
     os.chmod(ready.directory, 0o755)
-    open_path(ready.directory)
-    shutil.chown(ready.state_dir, "nobody")
+    hand_over(ready)
     code, steps = doctor(ready)
     assert code == 1 and step(steps, "state_dir") == {**step(steps, "state_dir"), "subject": "(as user nobody)", "result": "ok"}
     assert "Permission denied, so nothing can be made in it" in step(steps, "sink")["text"]
@@ -234,8 +273,7 @@ def test_as_the_daemons_user(simulator, ready):
 
 @ROOT
 def test_state_dir_that_cannot_be_written(simulator, ready):
-    open_path(ready.directory)
-    shutil.chown(ready.state_dir, "nobody")
+    hand_over(ready)
     shutil.chown(os.path.join(ready.directory, "mail"), "nobody")
     shutil.chown(ready.secret_file, "nobody")
     os.chmod(ready.state_dir, 0o500)
@@ -254,8 +292,7 @@ def test_audit_in_a_directory_that_is_not_there(simulator, ready):
 @ROOT
 def test_directories_that_cannot_be_passed(simulator, ready):
     """What is told is the directory that is in the way; the command opens it"""
-    open_path(ready.directory)
-    shutil.chown(ready.state_dir, "nobody")
+    hand_over(ready)
     closed = os.path.join(ready.directory, "closed")
     os.makedirs(os.path.join(closed, "mail"))
     os.chmod(closed, 0o700)
@@ -276,8 +313,7 @@ def test_directories_that_cannot_be_passed(simulator, ready):
 @ROOT
 def test_place_to_be_made(simulator, daemon):
     simulator.mailbox(M)
-    open_path(daemon.directory)
-    shutil.chown(daemon.state_dir, "nobody")
+    hand_over(daemon)
     shutil.chown(daemon.secret_file, "nobody")
     daemon.config([{"address": M, "deliver": {"maildir": daemon.directory + "/new mail/%{domain}/%{local}"}}])
     steps = expect(daemon, "sink", "Permission denied", "Make %s/new mail for user nobody." % daemon.directory, "install -d -o nobody -g nogroup")
@@ -288,7 +324,7 @@ def test_place_to_be_made(simulator, daemon):
 @ROOT
 def test_as_another_user(simulator, ready, tmp_path):
     """Who cannot look with the daemon's eyes says so, and does not tell to open all for himself"""
-    open_path(ready.directory)
+    hand_over(ready)
     program = str(tmp_path / "mailpolld")
     shutil.copy(os.path.join(BUILD, "mailpolld"), program)
     os.chmod(ready.file, 0o644)
@@ -308,7 +344,7 @@ def test_group_of_the_maildir(simulator, daemon, kind):
     """It is given by an access control list, which not every file system has"""
     simulator.mailbox(M)
     daemon.config([{"address": M, "deliver": {"maildir": daemon.maildir(M), "group": "mail"}}], top={"min_free": "1K"})
-    open_path(daemon.directory)
+    hand_over(daemon)
     mail = os.path.join(daemon.directory, "mail")
     for path in (daemon.state_dir, mail, daemon.secret_file):
         shutil.chown(path, "nobody")
