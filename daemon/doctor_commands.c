@@ -112,18 +112,41 @@ char *commands_make_directory(const char *user, const char *group, const char *p
 	return all;
 }
 
+/* A setting with one path, as a line of a unit and as one word of the shell. */
+static char *unit_setting(const char *name, const char *path)
+{
+	bool has_quotes = path[strcspn(path, " \t\"'\\")] != '\0';
+	char *line = xmalloc(strlen(name) + 2 * strlen(path) + 3), *out = stpcpy(line, name), *word;
+
+	if (has_quotes)
+		*out++ = '"';
+	for (; *path != '\0'; path++) {
+		if (*path == '%')
+			*out++ = '%';
+		else if (*path == '"' || *path == '\\')
+			*out++ = '\\';
+		*out++ = *path;
+	}
+	strcpy(out, has_quotes ? "\"" : "");
+	word = quote(line);
+	free(line);
+	return word;
+}
+
+/* Both as the unit has them for /srv/mail: mail goes to no directory that a disk is only about to be mounted on. */
 char *commands_unit_writable(const char *user, const char *group, const char *path)
 {
-	char *make = commands_make_directory(user, group, path), *setting = xasprintf("ReadWritePaths=%s", path), *word = quote(setting), *all;
+	char *make = commands_make_directory(user, group, path), *mounts = unit_setting("RequiresMountsFor=", path);
+	char *writable = unit_setting("ReadWritePaths=", path), *all;
 	bool is_there = access(path, F_OK) == 0;
 
 	all = xasprintf("%s%smkdir -p /etc/systemd/system/mailpolld.service.d\n"
-	    "printf '%%s\\n' '[Service]' %s >> /etc/systemd/system/mailpolld.service.d/mail.conf\n"
+	    "printf '%%s\\n' '[Unit]' %s '[Service]' %s >> /etc/systemd/system/mailpolld.service.d/mail.conf\n"
 	    "systemctl daemon-reload\n"
-	    "systemctl try-restart mailpolld", is_there ? "" : make, is_there ? "" : "\n", word);
+	    "systemctl try-restart mailpolld", is_there ? "" : make, is_there ? "" : "\n", mounts, writable);
 	free(make);
-	free(setting);
-	free(word);
+	free(mounts);
+	free(writable);
 	return all;
 }
 

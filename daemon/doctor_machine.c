@@ -277,7 +277,7 @@ static void report_directory(const struct machine *m, const struct place *p, con
 		report_ok(at, step, NULL, "%s: systemd makes it at the first start", p->path);
 	} else if (m->unit != NULL && !unit_lets_write(m->unit, p->path)) {
 		commands = commands_unit_writable(m->user, m->group, base);
-		report_failed(at, step, "Name it in the unit's ReadWritePaths=; the daemon has to be restarted then.", commands,
+		report_failed(at, step, "Name it in the unit's RequiresMountsFor= and ReadWritePaths=; the daemon has to be restarted then.", commands,
 		    "%s: for the daemon it is read-only, since mailpolld.service does not name it", p->path);
 		free(commands);
 	} else if (p->error != 0) {

@@ -155,7 +155,7 @@ def test_doctor_before_the_first_start():
         write(FILE, "control_socket: %s/control\n%s" % (directory, good))
         failed = doctor(1, M)["control_socket"]
         assert failed["text"].startswith(directory + ": ") and text in failed["text"] and "RuntimeDirectory=" in failed["hint"], failed
-    for directory, text, hint in (("/data/mail", "mailpolld.service does not name it", "ReadWritePaths="),
+    for directory, text, hint in (("/data/new mail", "mailpolld.service does not name it", "ReadWritePaths="),
                                   ("/home/mail", "ProtectHome= of mailpolld.service hides it", "Use another place"),
                                   ("/tmp/mail", "PrivateTmp= of mailpolld.service hides it", "Use another place")):
         write(FILE, good.replace("/srv/mail/%{domain}/%{local}", directory + "/%{local}"))
@@ -164,6 +164,7 @@ def test_doctor_before_the_first_start():
         if sink["commands"]:
             run("sh", "-ec", sink["commands"])
             doctor(0, M)
+            assert "/data/new mail" in show("RequiresMountsFor") and "/data/new mail" in show("ReadWritePaths")
             os.unlink("/etc/systemd/system/mailpolld.service.d/mail.conf")
             run("systemctl", "daemon-reload")
     write(FILE, good)
@@ -454,6 +455,7 @@ def main():
     simulator, gate = prepare()
     test_unit_file()
     test_doctor_before_the_first_start()
+    test_doctor_of_several_places()
     test_ready_is_true(simulator, gate)
     test_delivers(simulator)
     taken = test_group(simulator)

@@ -62,10 +62,26 @@ static void test_what_powershell_would_expand(void **state)
 	is(commands_find_mailbox(&c, "t", "o'brien$x`y@b"), "Connect-ExchangeOnline -Organization t\nGet-Mailbox -Identity \"o'brien`$x``y@b\"");
 }
 
+/* As for /srv/mail in the unit itself: written to, and not before what is mounted there. */
+static void test_place_in_the_unit(void **state)
+{
+	(void)state;
+	is(commands_unit_writable("u", "g", "/nonexistent/a b"), "install -d -o u -g g -m 0711 '/nonexistent/a b'\n"
+	    "mkdir -p /etc/systemd/system/mailpolld.service.d\n"
+	    "printf '%s\\n' '[Unit]' 'RequiresMountsFor=\"/nonexistent/a b\"' '[Service]' 'ReadWritePaths=\"/nonexistent/a b\"' "
+	    ">> /etc/systemd/system/mailpolld.service.d/mail.conf\n"
+	    "systemctl daemon-reload\n"
+	    "systemctl try-restart mailpolld");
+	is(commands_unit_writable("u", "g", "/usr"), "mkdir -p /etc/systemd/system/mailpolld.service.d\n"
+	    "printf '%s\\n' '[Unit]' RequiresMountsFor=/usr '[Service]' ReadWritePaths=/usr >> /etc/systemd/system/mailpolld.service.d/mail.conf\n"
+	    "systemctl daemon-reload\n"
+	    "systemctl try-restart mailpolld");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_worldwide), cmocka_unit_test(test_other_clouds),
-		cmocka_unit_test(test_what_powershell_would_expand) };
+		cmocka_unit_test(test_what_powershell_would_expand), cmocka_unit_test(test_place_in_the_unit) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
