@@ -21,12 +21,14 @@ static int cloud_of(const struct credential_conf *c)	/* -1: worldwide */
 
 char *commands_consent(const struct credential_conf *c)
 {
+	/* Whoever is signed in is so in one cloud. A tenant may have nothing but Exchange; a prompt would take the next line for its answer. */
+	static const char sign_in[] = "\naz login --allow-no-subscriptions < /dev/null\n";
 	int cloud = cloud_of(c);
 
 	return xasprintf("%s%s%saz ad app permission add --id %s --api 00000002-0000-0ff1-ce00-000000000000 "
 	    "--api-permissions 5e5addcd-3e8d-4e90-baf5-964efab2b20a=Role\n"
 	    "az ad app permission admin-consent --id %s", cloud >= 0 ? "az cloud set --name " : "", cloud >= 0 ? clouds[cloud].azure : "",
-	    cloud >= 0 ? "\n" : "", c->client_id, c->client_id);
+	    cloud >= 0 ? sign_in : "", c->client_id, c->client_id);
 }
 
 /* --- PowerShell --- */

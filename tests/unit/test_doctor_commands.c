@@ -36,9 +36,9 @@ static void test_worldwide(void **state)
 static void test_other_clouds(void **state)
 {
 	const struct { char *imap_host; const char *connect, *azure; } cases[] = {
-		{ gcc_high, "Connect-ExchangeOnline -Organization t -ExchangeEnvironmentName O365USGovGCCHigh\n", "az cloud set --name AzureUSGovernment\naz ad " },
-		{ dod, "Connect-ExchangeOnline -Organization t -ExchangeEnvironmentName O365USGovDoD\n", "az cloud set --name AzureUSGovernment\naz ad " },
-		{ china, "Connect-ExchangeOnline -Organization t -ExchangeEnvironmentName O365China\n", "az cloud set --name AzureChinaCloud\naz ad " },
+		{ gcc_high, "Connect-ExchangeOnline -Organization t -ExchangeEnvironmentName O365USGovGCCHigh\n", "az cloud set --name AzureUSGovernment\naz login --allow-no-subscriptions < /dev/null\naz ad " },
+		{ dod, "Connect-ExchangeOnline -Organization t -ExchangeEnvironmentName O365USGovDoD\n", "az cloud set --name AzureUSGovernment\naz login --allow-no-subscriptions < /dev/null\naz ad " },
+		{ china, "Connect-ExchangeOnline -Organization t -ExchangeEnvironmentName O365China\n", "az cloud set --name AzureChinaCloud\naz login --allow-no-subscriptions < /dev/null\naz ad " },
 	};
 
 	(void)state;
