@@ -232,6 +232,14 @@ static struct node *find(const struct scope *s, const char *key, char *ret_where
 	return NULL;
 }
 
+/* INBOX is the one name without case (RFC 3501 5.1). Here it is written one way, and names are compared as they are from now on. */
+static void read_folder(struct loading *l, struct node *n, const char *where, char **ret)
+{
+	read_text(l, n, where, ret);
+	if (*ret != NULL && strcasecmp(*ret, "INBOX") == 0)
+		memcpy(*ret, "INBOX", sizeof("INBOX"));
+}
+
 static void read_folders(struct loading *l, struct node *n, const char *where, struct mailbox_conf *m)
 {
 	if (n == NULL) {
@@ -249,7 +257,7 @@ static void read_folders(struct loading *l, struct node *n, const char *where, s
 	for (size_t i = 0; i < n->n_items; i++) {
 		char *name = NULL;
 
-		read_text(l, n->items[i], where, &name);
+		read_folder(l, n->items[i], where, &name);
 		if (name == NULL)
 			continue;
 		for (size_t j = 0; j < m->n_folders; j++)
@@ -287,7 +295,7 @@ static void read_after(struct loading *l, struct node *n, const char *where, str
 		return;
 	if (n->kind == NODE_MAP) {
 		check_keys(l, n, where, keys, NULL);
-		read_text(l, node_get(n, "move"), where, &m->after_folder);
+		read_folder(l, node_get(n, "move"), where, &m->after_folder);
 		m->after = AFTER_MOVE;
 		if (node_get(n, "move") == NULL)
 			bad(l, n, where, "must be keep, seen, delete or {move: FOLDER}");
@@ -368,11 +376,6 @@ static void read_values(struct loading *l, const struct scope *s, struct mailbox
 
 /* --- what must be there, and fit together --- */
 
-static bool same_folder(const char *a, const char *b)
-{
-	return strcmp(a, b) == 0 || (strcasecmp(a, "INBOX") == 0 && strcasecmp(b, "INBOX") == 0);
-}
-
 static void check_expansion(struct loading *l, struct node *at, const struct scope *s, const char *template, const struct mailbox_conf *m,
     const char *folder)
 {
@@ -398,7 +401,7 @@ static void check_whole(struct loading *l, const struct scope *s, struct node *a
 	if (m->deliver == NULL && find(s, "deliver", where, sizeof(where)) == NULL)
 		missing(l, at, s->label, "deliver is missing");
 	for (size_t i = 0; m->after == AFTER_MOVE && m->after_folder != NULL && i < m->n_folders; i++)
-		if (same_folder(m->folders[i], m->after_folder))
+		if (strcmp(m->folders[i], m->after_folder) == 0)
 			bad(l, after, s->label, "messages are moved to %s, which is also watched", m->after_folder);
 	for (size_t i = 0; m->deliver != NULL && i < m->n_folders; i++) {
 		if (m->deliver->maildir != NULL)

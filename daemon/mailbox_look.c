@@ -107,7 +107,7 @@ bool look_refuse_folder(struct mailbox *m, struct folder *f, const struct failur
 {
 	msec_t wait_ms;
 
-	if (strcasecmp(f->name, "INBOX") == 0)
+	if (strcmp(f->name, "INBOX") == 0)
 		return false;
 	wait_ms = backoff_next_ms(&f->refusals, why, (uint32_t)clock_random(UINT32_MAX));
 	if (f->refused == NULL)

@@ -271,6 +271,20 @@ static void test_deliver_is_replaced_whole(void **state)
 	config_free(&c);
 }
 
+/* It is the same folder in the state, in keys and in paths, however it is written. */
+static void test_inbox_has_one_name(void **state)
+{
+	struct config *c = load(ONE "defaults: {deliver: {maildir: /m}}\nmailboxes: [{address: x@y.z, folders: [Inbox, inbox2, Done], after: keep}, "
+	    "{address: z@y.z, folders: [Done], after: {move: inBox}}]\n");
+
+	(void)state;
+	assert_string_equal(c->mailboxes[0]->folders[0], "INBOX");
+	assert_string_equal(c->mailboxes[0]->folders[1], "inbox2");
+	assert_string_equal(c->mailboxes[0]->folders[2], "Done");
+	assert_string_equal(c->mailboxes[1]->after_folder, "INBOX");
+	config_free(&c);
+}
+
 /* --- files --- */
 
 static void expect_of_files(const char *pattern, const char *error, const char *warning)	/* NULL: none */
@@ -322,7 +336,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_defaults_of_the_whole), TEST(test_defaults_of_a_credential),
 		TEST(test_defaults_of_a_mailbox), TEST(test_precedence), TEST(test_deliver_is_replaced_whole),
-		TEST(test_disk_error_among_files) };
+		TEST(test_inbox_has_one_name), TEST(test_disk_error_among_files) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
