@@ -105,7 +105,7 @@ static void judge_sinks(struct fleet *f, struct verdict *verdict)
 
 static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 {
-	size_t failing = 0, long_failing = 0, paused = 0;
+	size_t failing = 0, in_part = 0, long_failing = 0, paused = 0;
 	msec_t since_ms, now_ms = clock_now_ms();
 	const struct failure *cause = NULL;
 	bool one_cause = true;
@@ -118,6 +118,7 @@ static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 		if (!mailbox_is_failing(f->members[i]->mailbox, &since_ms))
 			continue;
 		failing++;
+		in_part += mailbox_fails_in_part(f->members[i]->mailbox);
 		long_failing += now_ms - since_ms >= FAILING_LONG_MS;
 		mailbox_snapshot(f->members[i]->mailbox, &snap);
 		one_cause = one_cause && (cause == NULL || strcmp(cause->name, snap.failure->name) == 0);
@@ -127,7 +128,7 @@ static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail, all with %s: %.650s", failing, f->n_members, cause->name, cause->hint);
 	else
 		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail: see `mailpollctl status --failing`.", failing, f->n_members);
-	if (failing > 0 && failing == f->n_members - paused)
+	if (failing > 0 && in_part == 0 && failing == f->n_members - paused)
 		add_reason(f, verdict, HEALTH_DOWN, "mailboxes", "all", hint);
 	else if (long_failing >= FAILING_FEW && long_failing * 100 > f->n_members)
 		add_reason(f, verdict, HEALTH_DEGRADED, "mailboxes", "many", hint);

@@ -567,6 +567,18 @@ bool mailbox_is_failing(const struct mailbox *m, msec_t *ret_since_ms)
 	return why != NULL;
 }
 
+bool mailbox_fails_in_part(const struct mailbox *m)
+{
+	int64_t retry;
+	const struct failure *why = present_failure(m, &retry);
+	const struct folder *refused = refused_folder(m);
+	size_t n_refused = 0;
+
+	for (size_t i = 0; i < m->n_folders; i++)
+		n_refused += m->folders[i].refused != NULL;
+	return refused != NULL && why == refused->refused && n_refused < m->n_folders;
+}
+
 void mailbox_snapshot(const struct mailbox *m, struct mailbox_snapshot *ret)
 {
 	msec_t failing_since_ms;

@@ -81,6 +81,7 @@ enum mailbox_state mailbox_state(const struct mailbox *);
 /* Its last look, or try that failed: who fails has had its turn, and does not stand before all who work. 0: never. */
 msec_t mailbox_last_turn_ms(const struct mailbox *);
 bool mailbox_is_failing(const struct mailbox *, msec_t *ret_since_ms);	/* its last session or delivery failed; since the first in a row */
+bool mailbox_fails_in_part(const struct mailbox *);	/* it is failing only because some folders cannot be opened; the others are served */
 
 struct folder_snapshot {	/* lent until the mailbox changes */
 	const char *name;

@@ -161,11 +161,14 @@ def test_state_that_cannot_be_written(simulator, daemon, tmp_path):
 
 
 def test_many_that_fail_for_long(simulator, make_daemon):
-    """Three at least, more than 1 % of all, for a quarter of an hour: less is no more than what each mailbox tells; all that are not paused: down"""
-    daemon, closed = make_daemon(program="mailpolld-scaled"), free_port()
-    bad, idle = ["bad%d@contoso.example" % i for i in range(3)], ["idle%03d@contoso.example" % i for i in range(296)]
+    """Three at least, more than 1 % of all, for a quarter of an hour: less is no more than what each mailbox tells; all that are not paused: down.
+    One with a folder that cannot be opened is served all the same"""
+    daemon, closed, in_part = make_daemon(program="mailpolld-scaled"), free_port(), "in-part@contoso.example"
     works = {"address": M, "port": simulator.imap_port}
+    bad = ["bad0@contoso.example", "bad1@contoso.example", {**works, "address": in_part, "folders": ["INBOX", "Missing"]}]
+    idle = ["idle%03d@contoso.example" % i for i in range(296)]
     simulator.mailbox(M)
+    simulator.mailbox(in_part)
 
     def configure(mailboxes):
         daemon.config(mailboxes, {"port": closed}, {"log_level": "warning"})
@@ -182,7 +185,7 @@ def test_many_that_fail_for_long(simulator, make_daemon):
     assert status["health"] == "degraded" and reason["name"] == "many" and "3 of 299 mailboxes fail" in reason["hint"]
     assert len(times) == 4 and times[0] - max(times[1:]) >= 899, times
     for mailboxes, health, failing in (([*bad, works, *idle], "ok", 3), ([*bad, works], "degraded", 3), ([*bad[:2], works], "ok", 2),
-                                       ([*bad[:2], idle[0]], "down", 2)):
+                                       ([*bad[:2], idle[0]], "down", 2), (bad, "ok", 3), (bad[2:], "ok", 1)):
         configure(mailboxes)
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait(lambda s: (s["totals"]["mailboxes"], s["totals"]["failing"], s["health"]) == (len(mailboxes), failing, health), 20, health, "?failing=1")

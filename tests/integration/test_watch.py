@@ -543,7 +543,8 @@ def test_folder_that_cannot_be_opened(simulator, make_daemon):
     daemon.wait_delivered(ADDRESS, 1)
     mailbox = daemon.wait_state(ADDRESS, "watching")["mailboxes"][0]
     assert mailbox["failure"] == "folder-refused" and hint in mailbox["hint"] and mailbox["retry_at"] and mailbox["failures"] == 0
-    assert daemon.status()["totals"]["failing"] == 1
+    status = daemon.status()
+    assert status["totals"]["failing"] == 1 and (status["health"], status["reasons"]) == ("ok", [])
     logins = simulator.state(ADDRESS)["logins"]
     simulator.mailbox(ADDRESS, ["Invoices"])
     simulator.add(ADDRESS, [{"seed": 2, "size": 1500}], folder="Invoices")
@@ -560,6 +561,7 @@ def test_folders_none_of_which_can_be_opened(simulator, daemon):
     daemon.start()
     mailbox = daemon.wait_state(ADDRESS, "backing-off")["mailboxes"][0]
     assert mailbox["failure"] == "folder-refused" and "Folder Reports of" in mailbox["hint"] and mailbox["failures"] == 1
+    assert daemon.status()["health"] == "down"
 
 
 def test_uid_search_lists_the_last_message(simulator, daemon):
