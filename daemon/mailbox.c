@@ -596,7 +596,7 @@ void mailbox_folder_snapshot(const struct mailbox *m, size_t i, struct folder_sn
 {
 	const struct folder *f = &m->folders[i];
 
-	*ret = (struct folder_snapshot){ .name = f->name, .delivered = f->at.delivered, .owed = f->at.n_owed,
+	*ret = (struct folder_snapshot){ .name = f->name, .loaded = f->loaded, .delivered = f->at.delivered, .owed = f->at.n_owed,
 	    .after_owed = ranges_count(&f->at.after_owed), .backlog = ranges_count(&f->pending) + ranges_count(&f->under_way),
 	    .quarantined = quarantine_count(m->env->quarantined, m->conf->id, f->name),
 	    .last_success_wall_s = f->at.last_success_wall_s, .last_delivery_wall_s = f->at.last_delivery_wall_s,

@@ -85,6 +85,7 @@ bool mailbox_fails_in_part(const struct mailbox *);	/* it is failing only becaus
 
 struct folder_snapshot {	/* lent until the mailbox changes */
 	const char *name;
+	bool loaded;			/* else the state has not been read yet, and what it knows is 0 */
 	uint64_t delivered, owed, given_up, after_owed, backlog, quarantined;	/* given_up: of the owed */
 	int64_t oldest_owed_wall_s, last_success_wall_s, last_delivery_wall_s;	/* 0: none */
 	int64_t rebuilt_wall_s;		/* its UIDs changed and it was listed anew; 0: not in this run */

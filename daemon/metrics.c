@@ -45,7 +45,10 @@ static void send_more(void *arg)
 
 	if (to == NULL)
 		abort();
-	more = metrics_mailboxes(scrape->fleet, &scrape->at, to);
+	do {
+		more = metrics_mailboxes(scrape->fleet, &scrape->at, to);
+		fflush(to);		/* len */
+	} while (more && len == 0);	/* of an empty piece drained() never comes */
 	fclose(to);
 	evbuffer_add(piece, text, len);
 	free(text);

@@ -11,4 +11,4 @@ char *metrics_text(struct fleet *, int64_t started_wall_s, bool by_watchdog);	/*
 
 /* Series of single mailboxes, some of them at a time. */
 struct metrics_place { size_t family, mailbox; };	/* zeroed: at the beginning */
-bool metrics_mailboxes(struct fleet *, struct metrics_place *, FILE *to);	/* false: these were the last */
+bool metrics_mailboxes(struct fleet *, struct metrics_place *, FILE *to);	/* may write nothing; false: these were the last */
