@@ -152,19 +152,33 @@ static void post_resume(struct control *c, struct evhttp_request *req, const cha
 	do_verb(c, req, address, "resume", fleet_resume);
 }
 
+struct resync_reply { struct http_later *later; char *json; };
+
+static void on_resync_kept(void *arg, enum store_result result)
+{
+	struct resync_reply *r = arg;
+
+	(void)result;
+	control_reply_later(r->later, HTTP_OK, r->json);
+	free(r);
+}
+
 static void post_resync(struct control *c, struct evhttp_request *req, const char *address)
 {
 	const struct mailbox *mailbox = fleet_find(c->fleet, address);
 	char *since = http_query(req, "since");
-	int year, month, day;
+	struct resync_reply *r;
+	struct store_day day;
 
-	if (since == NULL || date_parse(since, &year, &month, &day) < 0) {
+	if (since == NULL || date_parse(since, &day.year, &day.month, &day.day) < 0) {
 		control_reply_error(req, HTTP_BADREQUEST, "since must be a date such as 2026-01-31");
-	} else if (mailbox == NULL || !fleet_resync(c->fleet, address, year, month, day)) {
+	} else if (mailbox == NULL) {
 		control_reply_no_mailbox(req, address);
 	} else {
 		control_log_peer(req, "resync", mailbox_conf(mailbox)->address, since);
-		control_reply(req, HTTP_OK, status_json_done(mailbox));
+		r = xcalloc(1, sizeof(*r));
+		*r = (struct resync_reply){ http_answer_later(req), status_json_done(mailbox) };
+		fleet_resync(c->fleet, address, &day, on_resync_kept, r);
 	}
 	free(since);
 }

@@ -489,12 +489,12 @@ size_t fleet_resume(struct fleet *f, const char *who, size_t *ret_paused)
 	return for_each(f, who, resume_one, ret_paused);
 }
 
-bool fleet_resync(struct fleet *f, const char *address, int year, int month, int day)
+bool fleet_resync(struct fleet *f, const char *address, const struct store_day *since, store_cb *kept, void *arg)
 {
 	struct member *member = fleet_member(f, address);
 
 	if (member != NULL)
-		mailbox_resync(member->mailbox, year, month, day);
+		mailbox_resync(member->mailbox, since, kept, arg);
 	return member != NULL;
 }
 

@@ -32,7 +32,8 @@ void fleet_set_taker(struct fleet *, take_config_cb *take, void *arg);
 size_t fleet_poll(struct fleet *, const char *who, size_t *ret_paused);
 size_t fleet_pause(struct fleet *, const char *who, size_t *ret_paused);
 size_t fleet_resume(struct fleet *, const char *who, size_t *ret_paused);
-bool fleet_resync(struct fleet *, const char *address, int year, int month, int day);	/* false: no such mailbox */
+/* kept: the wish outlives us. From the loop, once. False: no such mailbox. */
+bool fleet_resync(struct fleet *, const char *address, const struct store_day *since, store_cb *kept, void *arg);
 /* May its state be removed? The configuration does not have it any more, and it has stopped. */
 bool fleet_may_forget(const struct fleet *, const char *id);
 void fleet_forget(struct fleet *, const char *id, void (*done)(void *arg, uint64_t folders), void *arg);

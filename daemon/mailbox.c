@@ -79,6 +79,8 @@ static void on_loaded(void *arg, enum store_result result, struct store_folder *
 		f->loaded = true;
 		if (f->at.ref != 0)
 			m->subject.worked_before = true;
+		if (f->resync.year == 0)	/* else it is younger than what has been read */
+			f->resync = f->at.resync;
 	} else {
 		m->paused = m->not_owner = true;	/* another machine's: neither sink nor `after` */
 	}
@@ -423,10 +425,12 @@ void mailbox_poll(struct mailbox *m)
 	mailbox_wake(m);
 }
 
-void mailbox_resync(struct mailbox *m, int year, int month, int day)
+void mailbox_resync(struct mailbox *m, const struct store_day *since, store_cb *kept, void *arg)
 {
-	for (size_t i = 0; i < m->n_folders; i++)
-		m->folders[i].resync = (struct folder_day){ year, month, day };
+	for (size_t i = 0; i < m->n_folders; i++) {
+		m->folders[i].resync = *since;
+		store_want_resync(m->env->store, m->conf->id, m->folders[i].name, since, i + 1 == m->n_folders ? kept : NULL, arg);
+	}
 	mailbox_poll(m);
 }
 

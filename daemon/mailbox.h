@@ -7,8 +7,9 @@
 #include <stdint.h>
 #include "clock.h"
 #include "failure.h"
+#include "store.h"
 
-struct event_base; struct dialer; struct tls; struct token_cache; struct store; struct spool; struct sink; struct sinks;
+struct event_base; struct dialer; struct tls; struct token_cache; struct spool; struct sink; struct sinks;
 struct mailbox_conf; struct quarantine_counts; struct counters; struct audit;
 struct mailbox;
 
@@ -64,8 +65,9 @@ void mailbox_fetch_admit(struct mailbox *);
 void mailbox_poll(struct mailbox *);		/* look now, whatever it waits for (a pause excepted) */
 /* A refused message that the sink has taken after all: it counts as delivered, and `after` is owed if its UID still means it. */
 void mailbox_note_redelivered(struct mailbox *, const struct message *);
-/* What was delivered since that day is fetched and delivered once more, in the next look. */
-void mailbox_resync(struct mailbox *, int year, int month, int day);
+/* What was delivered since that day is fetched and delivered once more, in the next look, whenever that is and whoever has this id then:
+ * kept() says that the state knows it. */
+void mailbox_resync(struct mailbox *, const struct store_day *since, store_cb *kept, void *arg);
 void mailbox_pause(struct mailbox *);
 bool mailbox_is_paused(const struct mailbox *);		/* from that moment on; its state follows when its session has ended */
 void mailbox_resume(struct mailbox *);

@@ -44,12 +44,12 @@ void look_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity
 	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
 }
 
-void look_unsettle(struct mailbox *m, struct folder *f, const struct ranges *uids)
+void look_resync(struct mailbox *m, struct folder *f, const struct ranges *uids, const struct store_day *since)
 {
 	f->beginning = true;
 	ranges_remove_all(&f->absent, uids);
 	m->answers_due++;
-	store_unsettle(m->env->store, m->conf->id, f->name, uids, on_begun, f);
+	store_unsettle(m->env->store, m->conf->id, f->name, uids, since, on_begun, f);
 }
 
 /* What of the mailbox counts as settled before anything is fetched (`start`). */

@@ -256,6 +256,6 @@ void resync_on_done(struct mailbox *m, struct folder *f, const struct imap_done 
 	if (memcmp(&f->resync, &f->resync_asked, sizeof(f->resync)) == 0)	/* else another day has been asked for meanwhile */
 		f->resync.year = 0;
 	f->look_due = true;
-	look_unsettle(m, f, &f->listed);
+	look_resync(m, f, &f->listed, &f->resync_asked);
 	ranges_done(&f->listed);
 }

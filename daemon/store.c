@@ -389,10 +389,21 @@ void store_begin(struct store *s, const char *id, const char *folder, uint32_t u
 	submit_with_others(s, op);	/* there are thousands when a fleet starts for the first time */
 }
 
-void store_unsettle(struct store *s, const char *id, const char *folder, const struct ranges *uids, store_folder_cb *cb, void *arg)
+void store_want_resync(struct store *s, const char *id, const char *folder, const struct store_day *since, store_cb *cb, void *arg)
+{
+	struct op *op = folder_op(OP_WANT_RESYNC, id, folder, NULL, arg);
+
+	op->cb = cb;
+	op->day = *since;
+	submit(s, op);
+}
+
+void store_unsettle(struct store *s, const char *id, const char *folder, const struct ranges *uids, const struct store_day *resynced,
+    store_folder_cb *cb, void *arg)
 {
 	struct op *op = folder_op(OP_UNSETTLE, id, folder, cb, arg);
 
+	op->day = *resynced;
 	ranges_copy(&op->ranges, uids);
 	submit(s, op);
 }

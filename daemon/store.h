@@ -33,6 +33,7 @@ struct store_owed {
 	char *why;
 	msec_t tried_ms;		/* in this run: not kept; 0: not in this run */
 };
+struct store_day { int year, month, day; };	/* year 0: none */
 struct store_folder {			/* a folder's checkpoint, as last committed */
 	folder_ref ref;			/* 0: never seen */
 	uint32_t uidvalidity;
@@ -41,6 +42,7 @@ struct store_folder {			/* a folder's checkpoint, as last committed */
 	struct ranges settled, after_owed;
 	struct store_owed *owed; size_t n_owed;
 	uint64_t delivered; int64_t last_delivery_wall_s, last_success_wall_s;
+	struct store_day resync;	/* an operator's wish that is still open */
 };
 void store_folder_done(struct store_folder *);
 typedef void store_folder_cb(void *arg, enum store_result, struct store_folder *);	/* the callback takes its members over */
@@ -62,8 +64,12 @@ bool store_known_has(const struct store_known *, const uint8_t hash[static STORE
 void store_known_done(struct store_known *);
 typedef void store_known_cb(void *arg, enum store_result, struct store_known *);	/* the callback takes it over */
 void store_read_known(struct store *, folder_ref, store_known_cb *cb, void *arg);
-/* These UIDs are to be fetched again, though they were settled, owed or given up; answers the new checkpoint. */
-void store_unsettle(struct store *, const char *id, const char *folder, const struct ranges *uids, store_folder_cb *cb, void *arg);
+/* An operator wants what the folder, known or not, has received since that day once more; another day takes its place. */
+void store_want_resync(struct store *, const char *id, const char *folder, const struct store_day *since, store_cb *cb, void *arg);
+/* These UIDs are to be fetched again, though they were settled, owed or given up; answers the new checkpoint. The wish for a resync since
+ * that day goes with it, unless another has taken its place. */
+void store_unsettle(struct store *, const char *id, const char *folder, const struct ranges *uids, const struct store_day *resynced,
+    store_folder_cb *cb, void *arg);
 
 struct store_intent {			/* a rename about to be made */
 	folder_ref folder; uint32_t uid; const char *sink;

@@ -42,6 +42,8 @@ static const char *const schema_steps[] = {
 	" internaldate INTEGER NOT NULL, PRIMARY KEY (folder, seq)) WITHOUT ROWID;"
 	"INSERT INTO record SELECT folder, seq, hash, at, internaldate FROM delivered;"
 	"DROP TABLE delivered;",
+	"CREATE TABLE resync (id TEXT NOT NULL, name TEXT NOT NULL, year INTEGER NOT NULL, month INTEGER NOT NULL, day INTEGER NOT NULL,"
+	" PRIMARY KEY (id, name)) WITHOUT ROWID;",
 };
 #define SCHEMA ((int)ARRAY_LEN(schema_steps))
 
@@ -52,7 +54,7 @@ enum statement {
 	S_AFTER_ADD, S_AFTER_DELETE, S_AFTER_ALL, S_AFTER_CLEAR,
 	S_INTENT_PUT, S_INTENT_DELETE, S_INTENT_CLEAR,
 	S_HASH_ADD, S_HASH_PRUNE, S_HASH_ALL, S_HASH_CLEAR,
-	S_PAUSE, S_RESUME, S_PAUSED_ALL, S_FOLDERS_OF, S_FOLDER_DELETE,
+	S_PAUSE, S_RESUME, S_PAUSED_ALL, S_RESYNC_PUT, S_RESYNC_GET, S_RESYNC_DELETE, S_RESYNC_CLEAR, S_FOLDERS_OF, S_FOLDER_DELETE,
 	S_N
 };
 static const char *const sql[S_N] = {
@@ -89,6 +91,10 @@ static const char *const sql[S_N] = {
 	[S_PAUSE] = "INSERT OR IGNORE INTO paused (id) VALUES (?1)",
 	[S_RESUME] = "DELETE FROM paused WHERE id = ?1",
 	[S_PAUSED_ALL] = "SELECT id FROM paused",
+	[S_RESYNC_PUT] = "INSERT OR REPLACE INTO resync (id, name, year, month, day) VALUES (?1, ?2, ?3, ?4, ?5)",
+	[S_RESYNC_GET] = "SELECT year, month, day FROM resync WHERE id = ?1 AND name = ?2",
+	[S_RESYNC_DELETE] = "DELETE FROM resync WHERE id = ?1 AND name = ?2 AND year = ?3 AND month = ?4 AND day = ?5",
+	[S_RESYNC_CLEAR] = "DELETE FROM resync WHERE id = ?1",
 	[S_FOLDERS_OF] = "SELECT ref FROM folder WHERE id = ?1",
 	[S_FOLDER_DELETE] = "DELETE FROM folder WHERE ref = ?1",
 	[S_HASH_ALL] = "SELECT hash, internaldate FROM record WHERE folder = ?1 ORDER BY hash",
@@ -357,8 +363,37 @@ static void read_owed(struct db *db, folder_ref folder, struct store_folder *ret
 	sqlite3_reset(s);
 }
 
+static void read_resync(struct db *db, const struct op *op, struct store_day *ret)
+{
+	sqlite3_stmt *s = statement(db, S_RESYNC_GET);
+
+	if (s == NULL)
+		return;
+	bind_text(s, 1, op->id);
+	bind_text(s, 2, op->name);
+	if (step(db, s))
+		*ret = (struct store_day){ sqlite3_column_int(s, 0), sqlite3_column_int(s, 1), sqlite3_column_int(s, 2) };
+	sqlite3_reset(s);
+	sqlite3_clear_bindings(s);
+}
+
+static void change_resync(struct db *db, enum statement which, const struct op *op)
+{
+	sqlite3_stmt *s = statement(db, which);
+
+	if (s == NULL)
+		return;
+	bind_text(s, 1, op->id);
+	bind_text(s, 2, op->name);
+	sqlite3_bind_int(s, 3, op->day.year);
+	sqlite3_bind_int(s, 4, op->day.month);
+	sqlite3_bind_int(s, 5, op->day.day);
+	run(db, s);
+}
+
 static void load(struct db *db, struct op *op)
 {
+	read_resync(db, op, &op->answer.resync);
 	if (!find_folder(db, op, &op->answer))
 		return;
 	read_ranges(db, S_SETTLED_ALL, op->answer.ref, &op->answer.settled);
@@ -433,6 +468,7 @@ static void unsettle(struct db *db, struct op *op)
 		RUN(db, S_AFTER_DELETE, there.ref, op->ranges.v[i].lo, op->ranges.v[i].hi);
 	}
 	store_folder_done(&there);
+	change_resync(db, S_RESYNC_DELETE, op);
 	load(db, op);
 }
 
@@ -468,6 +504,7 @@ static void forget(struct db *db, struct op *op)
 		op->n += n;
 	} while (n > 0 && db->error == 0);
 	run_text(db, S_RESUME, op->id);
+	run_text(db, S_RESYNC_CLEAR, op->id);
 }
 
 static void apply_one(struct db *db, struct op *op)
@@ -508,6 +545,9 @@ static void apply_one(struct db *db, struct op *op)
 		break;
 	case OP_FORGET:
 		forget(db, op);
+		break;
+	case OP_WANT_RESYNC:
+		change_resync(db, S_RESYNC_PUT, op);
 		break;
 	case OP_UNSETTLE:
 		unsettle(db, op);

@@ -220,3 +220,34 @@ def test_resync(simulator, daemon):
     delivered(daemon, 17)
     assert len(Maildir(daemon.maildir(M))) == 5
     assert daemon.wait_line("resync asked for by uid")
+
+
+@pytest.mark.parametrize("then", ["a reload", "a restart", "a crash"])
+def test_resync_that_waits(simulator, daemon, then):
+    """Asked for and acknowledged, it is done once, whatever comes before its session: in a folder that was never looked at, too"""
+    now = int(time.time())
+    day = time.strftime("%Y-%m-%d", time.gmtime(now - 86400 * 5))
+    simulator.mailbox(M, ["INBOX", "Archive"])
+    for folder in ("INBOX", "Archive"):
+        simulator.add(M, [{"seed": i + len(folder), "size": 1500, "internaldate": now - 86400 * (12 - i)} for i in range(12)], folder)
+    daemon.config([{"address": M, "start": "new"}])
+    daemon.start()
+    daemon.wait_state(M, "watching")
+    daemon.config([{"address": M, "start": "new", "folders": ["INBOX", "Archive"]}])
+    assert daemon.ctl("pause", M).returncode == 0 and daemon.ctl("reload").returncode == 0
+    assert daemon.ctl("resync", M, "--since", day).returncode == 0
+    if then == "a crash":
+        daemon.kill9()
+        daemon.start()
+    elif then == "a restart":
+        assert daemon.stop() == 0
+        daemon.start()
+    else:
+        daemon.config([{"address": M, "start": "new", "folders": ["Archive", "INBOX"]}])
+        assert daemon.ctl("reload").returncode == 0
+    assert daemon.ctl("resume", M).returncode == 0
+    daemon.wait(lambda s: [f["delivered"] for f in s["mailboxes"][0]["folders"]] == [5, 5] and s["mailboxes"][0]["state"] == "watching")
+    assert daemon.stop() == 0
+    daemon.start()
+    daemon.wait_state(M, "watching")
+    assert len(Maildir(daemon.maildir(M))) == 10 == simulator.counts("bodies")

@@ -498,7 +498,7 @@ static void test_unsettle(void **state)
 	store_owe(w->store, w->folder.ref, &owed, on_done, w);
 	wait_for(w, 2);
 	assert_int_equal(ranges_parse(&uids, "20:30,50"), 0);
-	store_unsettle(w->store, "box", "INBOX", &uids, on_folder, w);
+	store_unsettle(w->store, "box", "INBOX", &uids, &(struct store_day){ 2026, 1, 31 }, on_folder, w);
 	ranges_done(&uids);
 	wait_for(w, 1);
 	reopen(w);
@@ -506,6 +506,47 @@ static void test_unsettle(void **state)
 	expect_ranges(&w->folder.settled, "1:19,31:49");
 	assert_int_equal(w->folder.n_owed, 0);
 	assert_int_equal(w->folder.after_owed.n, 0);
+}
+
+static void expect_resync(struct world *w, int year, int month, int day)
+{
+	assert_int_equal(w->folder.resync.year, year);
+	assert_int_equal(w->folder.resync.month, month);
+	assert_int_equal(w->folder.resync.day, day);
+}
+
+/* An operator's wish: of a folder that is not known yet, too; until it is done, and the latest only. */
+static void test_resync(void **state)
+{
+	static const struct store_day first = { 2026, 1, 31 }, second = { 2026, 3, 1 };
+	struct world *w = *state;
+	struct ranges uids = { 0 };
+
+	store_want_resync(w->store, "box", "INBOX", &first, on_done, w);
+	store_want_resync(w->store, "box", "Archive", &second, on_done, w);
+	wait_for(w, 2);
+	reopen(w);
+	load(w);
+	assert_int_equal(w->folder.ref, 0);
+	expect_resync(w, 2026, 1, 31);
+	begin(w, 14, "1:49");
+	store_want_resync(w->store, "box", "INBOX", &second, on_done, w);
+	wait_for(w, 1);
+	assert_int_equal(ranges_parse(&uids, "20:30"), 0);
+	store_unsettle(w->store, "box", "INBOX", &uids, &first, on_folder, w);
+	wait_for(w, 1);
+	expect_resync(w, 2026, 3, 1);
+	store_unsettle(w->store, "box", "INBOX", &uids, &second, on_folder, w);
+	ranges_done(&uids);
+	wait_for(w, 1);
+	expect_resync(w, 0, 0, 0);
+	reopen(w);
+	load(w);
+	expect_resync(w, 0, 0, 0);
+	store_forget(w->store, "box", NULL, NULL);
+	store_load(w->store, "box", "Archive", on_folder, w);
+	wait_for(w, 1);
+	expect_resync(w, 0, 0, 0);
 }
 
 static void on_refused_timer(evutil_socket_t fd, short what, void *arg)
@@ -585,7 +626,7 @@ static void test_newer_state(void **state)
 
 	change_file(w, "PRAGMA user_version = 99");
 	expect_refused(w, "newer mailpolld (schema 99");
-	expect_refused(w, "state.db.schema-3");
+	expect_refused(w, "state.db.schema-4");
 	assert_int_equal(ask(w->dir, "PRAGMA user_version"), 99);
 	end_refused(w);
 }
@@ -633,7 +674,7 @@ static void test_record_of_an_older_schema(void **state)
 	begin(w, 14, NULL);
 	close_store(w);
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db, "DROP TABLE record; PRAGMA user_version = 2;"
+	assert_int_equal(sqlite3_exec(db, "DROP TABLE record; DROP TABLE resync; PRAGMA user_version = 2;"
 	    "CREATE TABLE delivered (seq INTEGER PRIMARY KEY, folder INTEGER NOT NULL, hash BLOB NOT NULL, at INTEGER NOT NULL,"
 	    " internaldate INTEGER NOT NULL DEFAULT 0, UNIQUE (folder, hash)); CREATE INDEX delivered_age ON delivered (folder, seq);"
 	    "INSERT INTO delivered VALUES (7, 1, x'01140000000000000000000000000000', 1, 2), (9, 1, x'02', 3, 4)", NULL, NULL, &error), SQLITE_OK);
@@ -690,7 +731,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_first_contacts_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
 		TEST(test_settled_in_one_commit),
-		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_old_hashes_go), TEST(test_known_messages), TEST(test_unsettle), TEST(test_disk_that_refuses), TEST(test_second_daemon),
+		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_old_hashes_go), TEST(test_known_messages), TEST(test_unsettle), TEST(test_resync), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_record_of_an_older_schema), TEST(test_migration),
 	};
 
