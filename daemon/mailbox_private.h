@@ -159,6 +159,8 @@ void look_select(struct mailbox *, struct folder *);
 /* A folder that cannot be opened waits for itself and the mailbox's others go on. INBOX always exists (exchange-online 5.14): its
  * refusal is the mailbox's, as is that of all: false. */
 bool look_refuse_folder(struct mailbox *, struct folder *, const struct failure *why);
+/* The session ends at what a look at this folder has asked: the others go first. */
+void look_ends_session(struct mailbox *, struct folder *, const struct failure *why);
 struct folder *look_watched_folder(const struct mailbox *);	/* that IDLE is for: the first that can be opened */
 void look_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
 /* The store is asked for it, and the folder waits: a new checkpoint; these are to be fetched once more, as was wished. */

@@ -262,6 +262,8 @@ static enum step folder_step(struct mailbox *m, struct folder *f)
 
 	if (folder_is_refused(f) || stands_back(m, f))
 		return STEP_NOTHING;
+	if (f->session_ends > 0 && f->look_due && fetch_is_under_way(m) && !mailbox_is_held(m))
+		return STEP_WAIT;		/* it may end the session again: what the others have comes first */
 	step = look_step(m, f);
 	if (step == STEP_NOTHING)
 		step = after_step(m, f);
@@ -275,13 +277,17 @@ static enum step folder_step(struct mailbox *m, struct folder *f)
 	return STEP_SENT;
 }
 
+/* Those that the session may end at come last, so that in each session all others have their turn. */
 static enum step any_step(struct mailbox *m)
 {
 	enum step step = m->selected != NULL ? folder_step(m, m->selected) : STEP_NOTHING;
 
-	for (size_t i = 0; i < m->n_folders && step == STEP_NOTHING; i++)
-		if (&m->folders[i] != m->selected)
-			step = folder_step(m, &m->folders[i]);
+	for (size_t i = 0; i < 2 * m->n_folders && step == STEP_NOTHING; i++) {
+		struct folder *f = &m->folders[i % m->n_folders];
+
+		if (f != m->selected && (f->session_ends > 0) == (i >= m->n_folders))
+			step = folder_step(m, f);
+	}
 	return step;
 }
 
@@ -349,10 +355,21 @@ static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_
 
 /* --- the session's callbacks --- */
 
+/* A look at a folder is no way to go on: that folder waits for itself, or goes last. */
+static void note_look_over(struct mailbox *m, const struct failure *why)
+{
+	bool opens = m->task == TASK_SELECT || m->task == TASK_STATUS;
+
+	if (opens && failure_is_of_command(why) && look_refuse_folder(m, m->task_folder, why))
+		return;
+	if (opens || m->task == TASK_LOOK || m->task == TASK_FIRST_LOOK || m->task == TASK_RELIST_SEARCH)
+		look_ends_session(m, m->task_folder, why);
+}
+
 void work_over(struct mailbox *m, const struct failure *why)
 {
-	if ((m->task == TASK_SELECT || m->task == TASK_STATUS) && why->fail != FAIL_NONE && failure_is_of_command(why) && !m->stopping)
-		look_refuse_folder(m, m->task_folder, why);
+	if (why->fail != FAIL_NONE && !m->stopping)
+		note_look_over(m, why);
 	if ((m->task == TASK_AFTER || m->task == TASK_AFTER_LOOK) && why->fail != FAIL_NONE && !m->stopping)
 		after_failed(m, m->task_folder, why, true);
 	if (m->task == TASK_IDLE)

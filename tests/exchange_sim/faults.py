@@ -1,5 +1,5 @@
 """What a server may do instead of answering a command. A fault is {"kind": ..., "command": "UID FETCH", ...}; without "command"
-it is for the next one after the sign-in, LOGOUT excepted; "asks": for one that asks for this UID. state.State.fault() says how often and for which messages.
+it is for the next one after the sign-in, LOGOUT excepted; "asks": for one that asks for this UID, or for this folder. state.State.fault() says how often and for which messages.
 
     throttle     ms, form: NO, BAD, BAD-BYE, BYE, untagged (NO, then BYE)     exchange-online 5.6; ms counts down with each
     unavailable  form: NO, BAD, bare                                        5.4

@@ -189,11 +189,19 @@ class Session(fetch.Fetching):
         if self.fault("unsolicited"):
             self.unsolicited()
         for kind in faults.KINDS:
-            fault = self.fault(kind, command=name, named=self.mailbox is None or name == "LOGOUT", asked=lambda uid: parse_set(args.split(" ")[0], [uid]))
+            fault = self.fault(kind, command=name, named=self.mailbox is None or name == "LOGOUT", asked=lambda what: self.asks_for(name, args, what))
             if fault:
                 await faults.play(self, kind, fault, tag, lambda: self.answer(tag, name, args))
                 return
         await self.answer(tag, name, args)
+
+    def asks_for(self, name, args, what):
+        """For this UID; or it names this folder, or is about messages in it."""
+        if not isinstance(what, str):
+            return parse_set(args.split(" ")[0], [what])
+        if name in ("SELECT", "EXAMINE", "STATUS"):
+            return decode_name(args.rpartition(" (")[0] or args) == what
+        return self.folder is not None and self.folder.name == what
 
     def unsolicited(self):
         """RFC 3501 7: a client must take any of these at any time."""

@@ -110,7 +110,7 @@ class State:
 
     # A fault is {"kind": ..., ...}. With "count" it happens so often, with "skip" it lets so many pass first; with "uids" it
     # is for these messages alone. Several of a kind come one after the other, in the order in which they were set.
-    # named: only one that says for which command it is. With "asks" it is for the commands about this UID: is it asked(uid)?
+    # named: only one that says for which command it is. With "asks" it is for the commands about this UID, or folder: is it asked(...)?
     def fault(self, mailbox, kind, uid=None, command=None, line=None, named=False, asked=None):
         for fault in (mailbox.faults if mailbox else []) + (line.faults if line else []) + self.faults:
             if fault["kind"] != kind or (named and "command" not in fault) or ("uids" in fault and uid not in fault["uids"]) or fault.get("command", command) != command:

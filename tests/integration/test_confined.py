@@ -224,3 +224,37 @@ def test_substitute_is_not_the_message(simulator, daemon, more):
     daemon.wait(lambda s: any(f["delivered"] == 5 and f["owed"] == 1 and f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
     assert list(simulator.folder(OTHER)["messages"]) == [str(uids[1])]
     assert len(Maildir(daemon.maildir(OTHER))) == 5 and Maildir(daemon.maildir(OTHER)).tmp() == []
+
+
+@pytest.mark.parametrize("kind,more", [
+    ("answer", {"line": "{tag} NO [SERVERBUG] Internal error."}), ("unavailable", {"form": "NO"}), ("answer", {"line": "{tag} NO [INUSE] Locked."}),
+    ("answer", {"line": "* BYE Internal error.", "close": True}), ("close-raw", {}), ("hang", {}), ("answer", {"line": "{tag} NO SEARCH failed.", "command": "UID SEARCH"}),
+], ids=["serverbug", "unavailable", "in-use", "bye", "closed", "hang", "search"])
+@pytest.mark.parametrize("moment", ["first-contact", "later"])
+def test_folder_that_ends_the_session(simulator, make_daemon, kind, more, moment):
+    """exchange-online 5.4, 5.11, 5.14, RFC 5530: whatever ends it there, the folders after it have their turn, and INBOX is idled in"""
+    folders = ["INBOX", "Broken", "Third"]
+    daemon = make_daemon(program="mailpolld-scaled")
+    simulator.mailbox(OTHER, folders)
+    daemon.config([{"address": OTHER, "folders": folders, "interval": "20s"}])
+    if moment == "later":
+        daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+        simulator.wait("idling", 1)
+    simulator.fault(kind, OTHER, asks="Broken", **more)
+    for i, folder in enumerate(folders):
+        simulator.add(OTHER, [{"seed": i, "size": 1500}, {"seed": 10 + i, "size": 1500}], folder)
+    if moment == "first-contact":
+        daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+    daemon.wait_delivered(OTHER, 4)
+    assert "failure=" in daemon.wait_line("event=mailbox-stalled mailbox=%s folder=Broken" % OTHER)
+    daemon.wait_state(OTHER, "watching")
+    assert "Broken: " in daemon.of(OTHER)["error"]
+    simulator.add(OTHER, [{"seed": 20, "size": 1500}])
+    simulator.add(OTHER, [{"seed": 21, "size": 1500}], "Third")
+    daemon.wait_delivered(OTHER, 6)
+    assert simulator.folder(OTHER, "Broken")["bodies"] == 0
+    simulator.clear(OTHER)
+    daemon.poll(OTHER)
+    daemon.wait_delivered(OTHER, 8)
+    daemon.wait(lambda s: s["mailboxes"][0]["error"] is None and s["mailboxes"][0]["state"] == "watching")
+    assert Maildir(daemon.maildir(OTHER)).tmp() == [] and set(Maildir(daemon.maildir(OTHER)).sums().values()) == {1}
