@@ -54,23 +54,30 @@ void look_resync(struct mailbox *m, struct folder *f, const struct ranges *uids,
 	store_unsettle(m->env->store, m->conf->id, f->name, uids, since, on_begun, f);
 }
 
+/* Without UIDNEXT, first what there is: what `start` leaves out may be above all that came since. */
+static void send_first_search(struct mailbox *m, struct folder *f)
+{
+	ranges_done(&f->listed);
+	work_begin_task(m, TASK_FIRST_LOOK, f);
+	if (f->at_uidnext != 0)
+		imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
+	else
+		imap_session_search_from(m->session, 1);
+}
+
 /* What of the mailbox counts as settled before anything is fetched (`start`). */
 static void first_contact(struct mailbox *m, struct folder *f, const struct imap_done *select)
 {
 	struct ranges settled = { 0 };
 
 	f->at.uidvalidity = select->uidvalidity;	/* for look_begin_folder() after a SEARCH */
-	f->at_uidnext = select->uidnext;
-	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && select->uidnext == 0)) {
-		work_begin_task(m, TASK_FIRST_LOOK, f);
-		if (m->conf->start == START_SINCE)
-			imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
-		else
-			imap_session_search_from(m->session, 1);
+	f->at_uidnext = select->uidnext == 1 && select->exists > 0 ? 0 : select->uidnext;	/* that cannot be */
+	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && f->at_uidnext == 0)) {
+		send_first_search(m, f);
 		return;
 	}
-	if (m->conf->start == START_NEW && select->uidnext > 1)
-		ranges_add(&settled, 1, select->uidnext - 1);
+	if (m->conf->start == START_NEW && f->at_uidnext > 1)
+		ranges_add(&settled, 1, f->at_uidnext - 1);
 	look_begin_folder(m, f, select->uidvalidity, &settled);
 	ranges_done(&settled);
 }
@@ -78,8 +85,13 @@ static void first_contact(struct mailbox *m, struct folder *f, const struct imap
 static void on_first_look_done(struct mailbox *m, struct folder *f)
 {
 	struct ranges settled = { 0 };
-	uint32_t last = f->at_uidnext > 1 ? f->at_uidnext - 1 : ranges_last(&f->listed);
+	uint32_t last = f->at_uidnext > 0 ? f->at_uidnext - 1 : ranges_last(&f->listed);
 
+	if (m->conf->start == START_SINCE && f->at_uidnext == 0) {
+		f->at_uidnext = last < UINT32_MAX ? last + 1 : last;
+		send_first_search(m, f);
+		return;
+	}
 	if (last > 0)
 		ranges_add(&settled, 1, last);
 	if (m->conf->start == START_SINCE)

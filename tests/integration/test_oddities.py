@@ -120,17 +120,19 @@ def test_other_answers(simulator, daemon, kind, more):
     assert simulator.state()["commands"]["IDLE"] > 0 and simulator.state()["commands"]["UID MOVE"] > 0
 
 
-@pytest.mark.parametrize("start", ["new", "2026-01-05"])
-def test_no_uidnext_at_first_contact(simulator, daemon, start):
-    """RFC 3501 6.3.1 asks for it, older servers lack it"""
+@pytest.mark.parametrize("told", [None, 1])
+@pytest.mark.parametrize("start,hits", [("new", 0), ("2026-01-05", 2), ("2026-01-20", 0)])
+def test_no_uidnext_at_first_contact(simulator, daemon, start, hits, told):
+    """RFC 3501 6.3.1 asks for it, older servers lack it; what is older has the highest UID, or nothing has come since that day"""
     simulator.mailbox(M)
-    simulator.fault("uidnext", M, **{"is": None})
-    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": date} for i, date in enumerate([1767225600, 1767924132, 1768000000])])
+    simulator.fault("uidnext", M, count=1, **{"is": told})
+    dates = [1767225600, 1767924132, 1768000000, 1767225600]
+    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": date} for i, date in enumerate(dates)])
     daemon.config([{"address": M, "start": start}])
     daemon.start()
     simulator.wait("idling", 1)
     simulator.add(M, [{"seed": 9, "size": 1500}])
-    expected = 1 if start == "new" else 3
+    expected = hits + 1
     daemon.wait_delivered(M, expected)
     assert simulator.counts("bodies") == expected
 
