@@ -149,6 +149,12 @@ static enum step fetch_owed(struct mailbox *m, struct folder *f, uint32_t uid)
 {
 	struct ranges batch = { 0 };
 
+	if (!spool_has_room(m->env->spool, f->volume, 0)) {
+		fetch_release(m);
+		wait_for_room(m, f, 0);
+		return STEP_NOTHING;
+	}
+	m->room_waits = (struct backoff){ 0 };
 	folder_pick_owed(f, uid, &batch);
 	m->one_owed = true;
 	send_fetch(m, f, &batch);

@@ -361,6 +361,26 @@ def test_room_for_commands(simulator, daemon, tmp_path):
         daemon.wait_delivered(ADDRESS, 3, timeout=20)
 
 
+def test_too_little_room_for_an_owed_message(simulator, make_daemon):
+    """The same for one that is owed, when nothing else is to be fetched"""
+    simulator.mailbox(ADDRESS)
+    uids = simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+    simulator.fault("fetch-no", ADDRESS, uids=uids)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["owed"] == 1)
+    simulator.clear(ADDRESS)
+    daemon.config([ADDRESS], top={"min_free": "1000T"})
+    assert daemon.ctl("reload").returncode == 0
+    status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+    assert "min_free" in status["mailboxes"][0]["hint"] and simulator.counts("bodies") == 0
+    daemon.config([ADDRESS], top={"min_free": "1M"})
+    assert daemon.ctl("reload").returncode == 0
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 1)
+
+
 def test_held_mailbox_keeps_nobodys_turn(simulator, daemon):
     """fetching_at_once: who waits for a turn and is held meanwhile gives it back"""
     other = "other@contoso.example"
