@@ -32,6 +32,7 @@ struct folder {
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are. Over sessions, until it is listed anew */
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
 	struct store_day resync, resync_asked;	/* an operator wants what came since then again; kept by the store until that is done */
+	unsigned resync_failures;	/* in a row */
 	uint32_t at_uidnext;		/* at first contact, while its SEARCH runs; 0: neither told nor found out yet */
 	struct { uint32_t uid; uint64_t bytes; } *sizes; size_t n_sizes;	/* estimates for the lowest pending; NULL: not asked */
 	char *place_dir; struct volume *volume; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */

@@ -186,6 +186,8 @@ void relist_forget_known(struct mailbox *);		/* one has been delivered that the 
 void relist_drop(struct mailbox *);
 enum step resync_step(struct mailbox *, struct folder *);
 void resync_on_done(struct mailbox *, struct folder *, const struct imap_done *);
+/* It was refused, or ended the session: after the second time the wish is given up, for it goes before all mail. */
+void resync_failed(struct mailbox *, struct folder *, const struct failure *);
 
 /* mailbox_fetch.c */
 bool fetch_is_under_way(const struct mailbox *);	/* messages that are fetched and not settled */

@@ -2,6 +2,7 @@
  * exchange-online 5.12), or an operator wants what was delivered once more. What is on its way through the sink belongs
  * to the old checkpoint: it is settled before either begins. */
 #include <event2/buffer.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "mailbox_private.h"
@@ -9,6 +10,7 @@
 #include "util.h"
 
 #define LIST_AT_ONCE 500
+#define RESYNC_TRIES 2			/* once may be chance */
 
 struct relist {				/* one folder's; gone on with in the next session */
 	struct folder *folder;
@@ -240,9 +242,33 @@ enum step resync_step(struct mailbox *m, struct folder *f)
 {
 	ranges_done(&f->listed);
 	work_begin_task(m, TASK_RESYNC, f);
+	if (memcmp(&f->resync, &f->resync_asked, sizeof(f->resync)) != 0)
+		f->resync_failures = 0;
 	f->resync_asked = f->resync;
 	imap_session_search_since(m->session, f->resync.year, f->resync.month, f->resync.day);
 	return STEP_SENT;
+}
+
+static void resync_over(struct folder *f)
+{
+	f->resync_failures = 0;
+	if (memcmp(&f->resync, &f->resync_asked, sizeof(f->resync)) == 0)	/* else another day has been asked for meanwhile */
+		f->resync.year = 0;
+}
+
+void resync_failed(struct mailbox *m, struct folder *f, const struct failure *why)
+{
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+	char day[40], hint[FAILURE_HINT_MAX];
+	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", hint } };
+
+	if (failure_is_of_token(why) || ++f->resync_failures < RESYNC_TRIES)
+		return;
+	snprintf(day, sizeof(day), "%04d-%02d-%02d", f->resync_asked.year, f->resync_asked.month, f->resync_asked.day);
+	snprintf(hint, sizeof(hint), "Ask for it once more, or for a later day: mailpollctl resync %s --since %s.", m->conf->address, day);
+	log_write(LOG_LEVEL_WARNING, EVENT_MAILBOX_STALLED, &ctx, fields, ARRAY_LEN(fields), "resync since %s is given up, the server did not list "
+	    "that folder %u times: %s; %s", day, f->resync_failures, why->text, hint);
+	resync_over(f);
 }
 
 void resync_on_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
@@ -250,13 +276,13 @@ void resync_on_done(struct mailbox *m, struct folder *f, const struct imap_done 
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 
 	if (!done->ok) {
+		resync_failed(m, f, done->failure);
 		mailbox_end_session(m, done->failure);
 		return;
 	}
 	log_info(&ctx, "resync: %llu messages since %04d-%02d-%02d are fetched again", (unsigned long long)ranges_count(&f->listed),
 	    f->resync_asked.year, f->resync_asked.month, f->resync_asked.day);
-	if (memcmp(&f->resync, &f->resync_asked, sizeof(f->resync)) == 0)	/* else another day has been asked for meanwhile */
-		f->resync.year = 0;
+	resync_over(f);
 	f->look_due = true;
 	look_resync(m, f, &f->listed, &f->resync_asked);
 	ranges_done(&f->listed);

@@ -372,6 +372,8 @@ void work_over(struct mailbox *m, const struct failure *why)
 		note_look_over(m, why);
 	if ((m->task == TASK_AFTER || m->task == TASK_AFTER_LOOK) && why->fail != FAIL_NONE && !m->stopping)
 		after_failed(m, m->task_folder, why, true);
+	if (m->task == TASK_RESYNC && why->fail != FAIL_NONE && !m->stopping)
+		resync_failed(m, m->task_folder, why);
 	if (m->task == TASK_IDLE)
 		note_idle_ended(m, why);
 	if (m->task == TASK_GIVEN_UP && why->fail != FAIL_NONE && !m->stopping)

@@ -201,6 +201,31 @@ def test_resync_asked_for_again_meanwhile(simulator, daemon):
     assert daemon.has_line("messages since %s are fetched again" % days[0])
 
 
+@pytest.mark.parametrize("play,more", [("answer", {"line": "{tag} NO SEARCH failed."}), ("answer", {"line": "{tag} BAD Command Argument Error. 11"}),
+                                       ("close-raw", {}), ("hang", {})], ids=["no", "bad", "closed", "hang"])
+def test_resync_that_the_server_does_not_answer(simulator, make_daemon, play, more):
+    """It is given up after the second time, the log says so, and mail goes on"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([M])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+    delivered(daemon, 3)
+    simulator.fault(play, M, command="UID SEARCH", **more)
+    daemon.ctl("resync", M, "--since", "2026-01-05")
+    line = daemon.wait_line("event=mailbox-stalled mailbox=%s folder=INBOX .*resync since 2026-01-05 is given up" % M, timeout=60)
+    assert "mailpollctl resync %s --since 2026-01-05" % M in line
+    searches = [line for line in simulator.log_lines() if line[0] == "C" and "SEARCH SINCE" in line]
+    assert len(searches) == 2, searches
+    simulator.clear(M)
+    simulator.add(M, [{"seed": 50, "size": 1500}])
+    daemon.poll(M)
+    delivered(daemon, 4)
+    assert len(Maildir(daemon.maildir(M))) == 4
+    daemon.ctl("resync", M, "--since", "2026-01-05")      # and can be asked for again
+    delivered(daemon, 8)
+
+
 def test_resync(simulator, daemon):
     """An operator wants once more what came since a day."""
     now = int(time.time())
