@@ -166,7 +166,7 @@ static void stop_next(struct mailbox *m)
 
 static void begin_next(struct mailbox *m)
 {
-	if (m->token_request != NULL || m->queued)
+	if (m->token_request != NULL)
 		return;
 	if (m->paused) {
 		if (!m->not_owner)
@@ -176,6 +176,10 @@ static void begin_next(struct mailbox *m)
 	}
 	if (clock_now_ms() < m->wait_until_ms) {
 		mailbox_wake_at(m, m->wait_until_ms);
+		return;
+	}
+	if (m->queued) {			/* it may have asked while it had a session */
+		mailbox_set_state(m, MAILBOX_QUEUED);
 		return;
 	}
 	if (!folders_ready(m)) {

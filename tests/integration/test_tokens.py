@@ -436,3 +436,24 @@ def test_renewal_that_comes_late(simulator, make_daemon):
     signed_in = [seconds(line[:19] + "Z") - refreshed for line in daemon.lines[second:] if "session: asking capabilities again -> between commands" in line]
     assert sum(at <= 10 for at in signed_in) <= 4 and len(signed_in) >= 36, sorted(signed_in)
     assert all(simulator.state(address)["refused"] == 0 for address in addresses)
+
+
+def test_token_ends_while_the_next_session_waits_for_its_turn(fast):
+    """It is shown as waiting, no longer as watching; paused then, it is paused at once"""
+    simulator, daemon = fast
+    other = "other@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=30)
+    daemon.config([ADDRESS], admission={"starting_at_once": 1})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
+    simulator.wait("idling", 1)
+    simulator.fault("hang-authenticate", other)
+    daemon.config([ADDRESS, other], admission={"starting_at_once": 1})
+    assert daemon.ctl("reload").returncode == 0
+    simulator.wait("fault-hang-authenticate", 1)            # it has the only place for a minute
+    daemon.wait_line("mailbox=%s .*session ended: .*signing in again" % ADDRESS)
+    daemon.wait_state(ADDRESS, "queued", timeout=4)
+    assert daemon.ctl("pause", ADDRESS).returncode == 0
+    daemon.wait_state(ADDRESS, "paused", timeout=4)
+    assert simulator.counts("fault-hang-authenticate") == simulator.state(ADDRESS)["logins"] == 1
