@@ -433,13 +433,15 @@ void fetch_owe(struct mailbox *m, struct folder *f, uint32_t uid, const char *wh
 
 bool fetch_none_given(struct mailbox *m, const struct folder *f, const struct ranges *uids, const char *why)
 {
+	struct failure_subject subject = m->subject;
 	struct failure failure;
 
+	subject.folder = f->name;	/* another's STATUS may have come since */
 	m->had_none += folder_count_new(f, uids);
 	if (m->had_none <= NONE_GIVEN_FEW || m->rests >= NONE_GIVEN_RESTS)
 		return false;
 	m->rests++;
-	failure_own(&failure, "none-given", &m->subject, "%llu messages in a row could not be had: %s", (unsigned long long)m->had_none, why);
+	failure_own(&failure, "none-given", &subject, "%llu messages in a row could not be had: %s", (unsigned long long)m->had_none, why);
 	mailbox_end_session(m, &failure);
 	return true;
 }

@@ -623,6 +623,21 @@ def test_server_that_gives_no_message(scene, kind):
     assert scene.daemon.of(BAD)["folders"][0]["owed"] == 0
 
 
+def test_server_that_gives_no_message_of_one_folder(simulator, daemon):
+    """The hint names it, also when another one was asked about last"""
+    simulator.mailbox(BAD, ["INBOX", "Second"])
+    daemon.config([{"address": BAD, "folders": ["INBOX", "Second"]}])
+    daemon.start()
+    simulator.wait("idling", 1)
+    daemon.poll(BAD)
+    simulator.wait("command:STATUS", 1)
+    simulator.wait("idling", 1)
+    simulator.fault("fetch-no", BAD)
+    simulator.add(BAD, [{"seed": i, "size": 1500} for i in range(6)])
+    line = daemon.wait_line("failure=none-given")
+    assert "gives none of the messages of INBOX in %s" % BAD in line
+
+
 def test_mailbox_of_messages_that_cannot_be_had(scene):
     """exchange-online 5.8: nor is it the server for ever: they are owed in the end, and the one behind them comes"""
     uids = scene.add(BAD, 13)
