@@ -4,6 +4,7 @@
 #include "util.h"
 
 static const unsigned owed_waits_s[] = { 60, 600, 3600 };	/* exchange-online 5.8; after these it is given up */
+#define OWED_WAIT_MAX_S (3600 + 60)	/* and a clock that is set back by little */
 
 void folder_init(struct folder *f, const char *name)
 {
@@ -298,12 +299,18 @@ uint64_t folder_count_new(const struct folder *f, const struct ranges *uids)
 	return n;
 }
 
+/* What is due later than any wait can be was noted by a clock that has been set back since. */
+static bool is_due(const struct store_owed *o, int64_t now_wall_s)
+{
+	return o->next_wall_s != 0 && (o->next_wall_s <= now_wall_s || o->next_wall_s > now_wall_s + OWED_WAIT_MAX_S);
+}
+
 uint32_t folder_owed_due(const struct folder *f, int64_t now_wall_s, msec_t session_ms)
 {
 	for (size_t i = 0; i < f->at.n_owed; i++) {
 		const struct store_owed *o = &f->at.owed[i];
 
-		if (o->next_wall_s != 0 && o->next_wall_s <= now_wall_s && o->tried_ms < session_ms && !ranges_has(&f->under_way, o->uid))
+		if (is_due(o, now_wall_s) && o->tried_ms < session_ms && !ranges_has(&f->under_way, o->uid))
 			return o->uid;
 	}
 	return 0;
@@ -354,8 +361,11 @@ int64_t folder_next_owed_wall_s(const struct folder *f, int64_t after_wall_s)
 {
 	int64_t next = 0;
 
-	for (size_t i = 0; i < f->at.n_owed; i++)
-		if (f->at.owed[i].next_wall_s > after_wall_s && (next == 0 || f->at.owed[i].next_wall_s < next))
-			next = f->at.owed[i].next_wall_s;
+	for (size_t i = 0; i < f->at.n_owed; i++) {
+		const struct store_owed *o = &f->at.owed[i];
+
+		if (o->next_wall_s != 0 && !is_due(o, after_wall_s) && (next == 0 || o->next_wall_s < next))
+			next = o->next_wall_s;
+	}
 	return next;
 }

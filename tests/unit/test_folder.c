@@ -324,6 +324,24 @@ static void test_owed(void **state)
 	folder_done(&f);
 }
 
+/* What was owed while the clock was ahead does not wait until it is as late again. */
+static void test_owed_by_a_clock_that_was_ahead(void **state)
+{
+	struct folder f;
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	folder_owe(&f, 5, "nothing came", 101000, 1);
+	assert_int_equal(folder_owed_due(&f, 1000, 2), 5);
+	assert_int_equal(folder_next_owed_wall_s(&f, 1000), 0);
+	folder_owe(&f, 5, "again", 1000, 2);
+	folder_owe(&f, 5, "again", 1600, 3);			/* an hour, of a clock that is set back by seconds only */
+	assert_int_equal(folder_owed_due(&f, 1595, 4), 0);
+	assert_int_equal(folder_next_owed_wall_s(&f, 1595), 5200);
+	assert_int_equal(folder_owed_due(&f, 5200, 4), 5);
+	folder_done(&f);
+}
+
 /* Each in its turn, all in one session; what has been tried in it waits for the next. */
 static void test_many_are_owed(void **state)
 {
@@ -402,6 +420,7 @@ int main(void)
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
+		cmocka_unit_test(test_owed_by_a_clock_that_was_ahead),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
