@@ -268,6 +268,7 @@ void resync_failed(struct mailbox *m, struct folder *f, const struct failure *wh
 	snprintf(hint, sizeof(hint), "Ask for it once more, or for a later day: mailpollctl resync %s --since %s.", m->conf->address, day);
 	log_write(LOG_LEVEL_WARNING, EVENT_MAILBOX_STALLED, &ctx, fields, ARRAY_LEN(fields), "resync since %s is given up, the server did not list "
 	    "that folder %u times: %s; %s", day, f->resync_failures, why->text, hint);
+	store_drop_resync(m->env->store, m->conf->id, f->name, &f->resync_asked);
 	resync_over(f);
 }
 

@@ -389,13 +389,23 @@ void store_begin(struct store *s, const char *id, const char *folder, uint32_t u
 	submit_with_others(s, op);	/* there are thousands when a fleet starts for the first time */
 }
 
-void store_want_resync(struct store *s, const char *id, const char *folder, const struct store_day *since, store_cb *cb, void *arg)
+static void change_resync(struct store *s, enum op_kind kind, const char *id, const char *folder, const struct store_day *since, store_cb *cb, void *arg)
 {
-	struct op *op = folder_op(OP_WANT_RESYNC, id, folder, NULL, arg);
+	struct op *op = folder_op(kind, id, folder, NULL, arg);
 
 	op->cb = cb;
 	op->day = *since;
 	submit(s, op);
+}
+
+void store_want_resync(struct store *s, const char *id, const char *folder, const struct store_day *since, store_cb *cb, void *arg)
+{
+	change_resync(s, OP_WANT_RESYNC, id, folder, since, cb, arg);
+}
+
+void store_drop_resync(struct store *s, const char *id, const char *folder, const struct store_day *since)
+{
+	change_resync(s, OP_DROP_RESYNC, id, folder, since, NULL, NULL);
 }
 
 void store_unsettle(struct store *s, const char *id, const char *folder, const struct ranges *uids, const struct store_day *resynced,

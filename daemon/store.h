@@ -66,6 +66,7 @@ typedef void store_known_cb(void *arg, enum store_result, struct store_known *);
 void store_read_known(struct store *, folder_ref, store_known_cb *cb, void *arg);
 /* An operator wants what the folder, known or not, has received since that day once more; another day takes its place. */
 void store_want_resync(struct store *, const char *id, const char *folder, const struct store_day *since, store_cb *cb, void *arg);
+void store_drop_resync(struct store *, const char *id, const char *folder, const struct store_day *since);	/* ... unless another has already */
 /* These UIDs are to be fetched again, though they were settled, owed or given up; answers the new checkpoint. The wish for a resync since
  * that day goes with it, unless another has taken its place. */
 void store_unsettle(struct store *, const char *id, const char *folder, const struct ranges *uids, const struct store_day *resynced,

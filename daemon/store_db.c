@@ -549,6 +549,9 @@ static void apply_one(struct db *db, struct op *op)
 	case OP_WANT_RESYNC:
 		change_resync(db, S_RESYNC_PUT, op);
 		break;
+	case OP_DROP_RESYNC:
+		change_resync(db, S_RESYNC_DELETE, op);
+		break;
 	case OP_UNSETTLE:
 		unsettle(db, op);
 		break;

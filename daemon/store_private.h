@@ -6,8 +6,8 @@
 struct sqlite3;
 struct db;
 
-enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE, OP_READ_KNOWN, OP_WANT_RESYNC, OP_UNSETTLE,
-	OP_PAUSE, OP_FORGET };
+enum op_kind { OP_LOAD, OP_BEGIN, OP_ADD_INTENT, OP_DROP_INTENT, OP_SETTLE, OP_OWE, OP_AFTER_DONE, OP_COMPLETE, OP_READ_KNOWN, OP_WANT_RESYNC, OP_DROP_RESYNC,
+	OP_UNSETTLE, OP_PAUSE, OP_FORGET };
 struct op {				/* one change or question, with copies of all it needs */
 	struct op *next;
 	enum op_kind kind;
@@ -22,7 +22,7 @@ struct op {				/* one change or question, with copies of all it needs */
 	struct store_folder answer;	/* LOAD, BEGIN, UNSETTLE */
 	struct store_known known;	/* READ_KNOWN */
 	bool paused;			/* PAUSE */
-	struct store_day day;		/* WANT_RESYNC, UNSETTLE */
+	struct store_day day;		/* WANT_RESYNC, DROP_RESYNC, UNSETTLE */
 	uint64_t n;			/* FORGET: folders */
 	store_cb *cb;
 	store_folder_cb *folder_cb;
