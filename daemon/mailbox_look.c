@@ -38,12 +38,12 @@ static void on_begun(void *arg, enum store_result result, struct store_folder *a
 	mailbox_wake(m);
 }
 
-void look_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled)
+void look_begin_folder(struct mailbox *m, struct folder *f, uint32_t uidvalidity, const struct ranges *settled, const struct ranges *after_owed)
 {
 	f->beginning = true;
 	folder_forget_uids(f);
 	m->answers_due++;
-	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, on_begun, f);
+	store_begin(m->env->store, m->conf->id, f->name, uidvalidity, settled, after_owed, on_begun, f);
 }
 
 void look_resync(struct mailbox *m, struct folder *f, const struct ranges *uids, const struct store_day *since)
@@ -78,7 +78,7 @@ static void first_contact(struct mailbox *m, struct folder *f, const struct imap
 	}
 	if (m->conf->start == START_NEW && f->at_uidnext > 1)
 		ranges_add(&settled, 1, f->at_uidnext - 1);
-	look_begin_folder(m, f, select->uidvalidity, &settled);
+	look_begin_folder(m, f, select->uidvalidity, &settled, NULL);
 	ranges_done(&settled);
 }
 
@@ -97,7 +97,7 @@ static void on_first_look_done(struct mailbox *m, struct folder *f)
 	if (m->conf->start == START_SINCE)
 		ranges_remove_all(&settled, &f->listed);
 	ranges_done(&f->listed);
-	look_begin_folder(m, f, f->at.uidvalidity, &settled);
+	look_begin_folder(m, f, f->at.uidvalidity, &settled, NULL);
 	ranges_done(&settled);
 }
 

@@ -163,8 +163,9 @@ bool look_refuse_folder(struct mailbox *, struct folder *, const struct failure 
 void look_ends_session(struct mailbox *, struct folder *, const struct failure *why);
 struct folder *look_watched_folder(const struct mailbox *);	/* that IDLE is for: the first that can be opened */
 void look_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
-/* The store is asked for it, and the folder waits: a new checkpoint; these are to be fetched once more, as was wished. */
-void look_begin_folder(struct mailbox *, struct folder *, uint32_t uidvalidity, const struct ranges *settled);
+/* The store is asked for it, and the folder waits: a new checkpoint (after_owed NULL: none); these are to be fetched once more, as was
+ * wished. */
+void look_begin_folder(struct mailbox *, struct folder *, uint32_t uidvalidity, const struct ranges *settled, const struct ranges *after_owed);
 void look_resync(struct mailbox *, struct folder *, const struct ranges *uids, const struct store_day *since);
 
 /* mailbox_after.c */

@@ -19,7 +19,8 @@ struct relist {				/* one folder's; gone on with in the next session */
 	struct store_known known;	/* the record of delivered messages */
 	int64_t known_before_s;		/* an older INTERNALDATE counts as known */
 	struct ranges left, asked;	/* to be asked for; in the command under way */
-	struct ranges settled;		/* found in the record */
+	struct ranges settled;		/* known */
+	struct ranges delivered;	/* of these: found in the record, and not only too old for it */
 	uint64_t n_listed;
 	uint32_t singly_to;		/* a command for many failed: one at a time up to this UID; 0: not so */
 	uint32_t suspect;		/* the session ended when it was asked for alone; 0: none */
@@ -43,6 +44,7 @@ void relist_drop(struct mailbox *m)
 	ranges_done(&r->left);
 	ranges_done(&r->asked);
 	ranges_done(&r->settled);
+	ranges_done(&r->delivered);
 	header_scan_done(&r->scan);
 	free(r);
 	m->relist = NULL;
@@ -88,21 +90,41 @@ static enum step relist_begin(struct mailbox *m, struct folder *f)
 	return STEP_WAIT;
 }
 
+/* For which of the delivered ones was `after` still owed? The record does not tell: it is owed for all, where once more does no harm. What
+ * is deleted must be certain. */
+static bool owes_after_again(const struct mailbox *m, const struct folder *f)
+{
+	return f->at.after_owed.n > 0 && (m->conf->after == AFTER_SEEN || m->conf->after == AFTER_MOVE);
+}
+
+static void tell_after(const struct mailbox *m, const struct folder *f, char *ret_text, size_t size)
+{
+	unsigned long long owed = ranges_count(&f->at.after_owed);
+
+	ret_text[0] = '\0';
+	if (owes_after_again(m, f))
+		snprintf(ret_text, size, "; `after`, owed for %llu, is done for %llu", owed, (unsigned long long)ranges_count(&m->relist->delivered));
+	else if (owed > 0 && m->conf->after == AFTER_DELETE)
+		snprintf(ret_text, size, "; %llu delivered ones that were to be deleted stay", owed);
+}
+
 static void relist_end(struct mailbox *m, struct folder *f)
 {
 	struct relist *r = m->relist;
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 	struct failure told;
+	char after[80];
 	struct log_field fields[] = { { "FAILURE", "uids-changed" }, { "HINT", told.hint } };
 
 	f->rebuilt_known = ranges_count(&r->settled);
 	f->rebuilt_new = r->n_listed - f->rebuilt_known;
 	f->rebuilt_wall_s = clock_wall_s();
+	tell_after(m, f, after, sizeof(after));
 	failure_own(&told, "uids-changed", &m->subject,
-	    "the folder was rebuilt or moved (UIDVALIDITY %u, was %u): %llu known messages are skipped, %llu are fetched", f->new_uidvalidity,
-	    f->at.uidvalidity, (unsigned long long)f->rebuilt_known, (unsigned long long)f->rebuilt_new);
+	    "the folder was rebuilt or moved (UIDVALIDITY %u, was %u): %llu known messages are skipped, %llu are fetched%s", f->new_uidvalidity,
+	    f->at.uidvalidity, (unsigned long long)f->rebuilt_known, (unsigned long long)f->rebuilt_new, after);
 	log_write(LOG_LEVEL_WARNING, EVENT_UIDVALIDITY_CHANGED, &ctx, fields, ARRAY_LEN(fields), "%s", told.text);
-	look_begin_folder(m, f, f->new_uidvalidity, &r->settled);
+	look_begin_folder(m, f, f->new_uidvalidity, &r->settled, owes_after_again(m, f) ? &r->delivered : NULL);
 	f->new_uidvalidity = 0;
 	relist_drop(m);
 }
@@ -149,10 +171,14 @@ void relist_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 	struct relist *r = m->relist;
 	const struct header_value *id = &r->scan.values[HEADER_MESSAGE_ID];
 	uint8_t hash[STORE_HASH_BYTES];
+	bool delivered;
 
 	if (fetch->has_internaldate && ranges_has(&r->asked, fetch->uid)) {
 		message_hash(id->v, id->len, fetch->internaldate_s, hash);
-		if (fetch->internaldate_s < r->known_before_s || store_known_has(&r->known, hash))
+		delivered = store_known_has(&r->known, hash);
+		if (delivered)
+			ranges_add(&r->delivered, fetch->uid, fetch->uid);
+		if (delivered || fetch->internaldate_s < r->known_before_s)
 			ranges_add(&r->settled, fetch->uid, fetch->uid);
 		ranges_remove(&r->asked, fetch->uid, fetch->uid);
 		r->none_given = r->rests = 0;

@@ -71,6 +71,7 @@ static void op_free(struct op *op)
 	free(op->new_name);
 	free(op->owed.why);
 	ranges_done(&op->ranges);
+	ranges_done(&op->after);
 	store_folder_done(&op->answer);
 	store_known_done(&op->known);
 	free(op);
@@ -380,12 +381,14 @@ void store_load(struct store *s, const char *id, const char *folder, store_folde
 }
 
 void store_begin(struct store *s, const char *id, const char *folder, uint32_t uidvalidity, const struct ranges *settled,
-    store_folder_cb *cb, void *arg)
+    const struct ranges *after_owed, store_folder_cb *cb, void *arg)
 {
 	struct op *op = folder_op(OP_BEGIN, id, folder, cb, arg);
 
 	op->uidvalidity = uidvalidity;
 	ranges_copy(&op->ranges, settled);
+	if (after_owed != NULL)
+		ranges_copy(&op->after, after_owed);
 	submit_with_others(s, op);	/* there are thousands when a fleet starts for the first time */
 }
 

@@ -51,9 +51,9 @@ typedef void store_folder_cb(void *arg, enum store_result, struct store_folder *
  * live until the answer. */
 void store_load(struct store *, const char *id, const char *folder, store_folder_cb *cb, void *arg);
 /* First contact, or a new UIDVALIDITY: makes or replaces the checkpoint, then answers it, perhaps after 50 ms in which others may share
- * its transaction. The record of delivered messages stays. */
+ * its transaction. The record of delivered messages stays. after_owed: of the settled ones; NULL: none. */
 void store_begin(struct store *, const char *id, const char *folder, uint32_t uidvalidity,
-    const struct ranges *settled, store_folder_cb *cb, void *arg);
+    const struct ranges *settled, const struct ranges *after_owed, store_folder_cb *cb, void *arg);
 
 /* What a folder's record of delivered messages knows: at most 5,000, of 30 days. */
 struct store_known {

@@ -424,6 +424,9 @@ static void begin(struct db *db, struct op *op)
 	}
 	for (size_t i = 0; i < op->ranges.n; i++)
 		RUN(db, S_SETTLED_ADD, there.ref, op->ranges.v[i].lo, op->ranges.v[i].hi);
+	for (size_t i = 0; i < op->after.n; i++)
+		for (int64_t uid = op->after.v[i].lo; uid <= op->after.v[i].hi; uid++)
+			RUN(db, S_AFTER_ADD, there.ref, uid);
 	load(db, op);
 }
 

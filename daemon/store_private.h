@@ -17,7 +17,7 @@ struct op {				/* one change or question, with copies of all it needs */
 	uint8_t hash[STORE_HASH_BYTES];
 	int64_t internaldate_s;
 	bool delivered, after_owed;
-	struct ranges ranges;
+	struct ranges ranges, after;	/* after: BEGIN */
 	struct store_owed owed;
 	struct store_folder answer;	/* LOAD, BEGIN, UNSETTLE */
 	struct store_known known;	/* READ_KNOWN */

@@ -55,6 +55,37 @@ def test_new_uidvalidity(simulator, daemon):
     assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == 34
 
 
+@pytest.mark.parametrize("after,hindrance", [({"move": "Done"}, "move-no"), ("seen", "store-no"), ("delete", "store-no")])
+def test_after_that_is_owed_meanwhile(simulator, daemon, after, hindrance):
+    """What has been delivered is moved or marked all the same, under its new UID; what only seems so by its age, is not, and none is deleted"""
+    now = int(time.time())
+    simulator.mailbox(M, ["INBOX", "Done"])
+    simulator.fault(hindrance, M)
+    simulator.add(M, [{"seed": i, "size": 1500, "internaldate": now - 1000 + i} for i in range(5)])
+    daemon.config([{"address": M, "after": after}])
+    daemon.start()
+    delivered(daemon, 5)
+    daemon.wait_line("event=after-refused")
+    move(simulator, 15)
+    simulator.add(M, [{"seed": 50, "size": 1500, "internaldate": now - 86400 * 40}])        # older than the record
+    look_anew(simulator, daemon)
+    daemon.wait_line("6 known messages are skipped, 0 are fetched; " + ("5 delivered ones that were to be deleted stay" if after == "delete" else
+                     "`after`, owed for 5, is done for 5"))
+    simulator.clear(M)
+    new = simulator.add(M, [{"seed": 60, "size": 1500}])[0]
+    daemon.poll(M)
+    delivered(daemon, 6)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    there, done = simulator.folder(M)["messages"], simulator.folder(M, "Done")["messages"]
+    if after == "seen":
+        assert {uid for uid, flags in there.items() if "\\Seen" in flags} == set(map(str, [1, 2, 3, 4, 5, new])) and len(there) == 7
+    elif after == "delete":
+        assert set(there) == set(map(str, range(1, 7)))
+    else:
+        assert set(there) == {"6"} and len(done) == 6
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == 6
+
+
 @pytest.mark.parametrize("command", ["UID SEARCH", "UID FETCH"])
 def test_news_while_it_is_listed_anew(simulator, daemon, command):
     """exchange-online 4.6, 5.12: meanwhile somebody else takes one that is known away, and a new one comes"""

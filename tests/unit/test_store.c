@@ -111,7 +111,7 @@ static void begin(struct world *w, uint32_t uidvalidity, const char *settled)
 
 	if (settled != NULL)
 		assert_int_equal(ranges_parse(&set, settled), 0);
-	store_begin(w->store, "box", "INBOX", uidvalidity, &set, on_folder, w);
+	store_begin(w->store, "box", "INBOX", uidvalidity, &set, NULL, on_folder, w);
 	ranges_done(&set);
 	wait_for(w, 1);
 }
@@ -235,7 +235,7 @@ static void test_first_contacts_wait_for_company(void **state)
 
 	for (unsigned i = 0; i < 8; i++) {
 		snprintf(id, sizeof(id), "box%u", i);
-		store_begin(w->store, id, "INBOX", 14, &none, on_folder, w);
+		store_begin(w->store, id, "INBOX", 14, &none, NULL, on_folder, w);
 	}
 	wait_for(w, 8);
 	assert_int_equal(store_commits(w->store) - before, 1);
@@ -379,7 +379,7 @@ static void test_settled_in_one_commit(void **state)
 	expect_ranges(&w->folder.settled, "1:9,20");
 	assert_int_equal(w->folder.delivered, 5);
 	settle(w, 10, 10, false);
-	store_begin(w->store, "box", "INBOX", 15, &nothing, on_folder, w);	/* its UIDs are others now */
+	store_begin(w->store, "box", "INBOX", 15, &nothing, NULL, on_folder, w);	/* its UIDs are others now */
 	wait_for(w, 2);
 	reopen(w);
 	load(w);
@@ -403,6 +403,12 @@ static void test_new_uidvalidity(void **state)
 	expect_ranges(&w->folder.settled, "1:2");
 	assert_int_equal(w->folder.after_owed.n, 0);
 	assert_int_equal(w->folder.delivered, 1);
+	store_begin(w->store, "box", "INBOX", 16, &(struct ranges){ .v = &(struct range){ 1, 9 }, .n = 1 },
+	    &(struct ranges){ .v = &(struct range){ 4, 6 }, .n = 1 }, on_folder, w);	/* of some `after` is owed still */
+	wait_for(w, 1);
+	expect_ranges(&w->folder.settled, "1:9");
+	expect_ranges(&w->folder.after_owed, "4:6");
+	begin(w, 15, "1:2");
 	reopen(w);
 	store_found_intents(w->store, &n);
 	assert_int_equal(n, 0);
