@@ -155,7 +155,7 @@ void look_ends_session(struct mailbox *m, struct folder *f, const struct failure
 	if (++f->session_ends < SESSION_ENDS_MANY || !others_go_on(m, f))
 		return;
 	snprintf(named.text, sizeof(named.text), "%.80s: %.160s", f->name, why->text);	/* neither NO nor BYE tells which */
-	m->end_is_folders = look_refuse_folder(m, f, &named);
+	look_refuse_folder(m, f, &named);
 }
 
 static void end_session(struct mailbox *m, struct folder *f, const struct failure *why)

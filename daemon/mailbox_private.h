@@ -64,7 +64,6 @@ struct mailbox {
 	bool opened;				/* it has shown that it may open the mailbox: an OK to AUTHENTICATE does not (exchange-online 5.1) */
 	bool sign_in_failed;			/* that is what was logged last */
 	struct failure *end_why;		/* why we ended the session ourselves; NULL: no reason to complain */
-	bool end_is_folders;			/* it ended at a folder that waits for itself now */
 	struct failure *failure;		/* of the last try; NULL: it was good */
 	unsigned failures;			/* in a row */
 	struct backoff backoff;

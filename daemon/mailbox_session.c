@@ -304,8 +304,6 @@ static void after_failure(struct mailbox *m, const struct failure *why, msec_t r
 		log_info(&m->log, "%s; asking for a fresh token once", why->text);
 		m->token_replaced = true;
 		next_session_at_once(m);
-	} else if (m->end_is_folders) {		/* logged, counted and waited for with the folder */
-		next_session_at_once(m);
 	} else {
 		session_back_off(m, why, false);
 	}
@@ -352,5 +350,4 @@ static void on_end(void *arg, const struct failure *session_why)
 		next_session_at_once(m);
 	else
 		after_failure(m, &why, ready_ms);
-	m->end_is_folders = false;
 }

@@ -256,20 +256,14 @@ static bool stands_back(const struct mailbox *m, const struct folder *f)
 	return false;
 }
 
-/* The session may end at its look: what is under way from the others comes first, if that does not take for ever. */
-static bool waits_for_others(const struct mailbox *m, const struct folder *f)
-{
-	return f->session_ends > 0 && f->look_due && fetch_is_under_way(m) && !mailbox_is_held(m) && clock_now_ms() - m->ready_ms < m->conf->interval_ms;
-}
-
 static enum step folder_step(struct mailbox *m, struct folder *f)
 {
 	enum step step;
 
 	if (folder_is_refused(f) || stands_back(m, f))
 		return STEP_NOTHING;
-	if (waits_for_others(m, f))
-		return STEP_WAIT;
+	if (f->session_ends > 0 && f->look_due && fetch_is_under_way(m) && !mailbox_is_held(m))
+		return STEP_WAIT;		/* it may end the session again: what the others have comes first */
 	step = look_step(m, f);
 	if (step == STEP_NOTHING)
 		step = after_step(m, f);
