@@ -34,7 +34,7 @@ TEST_JOBS ?= 10
 # libevent's loop and its OpenSSL bufferevents; OpenSSL for TLS and hashes; libcurl for the token endpoint and
 # mailpollctl; libyaml for the configuration; libsystemd for sd_notify and the journal; SQLite for the state;
 # Jansson for JSON.
-PACKAGES := libevent openssl libcurl yaml-0.1 libsystemd sqlite3 jansson
+PACKAGES := libevent libevent_openssl openssl libcurl yaml-0.1 libsystemd sqlite3 jansson
 
 ifneq ($(filter-out clean format,$(or $(MAKECMDGOALS),all)),)
 missing := $(foreach p,$(PACKAGES),$(shell pkg-config --exists $(p) || echo $(p)))

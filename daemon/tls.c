@@ -146,7 +146,6 @@ static SSL_CTX *context_new(const char *ca_file, char *ret_error, size_t size)
 	/* Exchange closes without close_notify (exchange-online 5.11); IMAP's own framing shows what was cut. */
 	SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
 	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);	/* an idle session holds no record buffers */
-	SSL_CTX_set_read_ahead(ctx, 1);		/* a record's head and body with one read(), and what comes behind it */
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
 	SSL_CTX_sess_set_new_cb(ctx, on_ticket);
 	if ((ca_file != NULL ? SSL_CTX_load_verify_file(ctx, ca_file) : SSL_CTX_set_default_verify_paths(ctx)) != 1) {
@@ -240,21 +239,19 @@ void tls_describe(SSL *ssl, char *ret_text, size_t size, int64_t *ret_end_wall_s
 	snprintf(ret_text, size, "%s, certificate by %s, valid until %.10s", SSL_get_version(ssl), shown, when);
 }
 
-void tls_explain(SSL *ssl, int system_error, bool *ret_is_certificate, char *ret_text, size_t size)
+void tls_explain(SSL *ssl, unsigned long error, int system_error, bool *ret_is_certificate, char *ret_text, size_t size)
 {
 	long verify = SSL_get_verify_result(ssl);
-	unsigned long error = ERR_peek_last_error();
 
 	*ret_is_certificate = verify != X509_V_OK;
 	if (verify == X509_V_ERR_HOSTNAME_MISMATCH || verify == X509_V_ERR_IP_ADDRESS_MISMATCH)
 		snprintf(ret_text, size, "the server's certificate is for another host name");
 	else if (verify != X509_V_OK)
 		snprintf(ret_text, size, "the server's certificate is not trusted: %s", X509_verify_cert_error_string(verify));
-	else if (error != 0)
+	else if (error != 0 && error != SSL_ERROR_SYSCALL)	/* the latter: libevent's word for errno */
 		snprintf(ret_text, size, "%s", error_text(error));
 	else if (system_error != 0)
 		snprintf(ret_text, size, "%s", strerror(system_error));
 	else
 		snprintf(ret_text, size, "connection closed by the server");
-	ERR_clear_error();
 }
