@@ -43,7 +43,7 @@ struct folder {
 	struct ranges given_up_away;	/* those that were not, when last asked */
 	bool look_due;
 	bool select_due;		/* STATUS said that there is something: SELECT now */
-	unsigned session_ends;		/* so often in a row the session has ended at what a look asked; 0: none, or a look has been done since */
+	bool ends_session;		/* the last session has ended at what a look at it asked: all others have their turn before it */
 	bool exists_rose;		/* EXISTS has promised something new since the last look began */
 	bool news_promised;		/* the same before it; no look has found it */
 	bool sizes_refused;		/* a session ended when it asked for them: the next fetch goes without */

@@ -2,12 +2,10 @@
  * is settled or not; then looks (SEARCH) tell what is pending, what is gone, and what a FETCH could not bring. */
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include "mailbox_private.h"
 #include "util.h"
 
 #define GIVEN_UP_MAX 200		/* asked about in a command */
-#define SESSION_ENDS_MANY 2		/* in a row that are one folder's */
 
 static const unsigned look_again_s[] = { 1, 5, 30, 120 };	/* an EXISTS without new UIDs (exchange-online 5.10) */
 
@@ -137,31 +135,21 @@ bool look_refuse_folder(struct mailbox *m, struct folder *f, const struct failur
 	return false;
 }
 
-static bool others_go_on(const struct mailbox *m, const struct folder *f)
+/* INBOX is what others wait for, not one that waits. */
+void look_ends_session(struct folder *f, const struct failure *why)
 {
-	for (size_t i = 0; i < m->n_folders; i++)
-		if (&m->folders[i] != f && m->folders[i].session_ends == 0 && m->folders[i].refused == NULL)
-			return true;
-	return false;
-}
-
-/* Once is chance; twice, after all others have been looked at, is the folder. */
-void look_ends_session(struct mailbox *m, struct folder *f, const struct failure *why)
-{
-	struct failure named = *why;
-
-	if (why->schedule == SCHEDULE_THROTTLED || failure_is_of_token(why))
-		return;
-	if (++f->session_ends < SESSION_ENDS_MANY || !others_go_on(m, f))
-		return;
-	snprintf(named.text, sizeof(named.text), "%.80s: %.160s", f->name, why->text);	/* neither NO nor BYE tells which */
-	look_refuse_folder(m, f, &named);
+	if (why->schedule != SCHEDULE_THROTTLED && !failure_is_of_token(why) && strcmp(f->name, "INBOX") != 0)
+		f->ends_session = true;
 }
 
 static void end_session(struct mailbox *m, struct folder *f, const struct failure *why)
 {
-	look_ends_session(m, f, why);
-	mailbox_end_session(m, why);
+	struct failure named = *why;
+
+	look_ends_session(f, why);
+	if (m->n_folders > 1)			/* no answer tells which */
+		snprintf(named.text, sizeof(named.text), "%.80s: %.160s", f->name, why->text);
+	mailbox_end_session(m, &named);
 }
 
 static void not_opened(struct mailbox *m, struct folder *f, const struct failure *why)
@@ -199,8 +187,7 @@ static bool tells_news(const struct folder *f, const struct imap_mailbox_status 
 
 static void note_looked(struct mailbox *m, struct folder *f)
 {
-	f->session_ends = 0;
-	note_opened(m, f);
+	f->ends_session = false;
 	f->looked_ms = m->last_look_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 }
@@ -225,6 +212,8 @@ static void on_status_done(struct mailbox *m, struct folder *f, const struct ima
 		not_opened(m, f, done->failure);
 	else if (look_told(m, f, &done->status))
 		f->select_due = f->look_due = true;	/* SELECT tells whether it can be opened */
+	else
+		note_opened(m, f);
 }
 
 /* --- looking --- */
@@ -348,8 +337,7 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 		not_opened(m, f, done->failure);
 		return;
 	}
-	if (f->session_ends == 0)		/* else it is the look that tells */
-		note_opened(m, f);
+	note_opened(m, f);
 	if (done->uidvalidity == 0 && f->at.uidvalidity == 0) {	/* without it no UID means anything (RFC 3501 2.3.1.1) */
 		failure_own(&why, "protocol", &m->subject, "SELECT of %s told no UIDVALIDITY", f->name);
 		end_session(m, f, &why);

@@ -160,7 +160,7 @@ void look_select(struct mailbox *, struct folder *);
  * refusal is the mailbox's, as is that of all: false. */
 bool look_refuse_folder(struct mailbox *, struct folder *, const struct failure *why);
 /* The session ends at what a look at this folder has asked: the others go first. */
-void look_ends_session(struct mailbox *, struct folder *, const struct failure *why);
+void look_ends_session(struct folder *, const struct failure *why);
 struct folder *look_watched_folder(const struct mailbox *);	/* that IDLE is for: the first that can be opened */
 void look_on_done(struct mailbox *, struct folder *, enum task, const struct imap_done *);
 /* The store is asked for it, and the folder waits: a new checkpoint (after_owed NULL: none); these are to be fetched once more, as was

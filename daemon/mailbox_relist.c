@@ -243,7 +243,7 @@ void relist_on_done(struct mailbox *m, struct folder *f, enum task task, const s
 	struct relist *r = m->relist;
 
 	if (!done->ok && task == TASK_RELIST_SEARCH)
-		look_ends_session(m, f, done->failure);
+		look_ends_session(f, done->failure);
 	if (!done->ok && (task == TASK_RELIST_SEARCH || mailbox_is_refused(done->failure))) {
 		mailbox_end_session(m, done->failure);		/* relist_over() follows */
 		return;

@@ -262,8 +262,6 @@ static enum step folder_step(struct mailbox *m, struct folder *f)
 
 	if (folder_is_refused(f) || stands_back(m, f))
 		return STEP_NOTHING;
-	if (f->session_ends > 0 && f->look_due && fetch_is_under_way(m) && !mailbox_is_held(m))
-		return STEP_WAIT;		/* it may end the session again: what the others have comes first */
 	step = look_step(m, f);
 	if (step == STEP_NOTHING)
 		step = after_step(m, f);
@@ -285,7 +283,7 @@ static enum step any_step(struct mailbox *m)
 	for (size_t i = 0; i < 2 * m->n_folders && step == STEP_NOTHING; i++) {
 		struct folder *f = &m->folders[i % m->n_folders];
 
-		if (f != m->selected && (f->session_ends > 0) == (i >= m->n_folders))
+		if (f != m->selected && f->ends_session == (i >= m->n_folders))
 			step = folder_step(m, f);
 	}
 	return step;
@@ -363,7 +361,7 @@ static void note_look_over(struct mailbox *m, const struct failure *why)
 	if (opens && failure_is_of_command(why) && look_refuse_folder(m, m->task_folder, why))
 		return;
 	if (opens || m->task == TASK_LOOK || m->task == TASK_FIRST_LOOK || m->task == TASK_RELIST_SEARCH)
-		look_ends_session(m, m->task_folder, why);
+		look_ends_session(m->task_folder, why);
 }
 
 void work_over(struct mailbox *m, const struct failure *why)
