@@ -43,7 +43,13 @@ static const char *const schema_steps[] = {
 	"INSERT INTO record SELECT folder, seq, hash, at, internaldate FROM delivered;"
 	"DROP TABLE delivered;",
 	"CREATE TABLE resync (id TEXT NOT NULL, name TEXT NOT NULL, year INTEGER NOT NULL, month INTEGER NOT NULL, day INTEGER NOT NULL,"
-	" PRIMARY KEY (id, name)) WITHOUT ROWID;",
+	" PRIMARY KEY (id, name)) WITHOUT ROWID;"
+	/* INBOX has one name (config.c), and each folder counts its own deliveries, without holes */
+	"UPDATE OR IGNORE folder SET name = 'INBOX' WHERE name = 'INBOX' COLLATE NOCASE;"
+	"CREATE TABLE counted AS SELECT folder, row_number() OVER (PARTITION BY folder ORDER BY seq) AS seq, hash, at, internaldate FROM record;"
+	"DELETE FROM record;"
+	"INSERT INTO record SELECT folder, seq, hash, at, internaldate FROM counted;"
+	"DROP TABLE counted;",
 };
 #define SCHEMA ((int)ARRAY_LEN(schema_steps))
 
