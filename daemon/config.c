@@ -360,11 +360,6 @@ static void read_values(struct loading *l, const struct scope *s, struct mailbox
 		n->looked_at = true;
 		suspect(l, n, where, "each of these polls is a sign-in; less than 1m invites throttling");
 	}
-	/* IDLE is begun anew, with a look, that often whatever this says (mailbox_work.c): it is for further folders. */
-	if (n != NULL && !n->looked_at && m->watch == WATCH_IDLE && m->interval_ms > INTERVAL_IDLE_MS && m->n_folders == 1) {
-		n->looked_at = true;
-		suspect(l, n, where, "with `watch: idle` a watched folder is looked at every 9m all the same; `watch: poll` looks less often");
-	}
 	n = find(s, "start", where, sizeof(where));
 	read_start(l, n, where, m);
 	n = find(s, "deliver", where, sizeof(where));

@@ -207,17 +207,6 @@ def test_polls_more_often_than_each_minute(tmp_path):
     assert told("interval: 30s") == told("watch: poll") == told("watch: poll\n  interval: 1m") == []
 
 
-def test_interval_that_idle_does_not_keep(tmp_path):
-    """IDLE is begun anew, with a look, every 9 minutes (exchange-online 5.10): more is for further folders. Told once where it stands"""
-    def told(defaults, *mailboxes):
-        code, err, _ = check(tmp_path, GOOD.replace("defaults:\n", "defaults:\n  %s\n" % defaults) + "".join("  - %s\n" % m for m in mailboxes))
-        assert code == 0
-        return [line.split(": ")[1:3] for line in err.splitlines() if "a watched folder is looked at every 9m all the same" in line]
-    assert told("interval: 10m", "b@x.org") == [["mailpolld.yaml:6:13", "defaults.interval"]]
-    assert told("after: keep", "{address: b@x.org, interval: 1h}") == [["mailpolld.yaml:10:34", "mailboxes[1].interval"]]
-    assert told("interval: 9m") == told("watch: poll\n  interval: 1h") == told("folders: [INBOX, Two]\n  interval: 1h") == told("after: keep") == []
-
-
 def test_re_logins_beyond_admission(tmp_path):
     """Mailboxes that share a token sign in anew between two tokens: so many cannot."""
     text = GOOD.replace("client_id: a", "client_id: a, admission: {sessions_per_second: 1}")
