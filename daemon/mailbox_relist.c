@@ -288,7 +288,7 @@ void resync_failed(struct mailbox *m, struct folder *f, const struct failure *wh
 	char day[40], hint[FAILURE_HINT_MAX];
 	struct log_field fields[] = { { "FAILURE", why->name }, { "HINT", hint } };
 
-	if (failure_is_of_token(why) || ++f->resync_failures < RESYNC_TRIES)
+	if (why->schedule == SCHEDULE_THROTTLED || failure_is_of_token(why) || ++f->resync_failures < RESYNC_TRIES)
 		return;
 	snprintf(day, sizeof(day), "%04d-%02d-%02d", f->resync_asked.year, f->resync_asked.month, f->resync_asked.day);
 	snprintf(hint, sizeof(hint), "Ask for it once more, or for a later day: mailpollctl resync %s --since %s.", m->conf->address, day);

@@ -261,6 +261,20 @@ def test_resync_that_the_server_does_not_answer(simulator, make_daemon, play, mo
     daemon.wait_delivered(M, 8)
 
 
+def test_resync_of_a_throttled_mailbox(simulator, make_daemon):
+    """exchange-online 5.5: whoever is told to wait waits; the wish is kept however often that is"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([M])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
+    delivered(daemon, 3)
+    simulator.fault("answer", M, command="UID SEARCH", count=3, line="{tag} BAD Request is throttled. Suggested Backoff Time: 92415 milliseconds")
+    daemon.ctl("resync", M, "--since", "2026-01-05")
+    daemon.wait_delivered(M, 6)
+    assert not daemon.has_line("is given up")
+
+
 def test_resync(simulator, daemon):
     """An operator wants once more what came since a day."""
     now = int(time.time())
