@@ -3,10 +3,12 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
+import threading
 import time
 
 import peers
-from ours import Ours
+from ours import Ours, UnixConnection
 from place import QUICK, Sample, cpu_s, measure, memory_kib, tool, until
 from report import paired, spread
 
@@ -15,7 +17,7 @@ PAIRS = int(os.environ.get("BENCH_ROUNDS", 2 if QUICK else 7))
 SMALL, SMALL_BYTES = 200 if QUICK else 10000, 4096
 LARGE, LARGE_BYTES = 4 if QUICK else 200, 5 << 20
 FEW = {"fetchmail": 50, "getmail6": 200}        # what the slow ones get: so many times less
-MANY = 10 if QUICK else 100
+MANY, ASKING = 10 if QUICK else 100, 10
 
 
 def table(report, samples, what):
@@ -84,16 +86,17 @@ def small(bench):
 
 
 class Writer:
-    """Another program that writes on the same disk: 1 MiB after the other, without a flush."""
+    """Another program that writes on the same disk: 2 MiB after the other, without a flush. A single process: none writes on when it is killed."""
+    # paced, so that it is company and not the whole of the disk
+    SCRIPT = ("import sys, time\nblock, i = bytes(2 << 20), 0\nwhile True:\n    i = (i + 1) % 64\n    with open('%s/%d' % (sys.argv[1], i), 'wb') as f:\n"
+              "        f.write(block)\n    time.sleep(0.05)\n")
 
     def __init__(self, path):
         self.path = path
 
     def __enter__(self):
-        # paced, so that it is company and not the whole of the disk
-        script = 'i=0; while :; do dd if=/dev/zero of="$1/$((i = (i + 1) % 64))" bs=1M count=2 conv=notrunc 2>/dev/null; sleep 0.05; done'
         os.makedirs(self.path)
-        self.process = subprocess.Popen(["sh", "-c", script, "sh", self.path])
+        self.process = subprocess.Popen([sys.executable, "-c", self.SCRIPT, self.path])
 
     def __exit__(self, *_):
         self.process.kill()
@@ -134,6 +137,23 @@ def large(bench):
     shutil.rmtree(os.path.join(bench.dovecot.base, "home", user))
 
 
+def ask_all(daemon, paths):
+    """Several at a time: each is answered when the state has it, and what is asked together is written together."""
+    def ask(some):
+        connection = UnixConnection(daemon.socket, 60)
+        for path in some:
+            connection.request("POST", path)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            answer.read()
+        connection.close()
+    threads = [threading.Thread(target=ask, args=(paths[i::ASKING],)) for i in range(ASKING)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def fetch_many(bench, users, each):
     """All at once through one sink, from mailboxes that are signed in and have been told that nothing is new; also the slowest one's rate."""
     daemon = Ours(os.path.join(bench.place.disk, "mailpolld"), bench.simulator, bench.dovecot, users, {"start": "new"})
@@ -146,8 +166,7 @@ def fetch_many(bench, users, each):
             if m["address"] not in last and sum(f["delivered"] for f in m["folders"]) >= each:
                 last[m["address"]] = time.monotonic() - begun
         return len(last) == len(users)
-    for user in users:
-        daemon.call("POST", "/mailboxes/%s/resync?since=2000-01-01" % user)
+    ask_all(daemon, ["/mailboxes/%s/resync?since=2000-01-01" % user for user in users])
     until(note, "all delivered", 600, 0.05)
     sample = Sample(max(last.values()), cpu_s(daemon.pid) - cpu, memory_kib(daemon.pid, "VmHWM"), daemon.anon_kib(), each * len(users))
     daemon.cleanup()
