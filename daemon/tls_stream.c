@@ -58,7 +58,8 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 	char why[160];
 
 	if (what & BEV_EVENT_CONNECTED) {
-		t->ops->on_open(t->arg);
+		if (!t->paused)			/* given up meanwhile */
+			t->ops->on_open(t->arg);
 	} else if (t->why == NULL) {
 		tls_explain(t->ssl, error, (what & BEV_EVENT_EOF) && error == 0 ? 0 : system_error, &t->is_certificate, why, sizeof(why));
 		t->why = xstrdup(why);
@@ -119,8 +120,8 @@ static void wipe_sent(const void *data, size_t len, void *arg)
 	free(arg);
 }
 
-/* At once: the loop would have to be asked twice whether the socket can be written. A line is one record, and goes whole or, for want of room, not at all:
- * then it waits in the output. When nothing can be sent any more, reading tells why, after the server's last words. */
+/* At once: the loop would have to be asked twice whether the socket can be written. A line is one record, and goes whole or, for want of
+ * room, not at all: then it waits in the output. When nothing can be sent any more, reading tells why, after the server's last words. */
 void tls_stream_send(struct tls_stream *t, char *line, size_t len)
 {
 	struct evbuffer *out = bufferevent_get_output(t->bev);

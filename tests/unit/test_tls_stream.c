@@ -336,6 +336,21 @@ static void test_nothing_is_told_while_paused(void **state)
 	assert_got(5100);
 }
 
+/* Whoever gives up while it is opened is told nothing any more. */
+static void test_paused_before_it_is_open(void **state)
+{
+	(void)state;
+	connect_to("imap.example");
+	tls_stream_pause(w.stream);
+	for (int i = 0; i < 200; i++) {
+		turn();
+		server_turn();
+	}
+	hang_up();
+	quiet();
+	assert_false(w.open || w.end);
+}
+
 static void test_resume_tells_what_was_left(void **state)
 {
 	(void)state;
@@ -572,6 +587,7 @@ int main(void)
 		TEST(test_what_was_read_ahead_comes_too),
 		TEST(test_what_is_left_stays),
 		TEST(test_nothing_is_told_while_paused),
+		TEST(test_paused_before_it_is_open),
 		TEST(test_resume_tells_what_was_left),
 		TEST(test_bytes_come_before_the_end),
 		TEST(test_lines_that_do_not_fit_wait),
