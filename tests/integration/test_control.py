@@ -353,9 +353,9 @@ def test_paused_while_it_waits_for_a_token(simulator, make_daemon):
     simulator.post("/token", hang=True)
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([A, "b@contoso.example"])
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "30"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "15"})
     daemon.wait_state(A, "waiting-token")
     assert daemon.ctl("pause", A).returncode == 0
     assert not daemon.has_line("event=token-failed")
-    daemon.wait(lambda s: s["credentials"][0]["failures"] >= 10)        # each takes 30 s, and a wait that grows: beyond five minutes
+    daemon.wait(lambda s: s["credentials"][0]["failures"] >= 10, timeout=150)      # each takes 30 s, and a wait that grows: beyond five minutes
     assert daemon.of(A)["state"] == "paused" and not daemon.has_line("failure=stuck")
