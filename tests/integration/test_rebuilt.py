@@ -262,7 +262,7 @@ def test_resync_that_the_server_does_not_answer(simulator, make_daemon, play, mo
 
 
 def test_resync_of_a_throttled_mailbox(simulator, make_daemon):
-    """exchange-online 5.5: whoever is told to wait waits; the wish is kept however often that is"""
+    """exchange-online 5.6: whoever is told to wait waits; the wish is kept however often that is"""
     daemon = make_daemon(program="mailpolld-scaled")
     simulator.mailbox(M)
     simulator.add(M, [{"seed": i, "size": 1500} for i in range(3)])
