@@ -44,7 +44,7 @@ endif
 endif
 
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wcast-qual -Wformat=2 \
-	-Wpointer-arith -Wvla -Wundef -Wimplicit-fallthrough
+	-Wmissing-format-attribute -Wpointer-arith -Wvla -Wundef -Wimplicit-fallthrough
 ifdef WERROR
 WARNINGS += -Werror
 endif

@@ -34,7 +34,7 @@ void __wrap_lane_submit(struct lane *lane, struct job *job)
 }
 
 void __wrap_log_write(enum log_level level, enum log_event event, const struct log_context *ctx, const struct log_field *fields, size_t n_fields,
-    const char *fmt, ...);
+    const char *fmt, ...) PRINTF_LIKE(6, 7);
 void __wrap_log_write(enum log_level level, enum log_event event, const struct log_context *ctx, const struct log_field *fields, size_t n_fields,
     const char *fmt, ...)
 {
