@@ -281,16 +281,19 @@ char *url_host(const char *url, uint16_t *ret_port)
 	return xstrndup(host, (size_t)(end - host));
 }
 
-static int flush(const char *path, int flags)
+int flush_opened(int fd)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | flags), error = 0;
+	int error = fsync(fd) < 0 ? errno : 0;
 
-	if (fd < 0)
-		return errno;
-	if (fsync(fd) < 0)
-		error = errno;
 	close(fd);
 	return error;
+}
+
+static int flush(const char *path, int flags)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+
+	return fd < 0 ? errno : flush_opened(fd);
 }
 
 int flush_file(const char *path)

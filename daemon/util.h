@@ -56,6 +56,7 @@ char *directory_of(const char *path);	/* "." when it names none; caller frees */
 int flush_file(const char *path) MUST_CHECK;
 int flush_directory(const char *path) MUST_CHECK;
 int flush_directory_of(const char *path) MUST_CHECK;
+int flush_opened(int fd) MUST_CHECK;	/* and closes it */
 
 /* A day as 2026-01-31. -1: not one, since 1970. */
 int date_parse(const char *text, int *ret_year, int *ret_month, int *ret_day) MUST_CHECK;

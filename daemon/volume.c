@@ -72,7 +72,7 @@ static void work_open(struct job *job)
 	o->fd = -1;
 }
 
-struct flush_job { struct job job; struct volume *volume; struct requests requests; size_t n; int sync_fd; int error; };
+struct flush_job { struct job job; struct volume *volume; struct requests requests; size_t n; dev_t dev; int sync_fd; int error; };
 
 static size_t directory_length(const char *path)
 {
@@ -102,23 +102,30 @@ static bool directory_done(struct requests *requests, const struct request *r)
 	return false;
 }
 
+static int open_to_flush(const struct request *r)
+{
+	char *dir;
+	int fd;
+
+	if (r->rename_from == NULL)
+		return open(r->path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	dir = directory_of(r->path);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	free(dir);
+	return fd;
+}
+
 static int flush_each(struct requests *requests)
 {
 	struct request *r;
-	int error = 0;
+	int fd, error = 0;
 
 	STAILQ_FOREACH(r, requests, link) {
-		if (r->error != 0)
+		if (r->error != 0 || (r->rename_from != NULL && directory_done(requests, r)))
 			continue;
-		if (r->rename_from == NULL)
-			error = flush_file(r->path);
-		else if (!directory_done(requests, r))
-			error = flush_directory_of(r->path);
-		if (error == ENOENT && r->rename_from == NULL) {	/* somebody took it away: no flush has failed */
-			r->error = error;
-			error = 0;
-		}
-		if (error != 0)
+		if ((fd = open_to_flush(r)) < 0)
+			r->error = errno;	/* its own: somebody took it away, perhaps, and no flush has failed */
+		else if ((error = flush_opened(fd)) != 0)
 			break;
 	}
 	return error;
@@ -129,14 +136,17 @@ static void work_flush(struct job *job)
 	struct flush_job *f = (struct flush_job *)job;
 	struct request *r;
 	struct stat st;
+	bool here = true;		/* all of it: else a mount, or a link, has put another file system in the place of this one */
 
 	STAILQ_FOREACH(r, &f->requests, link) {
-		if (r->rename_from != NULL && rename(r->rename_from, r->path) < 0)
+		if (lstat(r->rename_from != NULL ? r->rename_from : r->path, &st) < 0)
 			r->error = errno;
-		else if (r->rename_from == NULL && lstat(r->path, &st) < 0)
+		else if (r->rename_from != NULL && rename(r->rename_from, r->path) < 0)
 			r->error = errno;
+		else
+			here = here && st.st_dev == f->dev;
 	}
-	if (f->sync_fd >= 0 && f->n >= SYNCFS_FROM)
+	if (f->sync_fd >= 0 && f->n >= SYNCFS_FROM && here)
 		f->error = syncfs(f->sync_fd) < 0 ? errno : 0;
 	else
 		f->error = flush_each(&f->requests);
@@ -195,6 +205,7 @@ static void flush_next(struct volume *v)
 	f->job.done = done_flush;
 	f->volume = v;
 	f->n = v->n_waiting;
+	f->dev = v->dev;
 	f->sync_fd = v->sync_fd;
 	STAILQ_INIT(&f->requests);
 	STAILQ_CONCAT(&f->requests, &v->waiting);
@@ -282,6 +293,11 @@ struct volume *volume_get(struct volumes *vs, dev_t dev, const char *path)
 struct lane *volume_lane(struct volume *v)
 {
 	return v->write_lane;
+}
+
+dev_t volume_dev(const struct volume *v)
+{
+	return v->dev;
 }
 
 void volume_note_free(struct volume *v, uint64_t free_bytes)

@@ -16,10 +16,12 @@ void volumes_free(struct volumes **);
  * file system is one where syncfs reports errors). Lives as long as volumes. */
 struct volume *volume_get(struct volumes *, dev_t, const char *path);
 struct lane *volume_lane(struct volume *);	/* for writing files */
+dev_t volume_dev(const struct volume *);
 
 /* Makes what is at path (a file or a directory) durable. One flush starts at once when none runs on this volume;
- * requests that arrive meanwhile share the next. error: 0 or errno; after an error nothing of that flush is
- * trusted. rename_from: when not NULL, path's entry is first made by rename(rename_from, path) and it is path's
+ * requests that arrive meanwhile share the next. error: 0 or errno; after a failed flush nothing of it is trusted; what
+ * could not be renamed or opened is that request's own. What meanwhile lies on another file system (a mount, a link) is flushed there.
+ * rename_from: when not NULL, path's entry is first made by rename(rename_from, path) and it is path's
  * directory that is flushed. Answers later, exactly once; there is no cancel: arg must live until then. */
 typedef void volume_flushed_cb(void *arg, int error);
 void volume_flush(struct volume *, const char *path, volume_flushed_cb *cb, void *arg);

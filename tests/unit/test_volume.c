@@ -3,10 +3,13 @@
 #include <stddef.h>
 #include <errno.h>
 #include <event2/event.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include "util.h"
@@ -21,6 +24,46 @@ struct world {
 	unsigned done, wanted, errors;
 	int last_error;
 };
+
+/* Every file system is ext4. */
+int __wrap_fstatfs(int fd, struct statfs *fs);
+int __wrap_fstatfs(int fd, struct statfs *fs)
+{
+	(void)fd;
+	fs->f_type = EXT4_SUPER_MAGIC;
+	return 0;
+}
+
+static unsigned n_syncfs, n_fsync;	/* by the lane's thread, read when it has answered */
+
+int __wrap_syncfs(int fd);
+int __wrap_syncfs(int fd)
+{
+	assert_true(fd >= 0);
+	n_syncfs++;
+	return 0;
+}
+
+int __real_flush_opened(int fd);
+int __wrap_flush_opened(int fd);
+int __wrap_flush_opened(int fd)
+{
+	n_fsync++;
+	return __real_flush_opened(fd);
+}
+
+static const char *not_opened;		/* by whoever wants to flush it */
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...)
+{
+	if (not_opened != NULL && strcmp(path, not_opened) == 0) {
+		errno = EMFILE;
+		return -1;
+	}
+	return __real_open(path, flags);
+}
 
 static void on_flushed(void *arg, int error)
 {
@@ -138,6 +181,52 @@ static void test_errors_of_their_own(void **state)
 	free(target);
 }
 
+/* Batches are flushed by one syncfs(), but never by that of a file system on which they do not lie (any more). */
+static void test_another_file_system_in_its_place(void **state)
+{
+	struct world *w = *state;
+	struct stat st;
+
+	n_syncfs = n_fsync = 0;
+	flush_some(w, 1);
+	flush_some(w, 50);
+	assert_true(n_syncfs > 0);
+	assert_true(n_fsync < 10);
+	assert_int_equal(stat(w->dir, &st), 0);
+	w->volume = volume_get(w->volumes, st.st_dev + 1, w->dir);
+	n_syncfs = n_fsync = 0;
+	flush_some(w, 50);
+	assert_int_equal(n_syncfs, 0);
+	assert_int_equal(n_fsync, 50);
+	assert_int_equal(w->errors, 0);
+}
+
+/* A directory that cannot be opened harms nobody's rename but those into it. */
+static void test_directory_that_cannot_be_opened(void **state)
+{
+	struct world *w = *state;
+	char *bad = xasprintf("%s/bad", w->dir), *from[3], *to[3];
+
+	assert_int_equal(mkdir(bad, 0700), 0);
+	for (int i = 0; i < 3; i++) {
+		from[i] = xasprintf("%s/from%d", w->dir, i);
+		to[i] = xasprintf(i == 1 ? "%s/bad/to%d" : "%s/to%d", w->dir, i);
+		free(make_file(w, strrchr(from[i], '/') + 1));
+	}
+	flush_some(w, 1);		/* the volume is open */
+	not_opened = bad;
+	for (int i = 0; i < 3; i++)
+		volume_rename(w->volume, from[i], to[i], on_flushed, w);
+	wait_for(w, 3);
+	not_opened = NULL;
+	assert_int_equal(w->errors, 1);
+	for (int i = 0; i < 3; i++) {
+		free(from[i]);
+		free(to[i]);
+	}
+	free(bad);
+}
+
 static void on_looked(void *arg)
 {
 	on_flushed(arg, 0);
@@ -162,7 +251,8 @@ static void test_free_bytes(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_flush_few_and_many), TEST(test_rename), TEST(test_errors_of_their_own), TEST(test_free_bytes) };
+	const struct CMUnitTest tests[] = { TEST(test_flush_few_and_many), TEST(test_rename), TEST(test_errors_of_their_own),
+		TEST(test_another_file_system_in_its_place), TEST(test_directory_that_cannot_be_opened), TEST(test_free_bytes) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
