@@ -33,9 +33,10 @@ struct folder {
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
 	struct store_day resync, resync_asked;	/* an operator wants what came since then again; kept by the store until that is done */
 	unsigned resync_failures;	/* in a row */
-	uint32_t at_uidnext;		/* at first contact, while its SEARCH runs; 0: neither told nor found out yet */
+	unsigned first_searches;	/* at first contact: how many have been asked */
+	struct ranges left_out;		/* ... and what `start` leaves out, so far */
 	struct { uint32_t uid; uint64_t bytes; } *sizes; size_t n_sizes;	/* estimates for the lowest pending; NULL: not asked */
-	char *place_dir; struct volume *volume; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */
+	char *place_dir; struct volume *volume; ino_t place_inode; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */
 	bool place_stale;		/* prepare it again before the next fetch */
 	bool preparing, beginning;	/* an answer is due: of the sink's prepare; of the store */
 	bool loaded;			/* at is what the store has */

@@ -9,6 +9,7 @@ struct incoming {
 	uint64_t bytes;
 	char *path;
 	struct volume *volume;
+	ino_t dir_inode;
 	struct message *message;	/* owned from incoming_finish() on */
 	const struct incoming_ops *ops;
 	void *arg;
@@ -40,6 +41,7 @@ static void on_done(void *arg, int error, uint64_t size_bytes)
 		m->size_bytes = size_bytes;
 		m->path = in->path;
 		m->volume = in->volume;
+		m->dir_inode = in->dir_inode;
 		in->path = NULL;
 		in->ops->on_spooled(in->arg, in, m, 0);
 	} else {
@@ -57,6 +59,7 @@ struct incoming *incoming_new(struct spool *spool, const struct spool_place *pla
 	in->ops = ops;
 	in->arg = arg;
 	in->volume = place->volume;
+	in->dir_inode = place->inode;
 	in->path = xasprintf("%s/%s", place->dir, tmp_name);
 	in->file = spool_file_new(spool, place, tmp_name, &file_ops, in);
 	return in;

@@ -105,6 +105,7 @@ static void on_place(void *arg, const struct spool_place *place, const struct fa
 		free(f->place_dir);
 		f->place_dir = xstrdup(place->dir);
 		f->volume = place->volume;
+		f->place_inode = place->inode;
 		f->mode = place->mode;
 		f->gid = place->gid;
 		f->place_stale = false;

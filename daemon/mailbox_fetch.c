@@ -327,7 +327,7 @@ void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, u
 	a->mailbox = m;
 	a->folder = f;
 	snprintf(name, sizeof(name), "mailpolld.%s.%s.%llx", store_instance(m->env->store), m->env->run, ++names);
-	place = (struct spool_place){ .dir = f->place_dir, .volume = f->volume, .mode = f->mode, .gid = f->gid };
+	place = (struct spool_place){ .dir = f->place_dir, .volume = f->volume, .inode = f->place_inode, .mode = f->mode, .gid = f->gid };
 	a->incoming = incoming_new(m->env->spool, &place, name, &incoming_ops, a);
 	*m->arrivals_end = a;
 	m->arrivals_end = &a->next;

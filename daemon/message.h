@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include "store.h"
 
 struct evbuffer; struct volume; struct mailbox_conf;
@@ -41,6 +42,7 @@ struct message {
 	char *key;				/* KEY: names it for receivers on every attempt */
 	char *path;				/* its file, whole */
 	struct volume *volume;			/* the file's */
+	ino_t dir_inode;			/* of the directory it was made in */
 	bool after_owed;			/* once delivered */
 	unsigned attempts;
 	int64_t quarantined_wall_s;		/* given out of quarantine once more: since when it lies there; 0: it is not */

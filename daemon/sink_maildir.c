@@ -69,6 +69,28 @@ static bool stands_in_cur(const char *maildir, const char *name)
 	return found;
 }
 
+struct place_name { char text[40]; };
+
+/* What tells a tmp/ from another one of that name, as long as the machine runs. */
+static struct place_name name_place(dev_t dev, ino_t inode)
+{
+	struct place_name name;
+
+	snprintf(name.text, sizeof(name.text), "%llx.%llx", (unsigned long long)dev, (unsigned long long)inode);
+	return name;
+}
+
+/* Somebody has put another Maildir in its place. */
+static bool is_another_place(const struct store_found_intent *i)
+{
+	char *tmp = xasprintf("%s/tmp", i->maildir);
+	struct stat st;
+	bool another = i->place[0] != '\0' && stat(tmp, &st) == 0 && strcmp(name_place(st.st_dev, st.st_ino).text, i->place) != 0;
+
+	free(tmp);
+	return another;
+}
+
 /* elsewhere: a name's absence from tmp/ proves nothing, the file system is another one than then, perhaps. */
 static enum fate resolve(const struct store_found_intent *i, const char *new, bool elsewhere)
 {
@@ -81,7 +103,7 @@ static enum fate resolve(const struct store_found_intent *i, const char *new, bo
 		fate = FATE_DELIVERED;
 	else if (errno != ENOENT)	/* of tmp/NAME, since new/ is there */
 		fate = elsewhere ? FATE_UNKNOWN_ELSEWHERE : FATE_UNKNOWN;
-	else if (i->this_boot && !elsewhere)
+	else if (i->this_boot && !elsewhere && !is_another_place(i))
 		fate = FATE_DELIVERED;
 	else if (access(path, F_OK) == 0 || stands_in_cur(i->maildir, i->new_name))
 		fate = FATE_DELIVERED;
@@ -164,7 +186,7 @@ static void settle_recovered(const struct sink_env *env, const char *maildir)
 	for (size_t i = 0; r != NULL && i < r->n_found; i++) {
 		const struct store_found_intent *f = &r->found[i];
 		struct store_settlement s = { .folder = f->folder, .uid = f->uid, .settle_from = f->settle_from, .sink = f->sink,
-		    .delivered = true, .after_owed = f->after_owed, .internaldate_s = f->internaldate_s };
+		    .found_tmp_name = f->tmp_name, .delivered = true, .after_owed = f->after_owed, .internaldate_s = f->internaldate_s };
 
 		if (maildir != NULL && strcmp(maildir, f->maildir) != 0)
 			continue;
@@ -172,7 +194,7 @@ static void settle_recovered(const struct sink_env *env, const char *maildir)
 		if (r->fates[i] == FATE_DELIVERED)
 			store_settle(env->store, &s, NULL, NULL);
 		else if (r->fates[i] == FATE_FETCH_AGAIN)
-			store_drop_intent(env->store, f->folder, f->uid, f->sink, NULL, NULL);
+			store_drop_intent(env->store, f->folder, f->uid, f->sink, f->tmp_name, NULL, NULL);
 		if (!is_unknown(r->fates[i]))
 			r->fates[i] = FATE_SETTLED;
 	}
@@ -250,6 +272,7 @@ struct prepare_job {
 	int error;
 	const char *what;		/* that failed; static */
 	dev_t dev;
+	ino_t inode;
 	uint64_t free_bytes;
 };
 
@@ -398,6 +421,7 @@ static void work_prepare(struct job *job)
 		p->error = errno;
 	} else {
 		p->dev = st.st_dev;
+		p->inode = st.st_ino;
 		p->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
 	}
 	free(tmp);
@@ -477,6 +501,7 @@ static void done_prepare(struct job *job)
 	} else {
 		place.dir = tmp;
 		place.volume = volume_get(p->sink->env->volumes, p->dev, tmp);
+		place.inode = p->inode;
 		place.mode = p->file_mode;
 		place.gid = p->gid;
 		volume_note_free(place.volume, p->free_bytes);
@@ -600,6 +625,11 @@ static void on_dropped(void *arg, enum store_result result)
 	answer_lost(d, "renaming within", d->error);
 }
 
+static const char *file_name(const struct delivery *d)
+{
+	return strrchr(d->message->path, '/') + 1;
+}
+
 /* As long as there is the intent, a file that is gone counts as delivered. */
 static void on_renamed(void *arg, int error)
 {
@@ -607,7 +637,7 @@ static void on_renamed(void *arg, int error)
 
 	if (error != 0) {
 		d->error = error;
-		store_drop_intent(d->sink->env->store, d->message->ref, d->message->uid, d->sink->conf->name, on_dropped, d);
+		store_drop_intent(d->sink->env->store, d->message->ref, d->message->uid, d->sink->conf->name, file_name(d), on_dropped, d);
 		return;
 	}
 	free(d->message->path);
@@ -633,8 +663,9 @@ static void on_flushed(void *arg, int error)
 {
 	struct delivery *d = arg;
 	const struct message *m = d->message;
+	struct place_name place = name_place(volume_dev(m->volume), m->dir_inode);
 	struct store_intent intent = { .folder = m->ref, .uid = m->uid, .sink = d->sink->conf->name, .maildir = d->maildir,
-	    .tmp_name = strrchr(m->path, '/') + 1, .new_name = d->new_name, .settle_from = m->settle_from,
+	    .tmp_name = file_name(d), .new_name = d->new_name, .place = place.text, .settle_from = m->settle_from,
 	    .after_owed = m->after_owed, .internaldate_s = m->internaldate_s };
 
 	if (error != 0) {

@@ -22,7 +22,7 @@ uint64_t spool_bytes(const struct spool *);
 size_t spool_files(const struct spool *);
 void spool_release(struct spool *, uint64_t bytes);	/* a finished file has left the spool */
 
-struct spool_place { const char *dir; struct volume *volume; mode_t mode; gid_t gid; };	/* lent for the call; gid -1: as is */
+struct spool_place { const char *dir; struct volume *volume; ino_t inode /* of dir */; mode_t mode; gid_t gid; };	/* lent for the call; gid -1: as is */
 struct spool_file_ops {
 	void (*on_room)(void *arg);		/* it does not lag any more */
 	/* The end, exactly once after spool_file_finish() and from the loop: all written and closed, or errno. The file

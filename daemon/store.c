@@ -69,6 +69,7 @@ static void op_free(struct op *op)
 	free(op->maildir);
 	free(op->tmp_name);
 	free(op->new_name);
+	free(op->place);
 	free(op->owed.why);
 	ranges_done(&op->ranges);
 	ranges_done(&op->after);
@@ -454,6 +455,7 @@ void store_add_intent(struct store *s, const struct store_intent *i, store_cb *c
 	op->maildir = xstrdup(i->maildir);
 	op->tmp_name = xstrdup(i->tmp_name);
 	op->new_name = xstrdup(i->new_name);
+	op->place = xstrdup(i->place);
 	op->settle_from = i->settle_from;
 	memcpy(op->hash, i->hash, sizeof(op->hash));
 	op->internaldate_s = i->internaldate_s;
@@ -461,12 +463,13 @@ void store_add_intent(struct store *s, const struct store_intent *i, store_cb *c
 	submit(s, op);
 }
 
-void store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, store_cb *cb, void *arg)
+void store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, const char *tmp_name, store_cb *cb, void *arg)
 {
 	struct op *op = op_new(OP_DROP_INTENT, folder, cb, arg);
 
 	op->uid = uid;
 	op->sink = xstrdup(sink);
+	op->tmp_name = xstrdup(tmp_name);
 	submit(s, op);
 }
 
@@ -477,6 +480,8 @@ void store_settle(struct store *s, const struct store_settlement *what, store_cb
 	op->uid = what->uid;
 	op->settle_from = what->settle_from;
 	op->sink = xstrdup(what->sink);
+	if (what->found_tmp_name != NULL)
+		op->tmp_name = xstrdup(what->found_tmp_name);
 	memcpy(op->hash, what->hash, sizeof(op->hash));
 	op->internaldate_s = what->internaldate_s;
 	op->delivered = what->delivered;

@@ -75,16 +75,18 @@ void store_unsettle(struct store *, const char *id, const char *folder, const st
 struct store_intent {			/* a rename about to be made */
 	folder_ref folder; uint32_t uid; const char *sink;
 	const char *maildir, *tmp_name, *new_name;	/* tmp/tmp_name becomes new/new_name */
+	const char *place;		/* what tells this tmp/ from another one of that name; not spaces */
 	uint32_t settle_from;		/* as in store_settlement */
 	uint8_t hash[STORE_HASH_BYTES]; int64_t internaldate_s; bool after_owed;
 };
 void store_add_intent(struct store *, const struct store_intent *, store_cb *cb, void *arg);
-void store_drop_intent(struct store *, folder_ref, uint32_t uid, const char *sink, store_cb *cb, void *arg);
+void store_drop_intent(struct store *, folder_ref, uint32_t uid, const char *sink, const char *tmp_name, store_cb *cb, void *arg);
 
 struct store_settlement {
 	folder_ref folder; uint32_t uid;
 	uint32_t settle_from;		/* settles settle_from..uid: the server lists no other UID in between */
 	const char *sink;		/* its intent, if any, goes with it */
+	const char *found_tmp_name;	/* recovery: nothing is done unless there still is that very intent; NULL: as it is */
 	uint8_t hash[STORE_HASH_BYTES];	/* of Message-ID and INTERNALDATE; all 0: none kept */
 	int64_t internaldate_s;
 	bool delivered;			/* counts as delivery (not: refused, skipped) */
@@ -111,6 +113,7 @@ void store_backup(struct store *, const char *path, store_backup_cb *cb, void *a
 struct store_found_intent {
 	folder_ref folder; uint32_t uid; char *sink;
 	char *maildir, *tmp_name, *new_name; uint32_t settle_from; uint8_t hash[STORE_HASH_BYTES]; int64_t internaldate_s;
+	char *place;			/* "": not known */
 	bool after_owed;
 	bool this_boot;			/* written since the machine last started */
 };

@@ -85,8 +85,8 @@ static const char *const sql[S_N] = {
 	[S_AFTER_ALL] = "SELECT uid, uid FROM after_owed WHERE folder = ?1 ORDER BY uid",
 	[S_AFTER_CLEAR] = "DELETE FROM after_owed WHERE folder = ?1",
 	[S_INTENT_PUT] = "INSERT OR REPLACE INTO intent (folder, uid, sink, maildir, tmp_name, new_name, settle_from, hash, after_owed, boot,"
-	                 " internaldate) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-	[S_INTENT_DELETE] = "DELETE FROM intent WHERE folder = ?1 AND uid = ?2 AND sink = ?3",
+	                 " internaldate) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 || ' ' || ?12, ?11)",	/* boot: and place */
+	[S_INTENT_DELETE] = "DELETE FROM intent WHERE folder = ?1 AND uid = ?2 AND sink = ?3 AND tmp_name = coalesce(?4, tmp_name)",
 	[S_INTENT_CLEAR] = "DELETE FROM intent WHERE folder = ?1",
 	[S_HASH_ADD] = "INSERT INTO record (folder, seq, hash, at, internaldate) VALUES"
 	               " (?1, (SELECT coalesce(max(seq), 0) + 1 FROM record WHERE folder = ?1), ?2, ?3, ?4)",
@@ -224,16 +224,19 @@ static void add_hash(struct db *db, const struct op *op, int64_t now_wall_s)
 	RUN(db, S_HASH_PRUNE, op->folder, now_wall_s - HASHES_KEPT_S, HASHES_KEPT);
 }
 
-static void drop_intent(struct db *db, const struct op *op)
+/* True when there was one. */
+static bool drop_intent(struct db *db, const struct op *op)
 {
 	sqlite3_stmt *s = statement(db, S_INTENT_DELETE);
 
-	if (s == NULL || op->sink == NULL)
-		return;
+	if (s == NULL)
+		return false;
 	sqlite3_bind_int64(s, 1, op->folder);
 	sqlite3_bind_int64(s, 2, op->uid);
 	bind_text(s, 3, op->sink);
+	bind_text(s, 4, op->tmp_name);
 	run(db, s);
+	return sqlite3_changes(db->sqlite) > 0;
 }
 
 static void add_intent(struct db *db, const struct op *op)
@@ -253,6 +256,7 @@ static void add_intent(struct db *db, const struct op *op)
 	sqlite3_bind_int(s, 9, op->after_owed);
 	bind_text(s, 10, db->boot);
 	sqlite3_bind_int64(s, 11, op->internaldate_s);
+	bind_text(s, 12, op->place);
 	run(db, s);
 }
 
@@ -287,10 +291,12 @@ static void continue_run(struct db *db, const struct op *op)
 static void settle(struct db *db, const struct op *op)
 {
 	int64_t now_wall_s = clock_wall_s();
+	bool intended = drop_intent(db, op);
 
+	if (op->tmp_name != NULL && !intended)
+		return;
 	continue_run(db, op);
 	RUN(db, S_OWED_DELETE, op->folder, op->uid);
-	drop_intent(db, op);
 	if (op->after_owed)
 		RUN(db, S_AFTER_ADD, op->folder, op->uid);
 	if (op->delivered)
@@ -809,6 +815,7 @@ static int read_intents(struct db *db)
 
 	while (rc == SQLITE_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
 		struct store_found_intent *i;
+		const char *boot = (const char *)sqlite3_column_text(s, 8), *place = boot + strcspn(boot, " ");
 
 		rc = SQLITE_OK;
 		db->found = xreallocarray(db->found, db->n_found + 1, sizeof(*i));
@@ -816,7 +823,8 @@ static int read_intents(struct db *db)
 		*i = (struct store_found_intent){ .folder = sqlite3_column_int64(s, 0), .uid = (uint32_t)sqlite3_column_int64(s, 1),
 			.sink = column_copy(s, 2), .maildir = column_copy(s, 3), .tmp_name = column_copy(s, 4), .new_name = column_copy(s, 5),
 			.settle_from = (uint32_t)sqlite3_column_int64(s, 6), .after_owed = sqlite3_column_int(s, 7) != 0, .internaldate_s = sqlite3_column_int64(s, 10),
-			.this_boot = db->boot[0] != '\0' && strcmp(db->boot, (const char *)sqlite3_column_text(s, 8)) == 0 };
+			.this_boot = place > boot && strlen(db->boot) == (size_t)(place - boot) && strncmp(boot, db->boot, strlen(db->boot)) == 0,
+			.place = xstrdup(*place != '\0' ? place + 1 : place) };
 		if (sqlite3_column_bytes(s, 9) == STORE_HASH_BYTES)
 			memcpy(i->hash, sqlite3_column_blob(s, 9), STORE_HASH_BYTES);
 	}
@@ -866,6 +874,7 @@ void db_close(struct db **database)
 		free(db->found[i].maildir);
 		free(db->found[i].tmp_name);
 		free(db->found[i].new_name);
+		free(db->found[i].place);
 	}
 	free(db->found);
 	free(db);

@@ -13,7 +13,7 @@ struct op {				/* one change or question, with copies of all it needs */
 	enum op_kind kind;
 	folder_ref folder;
 	uint32_t uid, settle_from, uidvalidity;
-	char *id, *name, *sink, *maildir, *tmp_name, *new_name;
+	char *id, *name, *sink, *maildir, *tmp_name, *new_name, *place;
 	uint8_t hash[STORE_HASH_BYTES];
 	int64_t internaldate_s;
 	bool delivered, after_owed;

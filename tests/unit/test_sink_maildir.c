@@ -27,6 +27,7 @@ static struct {
 	size_t n_found;
 	struct sink_env *late;		/* of this it becomes known while the first directory is flushed */
 	char flushed[64];		/* a directory */
+	char place[40];			/* where the intents were made; "": not known */
 	int flush_error;
 	int flushes_left;		/* of names of what was made, with the one that fails; 0: none does */
 } w;
@@ -63,16 +64,18 @@ void __wrap_store_add_intent(struct store *s, const struct store_intent *intent,
 	(void)s;
 	assert_string_equal(intent->maildir, "/mail/a");
 	assert_string_equal(intent->tmp_name, "mailpolld.x.y.1");
+	assert_string_equal(intent->place, "801.2a");
 	step('i');
 	w.on_store = cb;
 	w.store_arg = arg;
 }
 
-void __wrap_store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, store_cb *cb, void *arg);
-void __wrap_store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, store_cb *cb, void *arg)
+void __wrap_store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, const char *tmp_name, store_cb *cb, void *arg);
+void __wrap_store_drop_intent(struct store *s, folder_ref folder, uint32_t uid, const char *sink, const char *tmp_name, store_cb *cb, void *arg)
 {
 	(void)s, (void)folder, (void)sink;
 	assert_int_equal(uid, 5);
+	assert_non_null(tmp_name);
 	step('d');
 	w.on_store = cb;
 	w.store_arg = arg;
@@ -101,6 +104,7 @@ void __wrap_store_settle(struct store *s, const struct store_settlement *what, s
 {
 	(void)s, (void)cb, (void)arg;
 	assert_int_equal(what->uid, 5);
+	assert_non_null(what->found_tmp_name);	/* only as long as there is that intent */
 	assert_true(what->delivered);
 	step('s');
 }
@@ -136,6 +140,13 @@ static void on_done(void *arg, struct message *m, enum sink_outcome outcome, con
 	w.outcome = outcome;
 }
 
+dev_t __wrap_volume_dev(const struct volume *v);
+dev_t __wrap_volume_dev(const struct volume *v)
+{
+	(void)v;
+	return 0x801;
+}
+
 int __wrap_flush_directory_of(const char *path);
 int __wrap_flush_directory_of(const char *path)
 {
@@ -169,7 +180,8 @@ static int setup(void **state)
 	memset(&w, 0, sizeof(w));
 	sink = sink_maildir_driver.open(&env, &conf);
 	message = xcalloc(1, sizeof(*message));
-	*message = (struct message){ .uid = 5, .internaldate_s = 7, .key = xstrdup("a/INBOX/1/5"), .path = xstrdup("/mail/a/tmp/mailpolld.x.y.1") };
+	*message = (struct message){ .uid = 5, .internaldate_s = 7, .key = xstrdup("a/INBOX/1/5"), .path = xstrdup("/mail/a/tmp/mailpolld.x.y.1"),
+	    .dir_inode = 0x2a };
 	sink_maildir_driver.deliver(sink, message, on_done, NULL);
 	return 0;
 }
@@ -239,7 +251,8 @@ static void note_recovered(void *arg)
 
 static void recover(struct sink_env *env, char *maildir, size_t n)
 {
-	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" }, .this_boot = true };
+	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" },
+	    .place = w.place, .this_boot = true };
 
 	w.found[0] = w.found[1] = found;
 	w.n_found = n;
@@ -275,6 +288,14 @@ static void make_empty(const char *maildir, const char *sub, bool directory)
 	}
 }
 
+static void unlink_in(const char *maildir, const char *sub)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/%s", maildir, sub);
+	assert_int_equal(unlink(path), 0);
+}
+
 static bool exists(const char *maildir, const char *sub)
 {
 	char path[64];
@@ -304,6 +325,33 @@ static void renamed_but_not_flushed(char *maildir)
 	w.flush_error = EMFILE;
 	recover(&(struct sink_env){ 0 }, maildir, 1);
 	expect("D!");			/* it is looked at again before the mailbox delivers */
+}
+
+static void in_the_place_it_was_made(char *maildir)
+{
+	struct stat st;
+	char tmp[64];
+
+	make_empty(maildir, "tmp", true);
+	snprintf(tmp, sizeof(tmp), "%s/tmp", maildir);
+	assert_int_equal(stat(tmp, &st), 0);
+	snprintf(w.place, sizeof(w.place), "%llx.%llx", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	recover(&(struct sink_env){ 0 }, maildir, 1);
+	expect("Ds!");
+}
+
+/* Somebody has put another one there, an older copy perhaps: what is not in it was not delivered into it. */
+static void in_another_place(char *maildir)
+{
+	make_empty(maildir, "tmp", true);
+	strcpy(w.place, "1.1");
+	make_empty(maildir, "new/n", false);
+	recover(&(struct sink_env){ 0 }, maildir, 1);
+	expect("Ds!");
+	memset(w.steps, 0, sizeof(w.steps));
+	unlink_in(maildir, "new/n");
+	recover(&(struct sink_env){ 0 }, maildir, 1);
+	expect("d!");
 }
 
 static void two_of_one(char *maildir)
@@ -346,7 +394,8 @@ static void test_maildir_that_was_away(void **state)
 	struct sink_env env = { .prepares = sink_maildir_prepares_new() };
 	struct sink_conf here = { .name = (char[]){ "maildir" }, .maildir = maildir, .mode = 0600, .gid = (gid_t)-1 };
 	struct mailbox_conf mailbox = { .address = (char[]){ "a@x.org" }, .id = (char[]){ "a" } };
-	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" }, .this_boot = true };
+	struct store_found_intent found = { .uid = 5, .maildir = maildir, .tmp_name = (char[]){ "t" }, .new_name = (char[]){ "n" },
+	    .place = w.place, .this_boot = true };
 	void *other;
 
 	(void)state;
@@ -420,6 +469,8 @@ static void test_renamed_before_a_crash(void **state)
 	with_maildir(renamed_but_not_flushed);
 	with_maildir(renamed_and_never_flushed);
 	with_maildir(two_of_one);
+	with_maildir(in_the_place_it_was_made);
+	with_maildir(in_another_place);
 }
 
 /* Mailboxes have started: what is left is their own prepare()'s, which knows whether the Maildir was just made. */

@@ -198,7 +198,7 @@ static void test_commits_are_grouped(void **state)
 static void test_settlements_wait_for_company(void **state)
 {
 	struct world *w = *state;
-	struct store_intent intent = { .sink = "maildir", .maildir = "/m", .tmp_name = "t", .new_name = "n" };
+	struct store_intent intent = { .sink = "maildir", .maildir = "/m", .tmp_name = "t", .new_name = "n", .place = "801.2a" };
 	uint64_t before;
 
 	begin(w, 14, NULL);
@@ -320,7 +320,7 @@ static void test_after_and_owed(void **state)
 
 static void add_intent(struct world *w, uint32_t uid)
 {
-	struct store_intent i = { .folder = w->folder.ref, .uid = uid, .sink = "maildir", .maildir = "/m", .tmp_name = "t", .new_name = "n",
+	struct store_intent i = { .folder = w->folder.ref, .uid = uid, .sink = "maildir", .maildir = "/m", .tmp_name = "t", .new_name = "n", .place = "801.2a",
 	    .settle_from = uid - 1, .hash = { 7 }, .after_owed = true };
 
 	store_add_intent(w->store, &i, on_done, w);
@@ -337,7 +337,7 @@ static void test_intents(void **state)
 		add_intent(w, uid);
 	wait_for(w, 3);
 	settle(w, 2, 2, false);		/* its intent goes with it */
-	store_drop_intent(w->store, w->folder.ref, 3, "maildir", on_done, w);
+	store_drop_intent(w->store, w->folder.ref, 3, "maildir", "t", on_done, w);
 	wait_for(w, 2);
 	reopen(w);
 	found = store_found_intents(w->store, &n);
@@ -347,9 +347,37 @@ static void test_intents(void **state)
 	assert_string_equal(found[0].maildir, "/m");
 	assert_string_equal(found[0].tmp_name, "t");
 	assert_string_equal(found[0].new_name, "n");
+	assert_string_equal(found[0].place, "801.2a");
 	assert_true(found[0].after_owed);
 	assert_true(found[0].this_boot);
 	assert_int_equal(found[0].hash[0], 7);
+}
+
+/* What the last run had under way is settled only as long as nothing else has become of it: its UID may be another message's now. */
+static void test_recovered_intents(void **state)
+{
+	struct world *w = *state;
+	struct store_settlement s = { .uid = 4, .settle_from = 3, .sink = "maildir", .delivered = true, .after_owed = true, .hash = { 1 } };
+
+	begin(w, 14, NULL);
+	s.folder = w->folder.ref;
+	add_intent(w, 4);
+	s.found_tmp_name = "of another file";
+	store_settle(w->store, &s, on_done, w);
+	store_drop_intent(w->store, w->folder.ref, 4, "maildir", "of another file", on_done, w);
+	wait_for(w, 3);
+	load(w);
+	expect_ranges(&w->folder.settled, "");
+	expect_ranges(&w->folder.after_owed, "");
+	assert_int_equal(w->folder.delivered, 0);
+	s.found_tmp_name = "t";
+	store_settle(w->store, &s, on_done, w);
+	store_settle(w->store, &s, on_done, w);
+	wait_for(w, 2);
+	load(w);
+	expect_ranges(&w->folder.settled, "3:4");
+	expect_ranges(&w->folder.after_owed, "4");
+	assert_int_equal(w->folder.delivered, 1);
 }
 
 /* Settlements in a row of one folder are written as one range; what stands between them in the same transaction sees, or
@@ -737,7 +765,7 @@ static void test_migration(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_first_contacts_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents),
+		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_first_contacts_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents), TEST(test_recovered_intents),
 		TEST(test_settled_in_one_commit),
 		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_old_hashes_go), TEST(test_known_messages), TEST(test_unsettle), TEST(test_resync), TEST(test_disk_that_refuses), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_record_of_an_older_schema), TEST(test_migration),
