@@ -10,6 +10,7 @@
 #include "util.h"
 
 #define LIST_AT_ONCE 500
+#define LISTINGS_MAX 3			/* a known message that they leave out would be new later */
 #define RESYNC_TRIES 2			/* once may be chance */
 
 struct relist {				/* one folder's; gone on with in the next session */
@@ -17,7 +18,9 @@ struct relist {				/* one folder's; gone on with in the next session */
 	uint32_t uidvalidity;		/* of the UIDs it lists */
 	bool listed, has_known;
 	struct store_known known;	/* the record of delivered messages */
-	int64_t known_before_s;		/* an older INTERNALDATE counts as known */
+	int64_t known_before_s;		/* an older INTERNALDATE counts as known ... */
+	int64_t named_before_s;		/* ... of a message with a Message-ID */
+	unsigned listings;		/* that told fewer than there are */
 	struct ranges left, asked;	/* to be asked for; in the command under way */
 	struct ranges settled;		/* known */
 	struct ranges delivered;	/* of these: found in the record, and not only too old for it */
@@ -75,6 +78,7 @@ static void on_known(void *arg, enum store_result result, struct store_known *kn
 		r->known = *known;
 		r->has_known = true;
 		r->known_before_s = folder_known_before_s(f, policy_floor_s(m, f), known->oldest_internaldate_s);
+		r->named_before_s = known->whole ? folder_known_before_s(f, policy_floor_s(m, f), 0) : r->known_before_s;
 	}
 	mailbox_wake(m);
 }
@@ -171,14 +175,15 @@ void relist_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 	struct relist *r = m->relist;
 	const struct header_value *id = &r->scan.values[HEADER_MESSAGE_ID];
 	uint8_t hash[STORE_HASH_BYTES];
-	bool delivered;
+	bool delivered, older = fetch->internaldate_s < (id->len > 0 ? r->named_before_s : r->known_before_s);
 
-	if (fetch->has_internaldate && ranges_has(&r->asked, fetch->uid)) {
+	/* a header without its last empty line was not given (exchange-online 5.9): as if nothing had been told */
+	if (fetch->has_internaldate && ranges_has(&r->asked, fetch->uid) && (r->scan.seen_bytes > 0 || older)) {
 		message_hash(id->v, id->len, fetch->internaldate_s, hash);
 		delivered = store_known_has(&r->known, hash);
 		if (delivered)
 			ranges_add(&r->delivered, fetch->uid, fetch->uid);
-		if (delivered || fetch->internaldate_s < r->known_before_s)
+		if (delivered || older)
 			ranges_add(&r->settled, fetch->uid, fetch->uid);
 		ranges_remove(&r->asked, fetch->uid, fetch->uid);
 		r->none_given = r->rests = 0;
@@ -220,7 +225,8 @@ static void rest_from_listing(struct mailbox *m)
 	r->none_given = 0;
 	r->rests++;
 	r->listed = false;
-	r->singly_to = 0;
+	r->listings = r->singly_to = 0;
+	ranges_done(&r->left);
 	mailbox_end_session(m, &why);
 }
 
@@ -238,6 +244,17 @@ void relist_over(struct mailbox *m, const struct failure *why)
 	header_scan_done(&r->scan);
 }
 
+/* Several that are incomplete may be complete together. */
+static void note_listed(struct relist *r, struct folder *f)
+{
+	for (size_t i = 0; i < f->listed.n; i++)
+		ranges_add(&r->left, f->listed.v[i].lo, f->listed.v[i].hi);
+	ranges_done(&f->listed);
+	r->listed = ranges_count(&r->left) >= f->exists || ++r->listings >= LISTINGS_MAX;
+	ranges_remove_all(&r->left, &r->settled);
+	r->n_listed = ranges_count(&r->left) + ranges_count(&r->settled);
+}
+
 void relist_on_done(struct mailbox *m, struct folder *f, enum task task, const struct imap_done *done)
 {
 	struct relist *r = m->relist;
@@ -249,12 +266,7 @@ void relist_on_done(struct mailbox *m, struct folder *f, enum task task, const s
 		return;
 	}
 	if (task == TASK_RELIST_SEARCH) {
-		r->listed = true;
-		ranges_done(&r->left);
-		r->left = f->listed;		/* moved */
-		f->listed = (struct ranges){ 0 };
-		ranges_remove_all(&r->left, &r->settled);
-		r->n_listed = ranges_count(&r->left) + ranges_count(&r->settled);
+		note_listed(r, f);
 	} else if (r->asked.n > 0) {		/* NO, or an OK without them (exchange-online 5.8) */
 		asked_in_vain(r, false);
 		rest_from_listing(m);

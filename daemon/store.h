@@ -59,6 +59,7 @@ void store_begin(struct store *, const char *id, const char *folder, uint32_t ui
 struct store_known {
 	uint8_t (*hashes)[STORE_HASH_BYTES]; size_t n;	/* ascending */
 	int64_t oldest_internaldate_s;	/* of those kept; 0: none */
+	bool whole;			/* none has been forgotten since the folder's first contact */
 };
 bool store_known_has(const struct store_known *, const uint8_t hash[static STORE_HASH_BYTES]);
 void store_known_done(struct store_known *);

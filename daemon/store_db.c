@@ -44,9 +44,10 @@ static const char *const schema_steps[] = {
 	"DROP TABLE delivered;",
 	"CREATE TABLE resync (id TEXT NOT NULL, name TEXT NOT NULL, year INTEGER NOT NULL, month INTEGER NOT NULL, day INTEGER NOT NULL,"
 	" PRIMARY KEY (id, name)) WITHOUT ROWID;"
-	/* INBOX has one name (config.c), and each folder counts its own deliveries, without holes */
+	/* INBOX has one name (config.c), and each folder counts its own deliveries, without holes; from 2 on, since more of them may have been
+	 * forgotten */
 	"UPDATE OR IGNORE folder SET name = 'INBOX' WHERE name = 'INBOX' COLLATE NOCASE;"
-	"CREATE TABLE counted AS SELECT folder, row_number() OVER (PARTITION BY folder ORDER BY seq) AS seq, hash, at, internaldate FROM record;"
+	"CREATE TABLE counted AS SELECT folder, 1 + row_number() OVER (PARTITION BY folder ORDER BY seq) AS seq, hash, at, internaldate FROM record;"
 	"DELETE FROM record;"
 	"INSERT INTO record SELECT folder, seq, hash, at, internaldate FROM counted;"
 	"DROP TABLE counted;",
@@ -103,7 +104,7 @@ static const char *const sql[S_N] = {
 	[S_RESYNC_CLEAR] = "DELETE FROM resync WHERE id = ?1",
 	[S_FOLDERS_OF] = "SELECT ref FROM folder WHERE id = ?1",
 	[S_FOLDER_DELETE] = "DELETE FROM folder WHERE ref = ?1",
-	[S_HASH_ALL] = "SELECT hash, internaldate FROM record WHERE folder = ?1 ORDER BY hash",
+	[S_HASH_ALL] = "SELECT hash, internaldate, seq FROM record WHERE folder = ?1 ORDER BY hash",
 };
 
 struct db {
@@ -452,6 +453,7 @@ static void read_known(struct db *db, struct op *op)
 		return;
 	sqlite3_bind_int64(s, 1, op->folder);
 	while (step(db, s)) {
+		bool first = sqlite3_column_int64(s, 2) == 1;
 		int64_t internaldate_s = sqlite3_column_int64(s, 1);
 
 		if (sqlite3_column_bytes(s, 0) != STORE_HASH_BYTES)
@@ -461,9 +463,12 @@ static void read_known(struct db *db, struct op *op)
 			op->known.hashes = xreallocarray(op->known.hashes, room, STORE_HASH_BYTES);
 		}
 		memcpy(op->known.hashes[op->known.n++], sqlite3_column_blob(s, 0), STORE_HASH_BYTES);
+		op->known.whole = op->known.whole || first;	/* what is forgotten goes from there on */
 		if (internaldate_s != 0 && (op->known.oldest_internaldate_s == 0 || internaldate_s < op->known.oldest_internaldate_s))
 			op->known.oldest_internaldate_s = internaldate_s;
 	}
+	if (op->known.n == 0)
+		op->known.whole = true;
 	sqlite3_reset(s);
 }
 

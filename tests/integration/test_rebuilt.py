@@ -67,7 +67,7 @@ def test_after_that_is_owed_meanwhile(simulator, daemon, after, hindrance):
     delivered(daemon, 5)
     daemon.wait_line("event=after-refused")
     move(simulator, 15)
-    simulator.add(M, [{"seed": 50, "size": 1500, "internaldate": now - 86400 * 40}])        # older than the record
+    simulator.add(M, [{"text": "Subject: without a name\r\n\r\nx\r\n", "internaldate": now - 86400 * 40}])      # older than the record
     look_anew(simulator, daemon)
     daemon.wait_line("6 known messages are skipped, 0 are fetched; " + ("5 delivered ones that were to be deleted stay" if after == "delete" else
                      "`after`, owed for 5, is done for 5"))
@@ -124,6 +124,42 @@ def test_older_than_the_record(simulator, daemon):
     look_anew(simulator, daemon)
     delivered(daemon, 4)
     assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 2
+
+
+def test_old_message_that_came_late(simulator, daemon):
+    """It was put into the folder meanwhile, with its old date. A record that has forgotten none knows that it is new."""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.add(M, [{"seed": 100, "size": 1500, "internaldate": 1000000000}])
+    look_anew(simulator, daemon)
+    delivered(daemon, 31)
+    assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 30
+    assert set(Maildir(daemon.maildir(M)).sums().values()) == {1} and len(Maildir(daemon.maildir(M))) == 31
+
+
+def test_known_message_that_the_listing_leaves_out(simulator, daemon):
+    """exchange-online 4.5: SELECT tells that there are more; so it is listed again, and nothing is delivered twice"""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.fault("search-hides", M, only=[7], count=1)
+    look_anew(simulator, daemon)
+    daemon.wait_line("30 known messages are skipped, 0 are fetched")
+    daemon.wait_state(M, "watching")
+    daemon.poll(M)
+    daemon.wait_state(M, "watching")
+    assert simulator.counts("bodies") == 30 and simulator.counts("fault-search-hides") == 1
+
+
+@pytest.mark.parametrize("form", ["NIL", '""', "{0}\r\n"])
+def test_header_that_is_empty_once(simulator, daemon, form):
+    """exchange-online 5.9: it is no header without a Message-ID, and asked for once more, alone"""
+    begin(simulator, daemon)
+    move(simulator, 15)
+    simulator.fault("body-nil", M, uids=[9], form=form, count=1)
+    look_anew(simulator, daemon)
+    daemon.wait_line("30 known messages are skipped, 0 are fetched")
+    daemon.wait_state(M, "watching")
+    assert simulator.counts("bodies") == 30 and simulator.counts("fault-body-nil") == 1
 
 
 def test_what_start_left_out_stays_out(simulator, daemon):
