@@ -15,6 +15,7 @@ void folder_done(struct folder *f)
 {
 	store_folder_done(&f->at);
 	ranges_done(&f->listed);
+	ranges_done(&f->left_out);
 	ranges_done(&f->pending);
 	ranges_done(&f->under_way);
 	ranges_done(&f->unanswered);
@@ -147,13 +148,22 @@ static void find_gone(struct folder *f, struct ranges *holes, msec_t now_ms, str
 	f->missing_ms = now_ms;
 }
 
-/* It listed as many as there are, so what is between them is nothing. */
+/* When it listed as many as there were, below the UIDNEXT that was told with their number, what is between them is nothing. What has come
+ * since proves nothing: SEARCH may list it before any EXISTS tells of it, and leave out another one. */
 static void note_absent(struct folder *f)
 {
-	ranges_done(&f->absent);
-	if (f->listed.n > 0)
-		ranges_add(&f->absent, 1, ranges_last(&f->listed));
-	ranges_remove_all(&f->absent, &f->listed);
+	struct ranges below = { 0 };
+
+	if (f->told_uidnext > 1 && f->told_exists > 0) {
+		ranges_add(&below, 1, f->told_uidnext - 1);
+		ranges_keep(&below, &f->listed);
+	}
+	if (below.n > 0 && ranges_count(&below) >= f->told_exists) {
+		ranges_done(&f->absent);
+		ranges_add(&f->absent, 1, ranges_last(&below));
+		ranges_remove_all(&f->absent, &below);
+	}
+	ranges_done(&below);
 }
 
 uint64_t folder_look_done(struct folder *f, uint32_t from, msec_t now_ms, struct ranges *ret_gone)
@@ -162,7 +172,7 @@ uint64_t folder_look_done(struct folder *f, uint32_t from, msec_t now_ms, struct
 
 	if (from > 1)			/* n:* answers the last message even when it is below n (exchange-online 4.6) */
 		ranges_remove(&f->listed, 1, from - 1);
-	else if (from == 1 && ranges_count(&f->listed) >= f->exists)
+	else if (from == 1)
 		note_absent(f);
 	ranges_remove_all(&f->absent, &f->at.settled);
 	ranges_done(ret_gone);

@@ -27,7 +27,7 @@ struct folder {
 	struct ranges unanswered;	/* a FETCH gave nothing for them: the next look decides (exchange-online 5.8 A) */
 	uint32_t suspect;		/* the connection died when this was next: fetch it alone; 0: none */
 	uint32_t exists;		/* as last told */
-	struct ranges absent;		/* UIDs between others that a look has proven not to exist, since it listed as many as EXISTS tells */
+	struct ranges absent;		/* UIDs between others that a look has proven not to exist, since it listed as many as SELECT told */
 	struct ranges missing; msec_t missing_ms;	/* holes between settled UIDs that looks have left out since then */
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are. Over sessions, until it is listed anew */
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
@@ -54,7 +54,8 @@ struct folder {
 	int64_t waiting_since_wall_s;	/* since when the oldest that is pending or under way is known, about; 0: there is none */
 	uint32_t waiting_to; int64_t later_since_wall_s;	/* of up to this UID; since when there are later ones, 0: none */
 	msec_t looked_ms;		/* the last whole look; 0: never, or one is under way */
-	uint32_t idle_uidnext, idle_messages; unsigned idle_looks; msec_t idle_since_ms;	/* UIDNEXT, EXISTS that looks found nothing behind; since when */
+	uint32_t told_uidnext, told_exists;	/* together, by the last SELECT or STATUS; UIDNEXT 0: not told */
+	unsigned idle_looks; msec_t idle_since_ms;	/* in a row, that found nothing behind these; since when */
 	struct failure *refused;	/* it could not be opened, the mailbox's others could; NULL: it can */
 	struct backoff refusals; struct repeats refusing;	/* in a row; what has been logged of it */
 	msec_t refused_since_ms, refused_until_ms;	/* not asked for before */

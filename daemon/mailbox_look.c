@@ -6,6 +6,7 @@
 #include "util.h"
 
 #define GIVEN_UP_MAX 200		/* asked about in a command */
+#define FIRST_SEARCHES 3		/* all, and twice what came since */
 
 static const unsigned look_again_s[] = { 1, 5, 30, 120 };	/* an EXISTS without new UIDs (exchange-online 5.10) */
 
@@ -52,51 +53,56 @@ void look_resync(struct mailbox *m, struct folder *f, const struct ranges *uids,
 	store_unsettle(m->env->store, m->conf->id, f->name, uids, since, on_begun, f);
 }
 
-/* Without UIDNEXT, first what there is: what `start` leaves out may be above all that came since. */
+/* First what there is. With a date, then what came since, twice: a UID that one answer leaves out (exchange-online 4.5, 5.10) is not settled
+ * for that, and found by the looks that follow. */
 static void send_first_search(struct mailbox *m, struct folder *f)
 {
 	ranges_done(&f->listed);
 	work_begin_task(m, TASK_FIRST_LOOK, f);
-	if (f->at_uidnext != 0)
-		imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
-	else
+	if (f->first_searches++ == 0)
 		imap_session_search_from(m->session, 1);
+	else
+		imap_session_search_since(m->session, m->conf->start_year, m->conf->start_month, m->conf->start_day);
 }
 
 /* What of the mailbox counts as settled before anything is fetched (`start`). */
-static void first_contact(struct mailbox *m, struct folder *f, const struct imap_done *select)
+static void first_contact(struct mailbox *m, struct folder *f, const struct imap_mailbox_status *told)
 {
 	struct ranges settled = { 0 };
 
-	f->at.uidvalidity = select->uidvalidity;	/* for look_begin_folder() after a SEARCH */
-	f->at_uidnext = select->uidnext == 1 && select->exists > 0 ? 0 : select->uidnext;	/* that cannot be */
-	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && f->at_uidnext == 0)) {
+	f->at.uidvalidity = told->uidvalidity;		/* for look_begin_folder() after a SEARCH */
+	f->first_searches = 0;
+	ranges_done(&f->left_out);
+	if (m->conf->start == START_SINCE || (m->conf->start == START_NEW && !told->has_uidnext)) {
 		send_first_search(m, f);
 		return;
 	}
-	if (m->conf->start == START_NEW && f->at_uidnext > 1)
-		ranges_add(&settled, 1, f->at_uidnext - 1);
-	look_begin_folder(m, f, select->uidvalidity, &settled, NULL);
+	if (m->conf->start == START_NEW && told->uidnext > 1)
+		ranges_add(&settled, 1, told->uidnext - 1);
+	look_begin_folder(m, f, told->uidvalidity, &settled, NULL);
 	ranges_done(&settled);
 }
 
 static void on_first_look_done(struct mailbox *m, struct folder *f)
 {
-	struct ranges settled = { 0 };
-	uint32_t last = f->at_uidnext > 0 ? f->at_uidnext - 1 : ranges_last(&f->listed);
-
-	if (m->conf->start == START_SINCE && f->at_uidnext == 0) {
-		f->at_uidnext = last < UINT32_MAX ? last + 1 : last;
+	if (f->first_searches > 1) {
+		ranges_remove_all(&f->left_out, &f->listed);
+	} else if (m->conf->start == START_SINCE) {
+		ranges_copy(&f->left_out, &f->listed);
+		if (f->told_uidnext > 0)		/* what came since is wanted whatever its date */
+			ranges_remove(&f->left_out, f->told_uidnext, UINT32_MAX);
+		if (f->left_out.n > 0 && ranges_count(&f->left_out) >= f->told_exists)
+			ranges_add(&f->left_out, 1, ranges_last(&f->left_out));		/* all are listed: between them is nothing */
+	} else if (f->listed.n > 0) {
+		ranges_add(&f->left_out, 1, ranges_last(&f->listed));
+	}
+	ranges_done(&f->listed);
+	if (m->conf->start == START_SINCE && f->first_searches < FIRST_SEARCHES) {
 		send_first_search(m, f);
 		return;
 	}
-	if (last > 0)
-		ranges_add(&settled, 1, last);
-	if (m->conf->start == START_SINCE)
-		ranges_remove_all(&settled, &f->listed);
-	ranges_done(&f->listed);
-	look_begin_folder(m, f, f->at.uidvalidity, &settled, NULL);
-	ranges_done(&settled);
+	look_begin_folder(m, f, f->at.uidvalidity, &f->left_out, NULL);
+	ranges_done(&f->left_out);
 }
 
 /* --- opening --- */
@@ -181,8 +187,8 @@ static bool tells_news(const struct folder *f, const struct imap_mailbox_status 
 	if (from == 0 || from >= s->uidnext)
 		return false;
 	/* one that no look could find, thrice and for long enough (FOLDER_GONE_MS), and nothing has changed since */
-	return !(f->idle_looks >= 3 && clock_now_ms() - f->idle_since_ms >= FOLDER_GONE_MS && f->idle_uidnext == s->uidnext &&
-	    f->idle_messages == s->messages);
+	return !(f->idle_looks >= 3 && clock_now_ms() - f->idle_since_ms >= FOLDER_GONE_MS && f->told_uidnext == s->uidnext &&
+	    f->told_exists == s->messages);
 }
 
 static void note_looked(struct mailbox *m, struct folder *f)
@@ -199,18 +205,30 @@ static bool look_told(struct mailbox *m, struct folder *f, const struct imap_mai
 
 	if (!news)
 		note_looked(m, f);
-	if (f->idle_uidnext != told->uidnext || f->idle_messages != told->messages)
+	if (f->told_uidnext != told->uidnext || f->told_exists != told->messages)
 		f->idle_looks = 0;
-	f->idle_uidnext = told->uidnext;
-	f->idle_messages = told->messages;
+	f->told_uidnext = told->uidnext;
+	f->told_exists = told->messages;
 	return news;
+}
+
+/* Below messages there are UIDs: such a UIDNEXT says nothing, least of all that the UIDs are others. */
+static struct imap_mailbox_status believable(struct imap_mailbox_status told)
+{
+	if (!told.has_uidnext || (told.uidnext == 1 && told.messages > 0)) {
+		told.has_uidnext = false;
+		told.uidnext = 0;
+	}
+	return told;
 }
 
 static void on_status_done(struct mailbox *m, struct folder *f, const struct imap_done *done)
 {
+	struct imap_mailbox_status told = believable(done->status);
+
 	if (!done->ok)
 		not_opened(m, f, done->failure);
-	else if (look_told(m, f, &done->status))
+	else if (look_told(m, f, &told))
 		f->select_due = f->look_due = true;	/* SELECT tells whether it can be opened */
 	else
 		note_opened(m, f);
@@ -249,18 +267,29 @@ static void settle_gone(struct mailbox *m, struct folder *f, uint32_t lo, uint32
 	folder_settled(f, lo, hi);
 }
 
-/* What is owed and not listed has probably been moved or deleted: on with its schedule, and at the end of that it is gone. */
+static void settle_owed_gone(struct mailbox *m, struct folder *f, uint32_t uid)
+{
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+
+	log_info(&ctx, "message UID %u, which could not be had, is no longer there", uid);
+	settle_gone(m, f, uid, uid);
+}
+
+/* What is owed and not listed has probably been moved or deleted: on with its schedule, and at the end of that it is gone, if the try before
+ * has not found it either: one look proves nothing. */
 static void judge_owed(struct mailbox *m, struct folder *f, const struct ranges *not_listed)
 {
-	for (size_t i = f->at.n_owed; i-- > 0;) {	/* settling one takes it out */
-		uint32_t uid = f->at.owed[i].uid;
+	static const char why[] = "FETCH answered OK without the message, and SEARCH does not list it";
 
-		if (!ranges_has(not_listed, uid))
+	for (size_t i = f->at.n_owed; i-- > 0;) {	/* settling one takes it out */
+		const struct store_owed *o = &f->at.owed[i];
+
+		if (!ranges_has(not_listed, o->uid))
 			continue;
-		if (folder_owed_last_try(f, uid))
-			settle_gone(m, f, uid, uid);
+		if (folder_owed_last_try(f, o->uid) && strcmp(o->why, why) == 0)
+			settle_owed_gone(m, f, o->uid);
 		else
-			fetch_owe(m, f, uid, "FETCH answered OK without the message, and SEARCH does not list it");
+			fetch_owe(m, f, o->uid, why);
 	}
 }
 
@@ -330,7 +359,8 @@ static void look_finds(struct mailbox *m, struct folder *f, uint32_t uid)
 
 static void on_selected(struct mailbox *m, struct folder *f, const struct imap_done *done)
 {
-	struct imap_mailbox_status told = { true, done->uidnext != 0, done->uidvalidity != 0, done->exists, done->uidnext, done->uidvalidity };
+	struct imap_mailbox_status told = believable((struct imap_mailbox_status){ true, done->uidnext != 0, done->uidvalidity != 0, done->exists,
+	    done->uidnext, done->uidvalidity });
 	struct failure why;
 
 	if (!done->ok) {
@@ -347,8 +377,8 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 	f->exists = done->exists;
 	f->select_due = false;
 	if (f->at.ref == 0)
-		first_contact(m, f, done);
-	else if (f->new_uidvalidity != 0 || uids_are_others(f, done->uidvalidity, done->uidnext))
+		first_contact(m, f, &told);
+	else if (f->new_uidvalidity != 0 || uids_are_others(f, told.uidvalidity, told.uidnext))
 		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
 	if (!look_told(m, f, &told))
 		return;
@@ -411,7 +441,7 @@ static void on_given_up_done(struct mailbox *m, struct folder *f)
 	for (size_t i = 0; i < away.n; i++)
 		for (uint64_t uid = away.v[i].lo; uid <= away.v[i].hi; uid++)
 			if (ranges_has(&f->given_up_away, (uint32_t)uid))
-				settle_gone(m, f, (uint32_t)uid, (uint32_t)uid);
+				settle_owed_gone(m, f, (uint32_t)uid);
 	ranges_done(&f->given_up_away);
 	f->given_up_away = away;
 	ranges_done(&f->listed);

@@ -582,7 +582,21 @@ def test_owed_message_that_is_deleted(simulator, make_daemon):
     simulator.post("/remove", address=BAD, uids=uids[1:3])
     scene.daemon.wait(lambda s: all(f["owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
     assert simulator.state()["commands"]["UID FETCH"] <= 24 and not scene.daemon.has_line("event=unretrievable")
+    assert all(scene.daemon.has_line("UID %d, which could not be had, is no longer there" % uid) for uid in uids[1:3])
     scene.daemon.wait_delivered(BAD, 3)
+
+
+def test_owed_message_that_the_last_look_leaves_out(simulator, make_daemon):
+    """exchange-online 4.5, 5.8: the tries before have found it: one look that does not proves nothing, and a person is told"""
+    scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
+    uids = scene.add(BAD, 3)
+    simulator.fault("fetch-empty", BAD, uids=[uids[1]])
+    scene.daemon.start(env={"MAILPOLLD_CLOCK_RATE": "200"})
+    scene.daemon.wait_line("trying again in 3600 s", timeout=60)
+    simulator.fault("search-hides", BAD, only=[uids[1]])
+    scene.daemon.wait_line("event=unretrievable .*SEARCH does not list it", timeout=60)
+    simulator.clear(BAD)
+    assert scene.daemon.of(BAD)["folders"][0]["unretrievable"][0]["uid"] == uids[1]
 
 
 @pytest.mark.parametrize("play", ["close-raw", "unavailable"])

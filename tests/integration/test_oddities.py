@@ -137,6 +137,22 @@ def test_no_uidnext_at_first_contact(simulator, daemon, start, hits, told):
     assert simulator.counts("bodies") == expected
 
 
+def test_uidnext_of_one_beside_messages(simulator, daemon):
+    """It cannot be, and is no sign that the UIDs are others: nothing is listed anew, and nothing is delivered once more"""
+    simulator.mailbox(M)
+    simulator.fault("uidnext", M, **{"is": 1})
+    simulator.add(M, [{"text": "Subject: without a name\r\n\r\n%d\r\n" % i} for i in range(3)])
+    daemon.config([M])
+    daemon.start()
+    daemon.wait_delivered(M, 3)
+    daemon.wait_state(M, "watching")
+    simulator.post("/drop", address=M)
+    simulator.wait("logins", 2, M)
+    simulator.add(M, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(M, 4)
+    assert simulator.counts("bodies") == 4 and not daemon.has_line("event=uidvalidity-changed")
+
+
 @pytest.mark.parametrize("form", ["NIL", '""', "{0}\r\n"])
 def test_empty_bodies(simulator, daemon, form):
     """exchange-online 5.9: an entirely empty body is never the message; when it can be had, it is"""

@@ -322,6 +322,21 @@ def test_first_contact(simulator, daemon, start, expected):
     assert simulator.counts("bodies") == expected
 
 
+@pytest.mark.parametrize("start,hidden,skip", [("all", 2, 0), ("2026-01-05", 2, 0), ("2026-01-05", 2, 1), ("2026-01-05", 3, 2)])
+def test_message_that_the_first_search_leaves_out(simulator, daemon, start, hidden, skip):
+    """exchange-online 4.5, 5.10: what `start` is for is not lost by one SEARCH at first contact; UIDs 2 and 3 are of that day or later"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500, "internaldate": date} for i, date in enumerate([1767225600, 1767924132, 1768000000])])
+    simulator.fault("search-hides", ADDRESS, only=[hidden], skip=skip, count=1)
+    daemon.config([ADDRESS], {"start": start})
+    daemon.start()
+    simulator.wait("fault-search-hides", 1)
+    daemon.wait_state(ADDRESS, "watching")
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 3 if start == "all" else 2, timeout=20)
+    assert simulator.counts("bodies") == (3 if start == "all" else 2)
+
+
 def after_done(status):
     return all(f["after_owed"] == 0 and f["delivered"] == 30 for m in status["mailboxes"] for f in m["folders"])
 

@@ -159,7 +159,8 @@ static void test_a_look_that_proves(void **state)
 
 	(void)state;
 	folder_init(&f, "INBOX");
-	f.exists = 5;
+	f.told_exists = 5;
+	f.told_uidnext = 13;
 	look(&f, "3,5,9,12", 4, "");
 	folder_pick(&f, 4, UINT64_MAX, &batch);
 	assert_int_equal(folder_settle_from(&f, 9), 9);		/* one is missing: it may be 7 */
@@ -173,6 +174,26 @@ static void test_a_look_that_proves(void **state)
 	folder_done(&f);
 }
 
+/* SEARCH knows what has just come before EXISTS does: its number makes up for none that is left out. */
+static void test_what_came_since_proves_nothing(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	f.told_exists = f.exists = 4;
+	f.told_uidnext = 5;
+	look(&f, "1,3:5", 4, "");
+	folder_pick(&f, 4, UINT64_MAX, &batch);
+	assert_int_equal(folder_settle_from(&f, 3), 3);
+	f.told_uidnext = 0;		/* the server tells none */
+	look(&f, "2,7", 2, "");
+	assert_int_equal(folder_settle_from(&f, 7), 7);
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
 /* What such a look did list exists, also when later ones leave it out. */
 static void test_proof_is_not_of_what_was_listed(void **state)
 {
@@ -181,12 +202,13 @@ static void test_proof_is_not_of_what_was_listed(void **state)
 
 	(void)state;
 	folder_init(&f, "INBOX");
-	f.exists = 5;
+	f.told_exists = 5;
+	f.told_uidnext = 7;
 	look(&f, "1:4,6", 5, "");
 	folder_pick(&f, 2, UINT64_MAX, &batch);
 	folder_settled(&f, 1, 1);
 	folder_settled(&f, 2, 2);
-	f.exists = 6;
+	f.told_exists = 6;
 	look(&f, "3,6", 2, "");
 	folder_pick(&f, 2, UINT64_MAX, &batch);
 	expect(&batch, "3,6");
@@ -207,7 +229,9 @@ static void test_what_a_settlement_covers(void **state)
 
 	(void)state;
 	folder_init(&f, "INBOX");
-	look(&f, "10,4000000000:4000000001,4294967295", 4, "");
+	f.told_exists = 4;
+	f.told_uidnext = UINT32_MAX;
+	look(&f, "10,4000000000:4000000001,4294967294", 4, "");
 	folder_pick(&f, 1, UINT64_MAX, &batch);
 	assert_int_equal(folder_settle_from(&f, 10), 1);	/* nothing below is listed */
 	folder_settled(&f, 1, 10);
@@ -218,7 +242,7 @@ static void test_what_a_settlement_covers(void **state)
 	assert_int_equal(folder_settle_from(&f, 4000000000U), 11);
 	folder_settled(&f, 11, 4000000000U);
 	expect(&f.at.settled, "1:4000000001");
-	assert_int_equal(folder_settle_from(&f, 4294967295U), 4000000002U);
+	assert_int_equal(folder_settle_from(&f, 4294967294U), 4000000002U);
 	folder_settled(&f, 4000000002U, 4294967295U);
 	assert_int_equal(f.at.settled.n, 1);
 	assert_int_equal(folder_search_from(&f), 0);		/* nothing is left to search */
@@ -417,7 +441,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_many_are_owed), cmocka_unit_test(test_since_when_something_waits), cmocka_unit_test(test_known_before),
-		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
+		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
+		cmocka_unit_test(test_what_came_since_proves_nothing), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 		cmocka_unit_test(test_owed_by_a_clock_that_was_ahead),
