@@ -32,6 +32,7 @@ struct sink_command {
 	unsigned n_running;
 	bool starting;				/* one at a time: a program whose disk hangs takes one thread, not all */
 	bool hurried;
+	struct event *refuse_ev;		/* active: hurried, and some wait */
 };
 struct child {				/* one attempt; freed with its answer */
 	struct child *next;
@@ -47,6 +48,8 @@ struct child {				/* one attempt; freed with its answer */
 	size_t said_len;
 };
 
+static void on_refuse(evutil_socket_t fd, short what, void *arg);
+
 static void *command_open(const struct sink_env *env, const struct sink_conf *conf)
 {
 	struct sink_command *s = xcalloc(1, sizeof(*s));
@@ -55,6 +58,7 @@ static void *command_open(const struct sink_env *env, const struct sink_conf *co
 	s->conf = conf;
 	s->spool_dir = xasprintf("%s/spool", env->state_dir);
 	s->waiting_end = &s->waiting;
+	s->refuse_ev = event_new(env->base, -1, 0, on_refuse, s);
 	return s;
 }
 
@@ -62,6 +66,7 @@ static void command_close(void *self)
 {
 	struct sink_command *s = self;
 
+	event_free(s->refuse_ev);
 	free(s->spool_dir);
 	free(s);
 }
@@ -162,7 +167,8 @@ static void on_child_timer(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd, (void)what;
 	kill(-c->pid, c->killed ? SIGKILL : SIGTERM);
-	c->timed_out = true;
+	if (!c->sink->hurried)		/* a stop is not its fault: what it ends with counts */
+		c->timed_out = true;
 	c->killed = true;
 	set_timer(c, c->sink->hurried ? HURRIED_KILL_AFTER_MS : KILL_AFTER_MS);
 }
@@ -379,7 +385,7 @@ static void start_waiting(struct sink_command *s)
 {
 	struct child *c = s->waiting;
 
-	if (c == NULL || s->starting || s->n_running >= s->conf->at_once)
+	if (c == NULL || s->hurried || s->starting || s->n_running >= s->conf->at_once)
 		return;
 	s->waiting = c->next;
 	if (s->waiting == NULL)
@@ -400,7 +406,28 @@ static void command_deliver(void *self, struct message *m, sink_done_cb *cb, voi
 	*s->waiting_end = c;
 	s->waiting_end = &c->next;
 	s->n_waiting++;
-	start_waiting(s);
+	if (s->hurried)
+		event_active(s->refuse_ev, 0, 0);
+	else
+		start_waiting(s);
+}
+
+/* What is begun now would be ended in its midst. The last answer may let go of the sink. */
+static void on_refuse(evutil_socket_t fd, short what, void *arg)
+{
+	struct sink_command *s = arg;
+	struct child *c = s->waiting, *next;
+	struct failure why;
+
+	(void)fd, (void)what;
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "command", NULL, "%s is not begun any more: mailpolld stops", s->conf->command[0]);
+	s->waiting = NULL;
+	s->waiting_end = &s->waiting;
+	s->n_waiting = 0;
+	for (; c != NULL; c = next) {
+		next = c->next;
+		answer(c, SINK_TEMPORARY, &why);
+	}
 }
 
 static void command_hurry(void *self)
@@ -408,6 +435,7 @@ static void command_hurry(void *self)
 	struct sink_command *s = self;
 
 	s->hurried = true;
+	event_active(s->refuse_ev, 0, 0);
 	for (struct child *c = s->running; c != NULL; c = c->next)
 		if (c->pidfd >= 0)
 			set_timer(c, 0);

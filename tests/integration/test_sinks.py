@@ -239,6 +239,28 @@ def test_stop_ends_a_command_that_hangs(simulator, daemon, polite):
     raise AssertionError("the command still runs")
 
 
+def test_stop_while_commands_run_and_wait(simulator, daemon):
+    """One that ends well though it is told to end has delivered; one that waits for its turn is not begun"""
+    addresses = [ADDRESS, "other@contoso.example"]
+    for address in addresses:
+        simulator.mailbox(address)
+        simulator.add(address, [{"seed": 1, "size": 2000}])
+    path = script(daemon, 'echo "$MAILPOLLD_ADDRESS" >> "$out/begun"; [ -e "$out/go" ] || { trap "exit 0" TERM; sleep 600 & wait; }')
+    daemon.config(addresses, {"deliver": {"command": [path], "timeout": "10m", "at_once": 1}})
+
+    def begun():
+        with open(os.path.join(daemon.directory, "out", "begun"), encoding="utf-8") as f:
+            return f.read().split()
+    daemon.start()
+    daemon.wait(lambda s: (s["sinks"][0]["running"], s["sinks"][0]["waiting"], out(daemon)) == (1, 1, ["begun"]))
+    assert daemon.stop(10) == 0 and not daemon.has_line("did not stop in time")
+    assert len(begun()) == 1
+    open(os.path.join(daemon.directory, "out", "go"), "w").close()
+    daemon.start()
+    daemon.wait_total(2)
+    assert sorted(begun()) == sorted(addresses)
+
+
 def subprocess_is_gone(pid):
     try:
         with open("/proc/%d/stat" % pid) as f:
