@@ -19,6 +19,8 @@ struct sink {
 	void *self;			/* the driver's */
 	unsigned users;
 	struct sink_counts counts;
+	unsigned n_stuck;
+	struct failure *stuck;		/* the last one's; NULL: none is */
 };
 struct sinks {
 	struct sink_env env;
@@ -33,6 +35,7 @@ struct passage {			/* one message's way through a sink */
 	struct message *message;
 	struct failure why;
 	msec_t begun_ms;
+	bool stuck;
 };
 
 static const struct sink_driver *const drivers[] = {
@@ -53,6 +56,7 @@ struct sinks *sinks_new(const struct sink_env *env)
 static void sink_free(struct sink *sink)
 {
 	sink->driver->close(sink->self);
+	failure_drop(&sink->stuck);
 	sink_conf_free(&sink->conf);
 	free(sink);
 }
@@ -151,13 +155,46 @@ static void answer(struct passage *p, enum sink_answer what)
 	free(p);
 }
 
+/* What one that is stuck tells stays as long as that. */
+static void note_works(struct sink *sink)
+{
+	if (sink->stuck != NULL)
+		sink->counts.failure = *sink->stuck;
+	else
+		sink->counts.failure.fail = FAIL_NONE;
+}
+
+/* Others may take their turns beside it, until as many are stuck as there are turns. */
+static void note_stuck(struct passage *p)
+{
+	struct sink *sink = p->sink;
+	struct log_context ctx = { .mailbox = p->message->mailbox->address, .folder = p->message->folder, .sink = sink->conf->name };
+	struct log_field fields[] = { { "FAILURE", p->why.name }, { "HINT", p->why.hint } };
+
+	p->stuck = true;
+	failure_keep(&sink->stuck, &p->why);
+	sink->counts.failure = p->why;
+	if (sink->n_stuck++ == 0)
+		log_write(LOG_LEVEL_ERROR, EVENT_SINK_FAILING, &ctx, fields, ARRAY_LEN(fields), "%s; %s", p->why.text, p->why.hint);
+}
+
+static void note_not_stuck(struct passage *p)
+{
+	struct sink *sink = p->sink;
+	struct log_context ctx = { .mailbox = p->message->mailbox->address, .folder = p->message->folder, .sink = sink->conf->name };
+
+	if (!p->stuck || --sink->n_stuck > 0)
+		return;
+	failure_drop(&sink->stuck);
+	note_works(sink);
+	log_info(&ctx, "what could not be ended has ended");
+}
+
 /* It has refused a message, and that is done with: a sink that says no works, unless it says nothing else. */
 static void answer_quarantined(struct passage *p)
 {
-	struct sink_counts *counts = &p->sink->counts;
-
-	if (!counts->failing)
-		counts->failure.fail = FAIL_NONE;
+	if (!p->sink->counts.failing)
+		note_works(p->sink);
 	answer(p, SINK_QUARANTINED);
 }
 
@@ -209,13 +246,15 @@ static void on_outcome(void *arg, struct message *m, enum sink_outcome outcome, 
 
 	if (why != NULL)
 		p->why = *why;
+	if (outcome != SINK_STUCK)
+		note_not_stuck(p);
 	switch (outcome) {
 	case SINK_DELIVERED:
 		counts->delivered++;
 		counters->delivered++;
 		counts->refused_in_a_row = 0;
 		counts->failing = false;
-		counts->failure.fail = FAIL_NONE;
+		note_works(p->sink);
 		answer(p, SINK_TAKEN);
 		return;
 	case SINK_REFUSED:
@@ -233,6 +272,9 @@ static void on_outcome(void *arg, struct message *m, enum sink_outcome outcome, 
 		counts->temporary++;
 		counters->temporary++;
 		answer(p, SINK_FETCH_AGAIN);
+		return;
+	case SINK_STUCK:
+		note_stuck(p);
 		return;
 	}
 }

@@ -18,6 +18,7 @@
 
 #define KILL_AFTER_MS 5000		/* SIGTERM, then SIGKILL */
 #define HURRIED_KILL_AFTER_MS 1500	/* the same when the daemon stops */
+#define SIGNALS_STUCK 3			/* the second SIGKILL: the first has not ended it */
 #define SAID_MAX 512			/* of what it printed, kept for the failure's text */
 #define SAID_AT_ONCE (64 * 1024)	/* read in one go, however fast it prints */
 
@@ -43,7 +44,8 @@ struct child {				/* one attempt; freed with its answer */
 	pid_t pid;
 	int pidfd, said_fd;		/* -1: it has not been started */
 	struct event *exit_ev, *said_ev, *timer;
-	bool timed_out, killed;
+	bool timed_out;
+	unsigned n_signals;		/* that were to end it */
 	char said[SAID_MAX];
 	size_t said_len;
 };
@@ -161,15 +163,29 @@ static void set_timer(struct child *c, msec_t ms)
 	event_add(c->timer, &tv);
 }
 
+/* It waits in the kernel. So does its message: two at a time would be worse than none. */
+static void tell_stuck(const struct child *c)
+{
+	const char *program = c->sink->conf->command[0];
+	struct failure why;
+	char hint[200];
+
+	snprintf(hint, sizeof(hint), "Look at the kernel's log: process %d waits for a disk or a network file system, and its message waits for it.",
+	    (int)c->pid);
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "command-stuck", hint, "%s does not end though killed", program);
+	c->cb(c->arg, c->message, SINK_STUCK, &why);
+}
+
 static void on_child_timer(evutil_socket_t fd, short what, void *arg)
 {
 	struct child *c = arg;
 
 	(void)fd, (void)what;
-	kill(-c->pid, c->killed ? SIGKILL : SIGTERM);
+	kill(-c->pid, c->n_signals == 0 ? SIGTERM : SIGKILL);
 	if (!c->sink->hurried)		/* a stop is not its fault: what it ends with counts */
 		c->timed_out = true;
-	c->killed = true;
+	if (++c->n_signals == SIGNALS_STUCK)
+		tell_stuck(c);
 	set_timer(c, c->sink->hurried ? HURRIED_KILL_AFTER_MS : KILL_AFTER_MS);
 }
 

@@ -12,6 +12,7 @@ enum sink_outcome {
 	SINK_REFUSED,		/* this message will never be taken: quarantine it */
 	SINK_TEMPORARY,		/* the same file again, later */
 	SINK_LOST,		/* the file cannot be trusted any more and is gone: fetch the message again, later */
+	SINK_STUCK,		/* no outcome so far, and perhaps none for long, since what works on it cannot be ended; another one follows */
 };
 
 struct sink_env {		/* lent, outlives every sink */
@@ -30,7 +31,7 @@ struct sink_env {		/* lent, outlives every sink */
 	struct sink_prepares *prepares;	/* sink_maildir's */
 };
 
-/* Once, from the loop. why is set unless delivered; lent. */
+/* Once, from the loop, but for SINK_STUCK before. why is set unless delivered; lent. */
 typedef void sink_done_cb(void *arg, struct message *, enum sink_outcome, const struct failure *why);
 /* Where this folder's messages are spooled, or why there is no place now; lent. */
 typedef void sink_place_cb(void *arg, const struct spool_place *, const struct failure *why);

@@ -1,10 +1,12 @@
-/* Programs whose end is out of the ordinary. They are real. The clock runs a hundred times too fast. */
+/* Programs whose end is out of the ordinary. They are real, but not every signal reaches them. The clock runs a
+ * hundred times too fast. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 #include <event2/event.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,6 +15,7 @@
 #include <unistd.h>
 #include "config.h"
 #include "counters.h"
+#include "log.h"
 #include "message.h"
 #include "sink.h"
 #include "util.h"
@@ -28,15 +31,16 @@ static struct {
 	struct counters counters;
 	struct sinks *sinks;
 	struct sink *sink;
+	bool deaf;			/* no signal reaches the program */
 	atomic_uint n_begun;		/* on a thread */
-	unsigned n_answers, n_refused;
+	unsigned n_kills, n_told, n_answers, n_refused;
 	enum sink_answer answer;
 	struct failure why;
 	bool (*awaited)(void);
 	msec_t until_ms;
 } w;
 
-/* --- in place of the kernel --- */
+/* --- in place of the kernel and log.c --- */
 
 int __real_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *files, const posix_spawnattr_t *attr, char *const argv[],
     char *const env[]);
@@ -47,6 +51,23 @@ int __wrap_posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 {
 	w.n_begun++;
 	return __real_posix_spawn(pid, path, files, attr, argv, env);
+}
+
+int __real_kill(pid_t pid, int sig);
+int __wrap_kill(pid_t pid, int sig);
+int __wrap_kill(pid_t pid, int sig)
+{
+	w.n_kills += sig == SIGKILL;
+	return w.deaf ? 0 : __real_kill(pid, sig);
+}
+
+void __wrap_log_write(enum log_level level, enum log_event event, const struct log_context *ctx, const struct log_field *fields, size_t n_fields,
+    const char *fmt, ...) PRINTF_LIKE(6, 7);
+void __wrap_log_write(enum log_level level, enum log_event event, const struct log_context *ctx, const struct log_field *fields, size_t n_fields,
+    const char *fmt, ...)
+{
+	(void)level, (void)ctx, (void)fields, (void)n_fields, (void)fmt;
+	w.n_told += event == EVENT_SINK_FAILING;
 }
 
 /* --- the scene --- */
@@ -129,9 +150,24 @@ static void wait_until(bool (*awaited)(void))
 	assert_true(awaited());
 }
 
+static bool were_killed_twice(void)
+{
+	return w.n_kills >= 4;
+}
+
+static bool were_killed_often(void)
+{
+	return w.n_kills >= 10;
+}
+
 static bool is_answered(void)
 {
 	return w.n_answers == 1;
+}
+
+static bool are_two_answered(void)
+{
+	return w.n_answers == 2;
 }
 
 static bool are_three_begun(void)
@@ -165,11 +201,47 @@ static void test_stop(void **state)
 	assert_int_equal(w.n_begun, 3);
 }
 
+static const struct failure *failure(void)
+{
+	return &sink_counts(w.sink)->failure;
+}
+
+/* It waits in the kernel: told once, while it does, whatever becomes of others. */
+static void test_what_does_not_end_though_killed(void **state)
+{
+	struct message hangs[2], other;
+
+	(void)state;
+	w.deaf = true;
+	deliver(&hangs[0], 1);
+	deliver(&hangs[1], 1);
+	wait_until(were_killed_twice);
+	assert_string_equal(failure()->name, "command-stuck");
+	assert_non_null(strstr(failure()->text, "/bin/sh does not end though killed"));
+	assert_int_equal(w.n_answers, 0);
+	deliver(&other, 2);
+	wait_until(is_answered);
+	assert_int_equal(w.answer, SINK_TAKEN);
+	assert_string_equal(failure()->name, "command-stuck");
+	assert_int_equal(failure()->fail, FAIL_WAIT);
+	w.n_answers = 0;
+	wait_until(were_killed_often);
+	assert_int_equal(w.n_told, 1);
+	assert_int_equal(w.n_answers, 0);
+	w.deaf = false;
+	wait_until(are_two_answered);
+	assert_int_equal(w.answer, SINK_AGAIN);
+	assert_string_equal(failure()->name, "command");
+	deliver(&other, 2);
+	wait_until(is_answered);
+	assert_int_equal(failure()->fail, FAIL_NONE);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_stop) };
+	const struct CMUnitTest tests[] = { TEST(test_stop), TEST(test_what_does_not_end_though_killed) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
