@@ -91,7 +91,7 @@ $(BUILD)/unit/test_delivery: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,sink_conf
 $(BUILD)/unit/test_sink_maildir: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,volume_flush volume_rename store_add_intent store_drop_intent store_instance spool_remove \
 	flush_directory flush_directory_of volume_get volume_dev volume_note_free store_settle store_found_intents lane_submit)
 $(BUILD)/unit/test_volume: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,fstatfs syncfs flush_opened open)
-$(BUILD)/unit/test_sink_command: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,posix_spawn kill log_write)
+$(BUILD)/unit/test_sink_command: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,posix_spawn kill waitid log_write)
 $(BUILD)/unit/test_audit: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,lane_submit log_write)
 $(BUILD)/unit/test_config: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,readdir lstat)
 $(BUILD)/unit/test_quarantine: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,flush_file volume_lane lane_submit)

@@ -319,6 +319,7 @@ int main(int argc, char **argv)
 		}
 	}
 	prctl(PR_SET_DUMPABLE, 0);		/* no secret in a core file */
+	signal(SIGCHLD, SIG_DFL);		/* a parent may hand it on ignored: then nobody is told how children end */
 	mallopt(M_TRIM_THRESHOLD, HEAP_KEPT_BYTES);
 	if (optind == argc && !strict && !json)
 		return load_and_run(path);

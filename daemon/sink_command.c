@@ -208,6 +208,16 @@ static void describe(const struct child *c, const siginfo_t *info, struct failur
 	    said[0] != '\0' ? ": " : "", said);
 }
 
+/* The pidfd would stay readable for ever. */
+static void ended_unseen(struct child *c, int error)
+{
+	struct failure why;
+
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "command", "The message is tried again; if it stays so, please report the log line.",
+	    "%s has ended, nobody knows how: %s", c->sink->conf->command[0], strerror(error));
+	answer(c, SINK_TEMPORARY, &why);
+}
+
 static void on_exit_event(evutil_socket_t fd, short what, void *arg)
 {
 	struct child *c = arg;
@@ -215,7 +225,11 @@ static void on_exit_event(evutil_socket_t fd, short what, void *arg)
 	struct failure why;
 
 	(void)fd, (void)what;
-	if (waitid(P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+	if (waitid(P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG) < 0) {
+		ended_unseen(c, errno);
+		return;
+	}
+	if (info.si_pid == 0)
 		return;
 	read_said(c);
 	if (info.si_code == CLD_EXITED && info.si_status == 0 && !c->timed_out) {

@@ -184,6 +184,17 @@ def test_command_that_reads_nothing(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1)
 
 
+def test_started_by_who_ignores_children(simulator, daemon):
+    """Their exit status is still the daemon's to know"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(2)])
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [script(daemon, 'cat > "$out/$MAILPOLLD_UID"')]}}])
+    daemon.prefix = ["env", "--ignore-signal=CHLD"]
+    daemon.start()
+    daemon.wait_delivered(ADDRESS, 2, timeout=30)
+    assert out(daemon) == ["1", "2"] and not daemon.has_line("event=held")
+
+
 def test_what_a_command_says(simulator, daemon):
     """Its output can be opened by name, as scripts do; the first of it is in the error; a flood of it hinders nobody; a child that it
     leaves behind holds nobody up"""

@@ -1,10 +1,11 @@
-/* Programs whose end is out of the ordinary. They are real, but not every signal reaches them. The clock runs a
- * hundred times too fast. */
+/* Programs whose end is out of the ordinary. They are real, but not every signal reaches them, nor what waits for them. The clock runs
+ * a hundred times too fast. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <event2/event.h>
 #include <signal.h>
 #include <spawn.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "config.h"
 #include "counters.h"
@@ -32,6 +34,7 @@ static struct {
 	struct sinks *sinks;
 	struct sink *sink;
 	bool deaf;			/* no signal reaches the program */
+	int waitid_error;
 	atomic_uint n_begun;		/* on a thread */
 	unsigned n_kills, n_told, n_answers, n_refused;
 	enum sink_answer answer;
@@ -59,6 +62,14 @@ int __wrap_kill(pid_t pid, int sig)
 {
 	w.n_kills += sig == SIGKILL;
 	return w.deaf ? 0 : __real_kill(pid, sig);
+}
+
+int __real_waitid(idtype_t type, id_t id, siginfo_t *info, int options);
+int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options);
+int __wrap_waitid(idtype_t type, id_t id, siginfo_t *info, int options)
+{
+	errno = w.waitid_error;
+	return w.waitid_error != 0 ? -1 : __real_waitid(type, id, info, options);
 }
 
 void __wrap_log_write(enum log_level level, enum log_event event, const struct log_context *ctx, const struct log_field *fields, size_t n_fields,
@@ -237,11 +248,24 @@ static void test_what_does_not_end_though_killed(void **state)
 	assert_int_equal(failure()->fail, FAIL_NONE);
 }
 
+/* It has been waited for by somebody else. */
+static void test_exit_that_nobody_knows(void **state)
+{
+	struct message m;
+
+	(void)state;
+	w.waitid_error = ECHILD;
+	deliver(&m, 2);
+	wait_until(is_answered);
+	assert_int_equal(w.answer, SINK_AGAIN);
+	assert_string_equal(w.why.text, "/bin/sh has ended, nobody knows how: No child processes");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_stop), TEST(test_what_does_not_end_though_killed) };
+	const struct CMUnitTest tests[] = { TEST(test_stop), TEST(test_what_does_not_end_though_killed), TEST(test_exit_that_nobody_knows) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
