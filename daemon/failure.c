@@ -330,6 +330,8 @@ static void fill_hint(struct failure *f, const char *pattern, const struct failu
 		pattern = end + 1;
 	}
 	f->hint[at] = '\0';
+	if (at == sizeof(f->hint) - 1)
+		drop_cut_character(f->hint);
 }
 
 static void from_row(struct failure *f, const struct row *row, msec_t asked_wait_ms, const struct failure_subject *subject)
@@ -475,6 +477,14 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
 
 /* --- the rest --- */
 
+/* Of what is too long, as many characters as fit: half of one may make the whole text worthless to who reads it. */
+static void put_text(char *to, size_t size, const char *fmt, va_list args) PRINTF_LIKE(3, 0);
+static void put_text(char *to, size_t size, const char *fmt, va_list args)
+{
+	if (vsnprintf(to, size, fmt, args) >= (int)size)
+		drop_cut_character(to);
+}
+
 void failure_own(struct failure *ret, const char *name, const struct failure_subject *subject, const char *fmt, ...)
 {
 	struct seen seen = { .source = OWN, .text = name };
@@ -486,7 +496,7 @@ void failure_own(struct failure *ret, const char *name, const struct failure_sub
 	*ret = (struct failure){ .name = "" };
 	from_row(ret, row, 0, subject);
 	va_start(args, fmt);
-	vsnprintf(ret->text, sizeof(ret->text), fmt, args);
+	put_text(ret->text, sizeof(ret->text), fmt, args);
 	va_end(args);
 }
 
@@ -495,9 +505,10 @@ void failure_set(struct failure *ret, enum fail fail, enum schedule schedule, co
 	va_list args;
 
 	*ret = (struct failure){ .fail = fail, .schedule = schedule, .name = name };
-	snprintf(ret->hint, sizeof(ret->hint), "%s", hint != NULL ? hint : "");
+	if (snprintf(ret->hint, sizeof(ret->hint), "%s", hint != NULL ? hint : "") >= (int)sizeof(ret->hint))
+		drop_cut_character(ret->hint);
 	va_start(args, fmt);
-	vsnprintf(ret->text, sizeof(ret->text), fmt, args);
+	put_text(ret->text, sizeof(ret->text), fmt, args);
 	va_end(args);
 }
 

@@ -134,6 +134,22 @@ static void done_quarantine(struct job *job)
 	free(q);
 }
 
+/* JSON takes nothing but UTF-8: a reason may have other bytes, of a path for instance. */
+static json_t *text_of(const char *s)
+{
+	json_t *value = json_string(s);
+	size_t size = strlen(s) + 1;
+	char *safe;
+
+	if (value != NULL)
+		return value;
+	safe = xmalloc(size);
+	printable(safe, size, s, size - 1);
+	value = json_string(safe);
+	free(safe);
+	return value;
+}
+
 static char *describe(const struct message *m, const char *sink, const char *reason)
 {
 	int64_t now_s = clock_wall_s(), since_s = m->quarantined_wall_s != 0 ? m->quarantined_wall_s : now_s;
@@ -142,13 +158,15 @@ static char *describe(const struct message *m, const char *sink, const char *rea
 	char *text;
 
 	hex_encode(m->hash, STORE_HASH_BYTES, hash);
-	o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s*, s:s, s:s, s:I, s:s}", "key", m->key, "id", m->mailbox->id,
-	    "address", m->mailbox->address, "folder", m->folder, "uidvalidity", (json_int_t)m->uidvalidity, "uid", (json_int_t)m->uid,
-	    "size", (json_int_t)m->size_bytes, "internaldate", rfc3339(m->internaldate_s, received), "sink", sink, "reason", reason,
+	o = json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:s, s:o, s:o, s:s, s:s, s:I, s:s}", "key", text_of(m->key), "id", text_of(m->mailbox->id),
+	    "address", text_of(m->mailbox->address), "folder", text_of(m->folder), "uidvalidity", (json_int_t)m->uidvalidity, "uid", (json_int_t)m->uid,
+	    "size", (json_int_t)m->size_bytes, "internaldate", rfc3339(m->internaldate_s, received), "sink", text_of(sink), "reason", text_of(reason),
 	    "quarantined_at", rfc3339(since_s, since), "refused_at", rfc3339(now_s, now), "attempts", (json_int_t)m->attempts, "hash", hash);
 	text = o != NULL ? json_dumps(o, JSON_INDENT(2)) : NULL;
+	if (text == NULL)		/* no memory: all else is valid by construction */
+		abort();
 	json_decref(o);
-	return text != NULL ? text : xstrdup("{}");
+	return text;
 }
 
 char *quarantine_name(const char *key)

@@ -182,6 +182,17 @@ size_t utf8_length(const unsigned char *s, size_t len)
 	return n;
 }
 
+void drop_cut_character(char *text)
+{
+	unsigned char *s = (unsigned char *)text;
+	size_t len = strlen(text), begin = len;
+
+	while (begin > 0 && len - begin < 3 && (s[begin - 1] & 0xc0) == 0x80)
+		begin--;
+	if (begin > 0 && s[begin - 1] >= 0xc0 && utf8_length(s + begin - 1, len - begin + 1) == 0)
+		s[begin - 1] = '\0';
+}
+
 void printable(char *ret_text, size_t size, const char *s, size_t len)
 {
 	size_t out = 0;

@@ -43,6 +43,9 @@ const char *rfc3339(int64_t wall_s, char ret_text[static RFC3339_SIZE]);	/* UTC 
 /* How many bytes the valid UTF-8 character at s has; 0: none is there. */
 size_t utf8_length(const unsigned char *s, size_t len);
 
+/* Takes away what is left of a character that was cut where text ends. */
+void drop_cut_character(char *text);
+
 /* Copies what a peer said into a log or a status: printable UTF-8 stays, the rest becomes '?', bounded by size. */
 void printable(char *ret_text, size_t size, const char *s, size_t len);
 

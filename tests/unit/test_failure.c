@@ -278,13 +278,34 @@ static void test_set(void **state)
 	assert_string_equal(f.hint, "");
 }
 
+/* At whichever byte of a character the room ends. */
+static void test_cut_texts(void **state)
+{
+	char long_text[1024], hint[1024];
+	struct failure f;
+
+	(void)state;
+	for (size_t i = 0; i + 2 < sizeof(long_text); i += 2)
+		memcpy(long_text + i, "\xc3\xa9", 3);
+	for (int before = 0; before < 2; before++) {
+		snprintf(hint, sizeof(hint), "%.*s%.900s", before, "x", long_text);
+		failure_set(&f, FAIL_WAIT, SCHEDULE_SINK, "command", hint, "%.*s%s", before, "x", long_text);
+		assert_int_equal(strlen(f.text), sizeof(f.text) - 2 + (size_t)before);
+		assert_int_equal(strlen(f.hint), sizeof(f.hint) - 2 + (size_t)before);
+		assert_string_equal(f.text + strlen(f.text) - 2, "\xc3\xa9");
+		assert_string_equal(f.hint + strlen(f.hint) - 2, "\xc3\xa9");
+		failure_own(&f, "unretrievable", &subject, "%.*s%s", before, "x", long_text);
+		assert_int_equal(strlen(f.text), sizeof(f.text) - 2 + (size_t)before);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_access), cmocka_unit_test(test_sign_in), cmocka_unit_test(test_ends), cmocka_unit_test(test_unavailable),
 		cmocka_unit_test(test_throttled), cmocka_unit_test(test_opening_and_other_answers), cmocka_unit_test(test_network),
 		cmocka_unit_test(test_token_answers), cmocka_unit_test(test_token_status), cmocka_unit_test(test_rows), cmocka_unit_test(test_own), cmocka_unit_test(test_set),
-		cmocka_unit_test(test_room_for_a_hint),
+		cmocka_unit_test(test_room_for_a_hint), cmocka_unit_test(test_cut_texts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,11 +148,28 @@ static void test_reason_that_cannot_be_written_anew(void **state)
 	free(json);
 }
 
+/* Whatever a reason is made of, it is told, and the message is found by its id. */
+static void test_reason_that_is_not_utf8(void **state)
+{
+	char *path = path_of("quarantine/a%2FINBOX%2F1%2F5.json");
+	json_t *json;
+
+	(void)state;
+	refuse("no \xe9t\xc3\xa9 \xc3");
+	assert_int_equal(w.told, 0);
+	json = json_load_file(path, 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(json, "reason")), "no ?t\xc3\xa9 ?");
+	assert_string_equal(json_string_value(json_object_get(json, "id")), "a");
+	json_decref(json);
+	free(path);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_put_away), TEST(test_file_that_cannot_be_flushed), TEST(test_reason_that_cannot_be_written_anew) };
+	const struct CMUnitTest tests[] = { TEST(test_put_away), TEST(test_file_that_cannot_be_flushed), TEST(test_reason_that_cannot_be_written_anew),
+		TEST(test_reason_that_is_not_utf8) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,10 +81,27 @@ static void test_hide_long_words(void **state)
 	}
 }
 
+static void test_drop_cut_character(void **state)
+{
+	static const struct { const char *s, *left; } cases[] = {
+		{ "", "" }, { "a", "a" }, { "a\xc3", "a" }, { "\xc3", "" }, { "a\xc3\xa9", "a\xc3\xa9" }, { "a\xe2\x82", "a" }, { "a\xe2", "a" },
+		{ "\xe2\x82\xac", "\xe2\x82\xac" }, { "\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80" }, { "a\xf0\x9f\x98", "a" }, { "\xc3\xa9\xf0", "\xc3\xa9" },
+		{ "\x80\x80\x80\x80\x80", "\x80\x80\x80\x80\x80" },	/* never was one */
+	};
+	char text[16];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		strcpy(text, cases[i].s);
+		drop_cut_character(text);
+		assert_string_equal(text, cases[i].left);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_url_host), cmocka_unit_test(test_glob), cmocka_unit_test(test_glob_is_quick),
-		cmocka_unit_test(test_hide_long_words) };
+		cmocka_unit_test(test_hide_long_words), cmocka_unit_test(test_drop_cut_character) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
