@@ -94,7 +94,7 @@ $(BUILD)/unit/test_volume: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,fstatfs syn
 $(BUILD)/unit/test_sink_command: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,posix_spawn kill waitid log_write)
 $(BUILD)/unit/test_audit: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,lane_submit log_write)
 $(BUILD)/unit/test_config: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,readdir lstat)
-$(BUILD)/unit/test_quarantine: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,flush_file volume_lane lane_submit)
+$(BUILD)/unit/test_quarantine: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,flush_file flush_directory volume_lane lane_submit)
 comma := ,
 $(BUILD)/obj $(BUILD)/unit:
 	mkdir -p $@

@@ -62,7 +62,6 @@ static void on_answer(void *arg, struct message *message, enum sink_answer answe
 		quarantine_drop(f->look_lane, f->quarantined, f->config->state_dir, r->key, on_dropped, r);
 		break;
 	case SINK_QUARANTINED:
-		quarantine_uncount(f->quarantined, r->key);	/* it was there, and was counted once more */
 		retry_over(r, RETRY_REFUSED, why->text);
 		break;
 	default:

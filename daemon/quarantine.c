@@ -28,6 +28,7 @@ struct quarantine_job {
 	void *arg;
 	char *dir, *from, *name, *json, *key;
 	int error;
+	bool was_there, is_there;	/* its .eml, which is what is counted */
 };
 
 static int write_new(const char *path, const char *text)
@@ -71,6 +72,7 @@ static void work_quarantine(struct job *job)
 	struct quarantine_job *q = (struct quarantine_job *)job;
 	char *eml = xasprintf("%s/%s.eml", q->dir, q->name), *json = xasprintf("%s/%s.json", q->dir, q->name);
 
+	q->was_there = access(eml, F_OK) == 0;
 	if ((q->error = write_durably(json, q->json)) == 0) {
 		if (flush_file(q->from) != 0)	/* it may be anything from now on */
 			q->error = QUARANTINE_FILE_LOST;
@@ -81,6 +83,7 @@ static void work_quarantine(struct job *job)
 		if (q->error != 0 && access(eml, F_OK) < 0)
 			unlink(json);		/* of a message that is not here it is no use */
 	}
+	q->is_there = access(eml, F_OK) == 0;
 	free(eml);
 	free(json);
 }
@@ -123,8 +126,8 @@ static void done_quarantine(struct job *job)
 {
 	struct quarantine_job *q = (struct quarantine_job *)job;
 
-	if (q->error == 0)
-		count_key(q->counts, q->key, true);
+	if (q->is_there != q->was_there)
+		count_key(q->counts, q->key, q->is_there);
 	q->cb(q->arg, q->error);
 	free(q->dir);
 	free(q->from);

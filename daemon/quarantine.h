@@ -13,7 +13,6 @@ void quarantine_add(const struct sink_env *, const struct message *, const char 
 struct quarantine_counts;
 struct quarantine_counts *quarantine_scan(const char *state_dir);	/* blocking, before the loop; makes the directory */
 void quarantine_counts_free(struct quarantine_counts **);
-void quarantine_uncount(struct quarantine_counts *, const char *key);	/* it has left */
 uint64_t quarantine_count(const struct quarantine_counts *, const char *id, const char *folder);
 
 /* --- for operators: quarantine_shelf.c. Each answers later, from the loop, exactly once; no cancel. --- */

@@ -18,7 +18,7 @@
 
 static struct {
 	char dir[64];
-	int flush_error, told;
+	int flush_error, directory_error, told;
 	struct quarantine_counts *counts;
 } w;
 
@@ -27,6 +27,13 @@ int __wrap_flush_file(const char *path)
 {
 	(void)path;
 	return w.flush_error;
+}
+
+int __wrap_flush_directory(const char *path);
+int __wrap_flush_directory(const char *path)
+{
+	(void)path;
+	return w.directory_error;
 }
 
 struct lane *__wrap_volume_lane(struct volume *v);
@@ -148,6 +155,21 @@ static void test_reason_that_cannot_be_written_anew(void **state)
 	free(json);
 }
 
+/* After a crash before it was settled, and after a resync: it takes its own place. */
+static void test_refused_anew(void **state)
+{
+	(void)state;
+	refuse("no");
+	refuse("no again");
+	assert_int_equal(w.told, 0);
+	assert_int_equal(quarantine_count(w.counts, "a", "INBOX"), 1);
+	w.directory_error = EIO;
+	refuse("no");				/* back where it came from, and nothing is left */
+	assert_int_equal(w.told, EIO);
+	assert_false(is_there("quarantine/a%2FINBOX%2F1%2F5.eml"));
+	assert_int_equal(quarantine_count(w.counts, "a", "INBOX"), 0);
+}
+
 /* Whatever a reason is made of, it is told, and the message is found by its id. */
 static void test_reason_that_is_not_utf8(void **state)
 {
@@ -169,7 +191,7 @@ static void test_reason_that_is_not_utf8(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_put_away), TEST(test_file_that_cannot_be_flushed), TEST(test_reason_that_cannot_be_written_anew),
-		TEST(test_reason_that_is_not_utf8) };
+		TEST(test_refused_anew), TEST(test_reason_that_is_not_utf8) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
