@@ -240,7 +240,6 @@ void folder_pick_owed(struct folder *f, uint32_t uid, struct ranges *ret_batch)
 	ranges_done(ret_batch);
 	ranges_add(ret_batch, uid, uid);
 	ranges_add(&f->under_way, uid, uid);
-	ranges_remove(&f->pending, uid, uid);	/* put back there when it could not be spooled, or delivered */
 }
 
 uint32_t folder_settle_from(const struct folder *f, uint32_t uid)
@@ -262,6 +261,9 @@ void folder_put_back(struct folder *f, const struct ranges *uids)
 		ranges_remove(&f->under_way, uids->v[i].lo, uids->v[i].hi);
 		ranges_add(&f->pending, uids->v[i].lo, uids->v[i].hi);
 	}
+	for (size_t i = 0; i < f->at.n_owed; i++)	/* due as it was, and to be asked for alone */
+		if (ranges_has(uids, f->at.owed[i].uid))
+			ranges_remove(&f->pending, f->at.owed[i].uid, f->at.owed[i].uid);
 	forget_sizes(f);
 }
 

@@ -93,7 +93,7 @@ void folder_settled(struct folder *, uint32_t from, uint32_t uid);
 /* Keeps waiting_since_wall_s, after a look and after each settlement. What became known after the first ones have been taken for one is taken
  * for one, too: while mail never ceases to come, the age is that of a few messages, not of all. */
 void folder_note_waiting(struct folder *, int64_t now_wall_s);
-void folder_put_back(struct folder *, const struct ranges *uids);	/* under way no more, to be fetched again */
+void folder_put_back(struct folder *, const struct ranges *uids);	/* under way no more, to be fetched again; what is owed stays that */
 
 /* When the UIDs have changed: a message whose INTERNALDATE is older than this counts as delivered, though the record of
  * delivered messages has lost sight of it. policy_s: what the configuration's `start` leaves out; oldest_kept_s: of the
