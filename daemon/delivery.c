@@ -19,6 +19,7 @@ struct delivery {
 	struct message *waiting, **waiting_end;	/* in UID order */
 	size_t n_waiting, n_at_sink, n_settling, n_may_wait;	/* n_may_wait: of n_settling */
 	uint64_t bytes;
+	size_t at_most;				/* worth having in hand; SIZE_MAX: never held, or the sink keeps the files */
 	struct event *timer;			/* pending while held */
 	struct failure *failure;		/* of the last attempt that failed; NULL: none since a success, and not held */
 	unsigned failures;			/* in a row */
@@ -59,6 +60,7 @@ struct delivery *delivery_new(struct event_base *base, struct sink *sink, struct
 	d->ops = ops;
 	d->arg = arg;
 	d->waiting_end = &d->waiting;
+	d->at_most = SIZE_MAX;
 	d->timer = evtimer_new(base, on_retry_timer, d);
 	return d;
 }
@@ -80,8 +82,28 @@ void delivery_free(struct delivery **delivery)
 static void note_success(struct delivery *d)
 {
 	d->failures = 0;
+	if (d->at_most < SIZE_MAX)
+		d->at_most++;
 	if (!d->held)
 		failure_drop(&d->failure);
+}
+
+/* All but the first. */
+static void give_back(struct delivery *d)
+{
+	struct message **from = d->waiting != NULL && d->n_at_sink == 0 ? &d->waiting->next : &d->waiting, *m = *from, *next;
+
+	if (sink_keeps_file(d->sink))
+		return;
+	*from = NULL;
+	d->waiting_end = from;
+	for (; m != NULL; m = next) {
+		next = m->next;
+		d->n_waiting--;
+		spool_remove(m->volume, m->path);
+		d->ops->on_lost(d->arg, m);
+		drop_message(d, m);
+	}
 }
 
 void delivery_hold(struct delivery *d, const struct failure *why)
@@ -97,6 +119,9 @@ void delivery_hold(struct delivery *d, const struct failure *why)
 	d->retry_wall_s = clock_wall_s() + wait_ms / 1000;
 	tv = clock_interval(wait_ms);
 	event_add(d->timer, &tv);
+	if (!sink_keeps_file(d->sink))
+		d->at_most = 1;
+	give_back(d);
 	d->ops->on_held(d->arg, why, wait_ms);
 	d->ops->on_change(d->arg);
 }
@@ -211,6 +236,8 @@ void delivery_add(struct delivery *d, struct message *m)
 	d->bytes += m->size_bytes;
 	if (d->stopping)
 		delivery_stop(d);
+	else if (d->held)
+		give_back(d);
 	else
 		start_waiting(d);
 }
@@ -257,6 +284,11 @@ const struct failure *delivery_held(const struct delivery *d, int64_t *ret_retry
 		return NULL;
 	*ret_retry_wall_s = d->retry_wall_s;
 	return d->failure;
+}
+
+size_t delivery_at_most(const struct delivery *d)
+{
+	return d->at_most;
 }
 
 bool delivery_is_doubtful(const struct delivery *d)

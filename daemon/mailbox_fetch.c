@@ -25,11 +25,13 @@ struct arrival {			/* a message from its first byte until the delivery has it */
 
 static uint64_t room_for_messages(const struct mailbox *m)
 {
-	size_t taken = delivery_in_doubt(m->delivery) + m->n_arrivals;
+	size_t taken = delivery_in_doubt(m->delivery) + m->n_arrivals, at_most = delivery_at_most(m->delivery);
 
 	if (delivery_is_doubtful(m->delivery))
 		return taken == 0 ? 1 : 0;
-	return taken < WINDOW_MESSAGES ? WINDOW_MESSAGES - taken : 0;
+	if (at_most > WINDOW_MESSAGES)
+		at_most = WINDOW_MESSAGES;
+	return taken < at_most ? at_most - taken : 0;
 }
 
 static uint64_t room_for_bytes(const struct mailbox *m)

@@ -476,6 +476,59 @@ def test_spool_limit(simulator, daemon):
     assert len(out(daemon)) == 7 and simulator.counts("bodies") == 6
 
 
+def test_held_mailboxes_leave_room(simulator, daemon):
+    """Many whose command fails do not fill the spool for others: each keeps one message. Afterwards the rest is fetched, in order, once"""
+    held, good = ["held%d@contoso.example" % i for i in range(4)], "good@contoso.example"
+    for address in [*held, good]:
+        simulator.mailbox(address)
+    for address in held:
+        simulator.add(address, [{"seed": i, "size": 30000} for i in range(12)])
+    path = script(daemon, '[ -e "$out/mended" ] || exit 75; echo "$MAILPOLLD_UID" >> "$out/$MAILPOLLD_ADDRESS"')
+    daemon.config([*({"address": address, "deliver": {"command": [path]}} for address in held), good], top={"spool_limit": "300K"})
+    daemon.start()
+
+    def all_held(status, failure=None):
+        return all(m["state"] == "held" and failure in (None, m["failure"]) for m in status["mailboxes"] if m["address"] in held)
+    daemon.wait(all_held)
+    simulator.add(good, [{"seed": i, "size": 30000} for i in range(3)])
+    daemon.wait_delivered(good, 3, timeout=30)
+    daemon.wait(lambda s: all_held(s, "command") and s["store"]["spool_bytes"] == len(held) * 30000)
+    bodies, temporary = simulator.counts("bodies"), sum(sink["temporary"] for sink in daemon.status()["sinks"])
+    daemon.poll(held[0])                    # in vain: what was given back is not fetched for that
+    daemon.wait(lambda s: sum(sink["temporary"] for sink in s["sinks"]) > temporary and all_held(s, "command"))
+    assert simulator.counts("bodies") == bodies
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    for address in held:
+        daemon.poll(address)
+    for address in held:
+        daemon.wait_delivered(address, 12)
+        with open(os.path.join(daemon.directory, "out", address), encoding="utf-8") as f:
+            assert f.read().split() == [str(uid) for uid in range(1, 13)]
+    status = daemon.status()
+    assert status["store"]["spool_bytes"] == 0 and all(f["owed"] == 0 and f["backlog"] == 0 for m in status["mailboxes"] for f in m["folders"])
+
+
+def test_owed_message_that_is_given_back(simulator, make_daemon):
+    """It stays owed and is fetched as such, alone and in parts: the sink's failure is not the message's. (After IDLE a look would tell, too)"""
+    simulator.post("/options", without=["IDLE"])
+    simulator.mailbox(ADDRESS)
+    simulator.fault("fetch-whole-empty", ADDRESS, uids=simulator.add(ADDRESS, [{"seed": 0, "size": 1500}]))
+    daemon = make_daemon(program="mailpolld-scaled")
+    path = script(daemon, '[ -e "$out/mended" ] && exit 0; while [ ! -e "$out/fail" ]; do sleep 0.05; done; exit 75')
+    os.mkdir(os.path.join(daemon.directory, "out"))
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path], "timeout": "1h"}}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    daemon.wait_line("event=owed")
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.poll(ADDRESS)
+    daemon.wait(lambda s: s["store"]["spool_bytes"] == 3000)   # the one at the sink, and the owed one
+    open(os.path.join(daemon.directory, "out", "fail"), "w").close()
+    daemon.wait(lambda s: s["store"]["spool_bytes"] == 1500 and s["totals"]["held"] == 1)
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.wait_delivered(ADDRESS, 2)
+    assert sum("event=owed" in line for line in daemon.lines) == 1
+
+
 def test_commands_at_once(simulator, daemon):
     """deliver.at_once: so many of one sink's commands, whatever mailbox they are for"""
     addresses = ["at%d@contoso.example" % i for i in range(4)]

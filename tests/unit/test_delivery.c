@@ -24,6 +24,7 @@ static struct {
 	struct { struct message *message; sink_answer_cb *cb; void *arg; } at_sink[N];	/* by UID */
 	size_t in_doubt;		/* while it is being settled */
 	uint64_t released_bytes, bytes;
+	unsigned removed;		/* files */
 	unsigned given, taken, settled, delivered, may_wait, lost, held;
 } w;
 
@@ -74,6 +75,7 @@ void __wrap_spool_remove(struct volume *volume, const char *path);
 void __wrap_spool_remove(struct volume *volume, const char *path)
 {
 	(void)volume, (void)path;
+	w.removed++;
 }
 
 void __wrap_store_settle(struct store *store, const struct store_settlement *what, store_cb *cb, void *arg);
@@ -256,13 +258,108 @@ static void test_settlement_that_may_wait(void **state)
 	assert_int_equal(delivery_bytes(w.delivery), 0);
 }
 
+static void hold(void)
+{
+	struct failure why;
+
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "disk", NULL, "full");
+	delivery_hold(w.delivery, &why);
+}
+
+static void expect_kept(size_t messages, unsigned lost)
+{
+	assert_int_equal(delivery_count(w.delivery), messages);
+	assert_int_equal(delivery_bytes(w.delivery), 100 * messages);
+	assert_int_equal(w.lost, lost);
+	assert_int_equal(w.removed, lost);
+	assert_int_equal(w.released_bytes, 100 * lost);
+	assert_int_equal(w.settled, 0);
+}
+
+/* Its messages lie in the spool, which others need: one is kept, the first, and what still arrives is not. */
+static void test_held_keeps_one(void **state)
+{
+	(void)state;
+	w.keeps_file = false;
+	assert_int_equal(delivery_at_most(w.delivery), SIZE_MAX);
+	for (uint32_t uid = 1; uid <= 4; uid++)
+		add(uid, false);
+	answer(1, SINK_AGAIN);
+	expect_kept(1, 3);
+	add(5, false);
+	expect_kept(1, 4);
+	delivery_retry(w.delivery);
+	assert_non_null(w.at_sink[1].message);
+	answer(1, SINK_AGAIN);
+	expect_kept(1, 4);
+	delivery_retry(w.delivery);
+	w.removed = 0;
+	answer(1, SINK_TAKEN);
+	assert_int_equal(w.removed, 1);
+	assert_int_equal(w.settled, 1);
+	assert_int_equal(w.given, 3);
+	add(2, false);				/* fetched again */
+	add(3, false);
+	answer(2, SINK_TAKEN);
+	answer(3, SINK_TAKEN);
+	assert_int_equal(w.settled, 3);
+}
+
+/* Held before anything has come, or while one is at the sink: that is the one. */
+static void test_held_by_the_disk(void **state)
+{
+	(void)state;
+	w.keeps_file = false;
+	hold();
+	add(1, false);
+	add(2, false);
+	expect_kept(1, 1);
+	delivery_retry(w.delivery);
+	add(2, false);
+	hold();
+	expect_kept(1, 2);
+	add(2, false);
+	expect_kept(1, 3);
+	answer(1, SINK_AGAIN);
+	expect_kept(1, 3);
+	delivery_retry(w.delivery);
+	assert_non_null(w.at_sink[1].message);
+	answer(1, SINK_TAKEN);
+	assert_int_equal(delivery_count(w.delivery), 0);
+}
+
+/* A sink that fails now and then does not make all be fetched each time. */
+static void test_what_is_worth_having(void **state)
+{
+	(void)state;
+	w.keeps_file = false;
+	add(1, false);
+	answer(1, SINK_AGAIN);
+	assert_int_equal(delivery_at_most(w.delivery), 1);
+	delivery_retry(w.delivery);
+	answer(1, SINK_TAKEN);
+	add(2, false);
+	answer(2, SINK_QUARANTINED);
+	assert_int_equal(delivery_at_most(w.delivery), 3);
+	add(3, false);
+	answer(3, SINK_AGAIN);
+	assert_int_equal(delivery_at_most(w.delivery), 1);
+	delivery_retry(w.delivery);
+	answer(3, SINK_TAKEN);
+	teardown(NULL);
+	setup(NULL);				/* its sink keeps the files */
+	add(1, false);
+	answer(1, SINK_AGAIN);
+	assert_int_equal(delivery_at_most(w.delivery), SIZE_MAX);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_held_whoever_succeeds_meanwhile), TEST(test_one_wait_for_all_that_fail_together), TEST(test_one_at_a_time_in_order),
-		TEST(test_settlement_that_may_wait),
+		TEST(test_settlement_that_may_wait), TEST(test_held_keeps_one), TEST(test_held_by_the_disk), TEST(test_what_is_worth_having),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
