@@ -293,5 +293,5 @@ size_t delivery_at_most(const struct delivery *d)
 
 bool delivery_is_doubtful(const struct delivery *d)
 {
-	return d->failures > 0;
+	return d->failures > 0 || sink_is_doubtful(d->sink);
 }

@@ -38,4 +38,4 @@ const struct failure *delivery_held(const struct delivery *, int64_t *ret_retry_
 /* How many in hand are worth having: one after a hold of such a sink, and one more for each on which it has had its say since, so that what
  * is given back by the next hold is never more than what was delivered until then. SIZE_MAX: any number. */
 size_t delivery_at_most(const struct delivery *);
-bool delivery_is_doubtful(const struct delivery *);	/* failed last time: try with one message */
+bool delivery_is_doubtful(const struct delivery *);	/* it, or its sink for another mailbox, failed last time: try with one message */

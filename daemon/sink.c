@@ -18,6 +18,7 @@ struct sink {
 	const struct sink_driver *driver;
 	void *self;			/* the driver's */
 	unsigned users;
+	bool doubtful;
 	struct sink_counts counts;
 	unsigned n_stuck;
 	struct failure *stuck;		/* the last one's; NULL: none is */
@@ -138,6 +139,11 @@ bool sink_keeps_file(const struct sink *sink)
 	return sink->driver->keeps_file;
 }
 
+bool sink_is_doubtful(const struct sink *sink)
+{
+	return sink->doubtful && !sink->driver->keeps_file;
+}
+
 void sink_prepare(struct sink *sink, const struct mailbox_conf *mailbox, const char *folder, sink_place_cb *cb, void *arg)
 {
 	sink->driver->prepare(sink->self, mailbox, folder, cb, arg);
@@ -148,6 +154,7 @@ static void answer(struct passage *p, enum sink_answer what)
 	struct sink *sink = p->sink;
 
 	sink->counts.in_hand--;
+	sink->doubtful = what == SINK_AGAIN || what == SINK_FETCH_AGAIN;
 	histogram_note(&sink->sinks->env.counters->sink_duration, (double)(clock_now_ms() - p->begun_ms) / 1000);
 	if (what == SINK_AGAIN || what == SINK_FETCH_AGAIN || sink->counts.failing)	/* a refused message is not the sink's failure */
 		sink->counts.failure = p->why;
@@ -171,7 +178,7 @@ static void note_stuck(struct passage *p)
 	struct log_context ctx = { .mailbox = p->message->mailbox->address, .folder = p->message->folder, .sink = sink->conf->name };
 	struct log_field fields[] = { { "FAILURE", p->why.name }, { "HINT", p->why.hint } };
 
-	p->stuck = true;
+	p->stuck = sink->doubtful = true;
 	failure_keep(&sink->stuck, &p->why);
 	sink->counts.failure = p->why;
 	if (sink->n_stuck++ == 0)

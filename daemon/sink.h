@@ -17,6 +17,8 @@ void sink_release(struct sink *);		/* nothing of the caller's is under way; the 
 const struct sink_conf *sink_conf(const struct sink *);
 bool sink_many_at_once(const struct sink *);	/* messages of one mailbox may be under way together */
 bool sink_keeps_file(const struct sink *);	/* the message's file is the delivery: nobody removes it */
+/* It failed last time, whoever's message that was, and does not keep files: one in the hands of each mailbox is enough to find out more. */
+bool sink_is_doubtful(const struct sink *);
 /* As in sink_driver.h; no cancel. */
 void sink_prepare(struct sink *, const struct mailbox_conf *, const char *folder, sink_place_cb *cb, void *arg);
 

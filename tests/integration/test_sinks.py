@@ -508,6 +508,25 @@ def test_held_mailboxes_leave_room(simulator, daemon):
     assert status["store"]["spool_bytes"] == 0 and all(f["owed"] == 0 and f["backlog"] == 0 for m in status["mailboxes"] for f in m["folders"])
 
 
+def test_mailboxes_of_a_sink_that_fails(simulator, daemon):
+    """Who waits for its turn at one that has failed for another mailbox fetches one message, not all that it may"""
+    other = "other@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+    path = script(daemon, '[ "$MAILPOLLD_ADDRESS" = %s ] && exit 75; while [ ! -e "$out/go" ]; do sleep 0.05; done' % ADDRESS)
+    os.mkdir(os.path.join(daemon.directory, "out"))
+    daemon.config([ADDRESS, other], {"deliver": {"command": [path]}})
+    daemon.start()
+    daemon.wait(lambda s: s["totals"]["watching"] == 2)
+    simulator.add(ADDRESS, [{"seed": 0, "size": 1500}])
+    daemon.wait_state(ADDRESS, "held")
+    simulator.add(other, [{"seed": i, "size": 1500} for i in range(5)])
+    daemon.wait(lambda s: any(m["address"] == other and m["state"] == "watching" and m["folders"][0]["backlog"] == 5 for m in s["mailboxes"]))
+    assert simulator.counts("bodies") == 2
+    open(os.path.join(daemon.directory, "out", "go"), "w").close()
+    daemon.wait_delivered(other, 5)
+
+
 def test_owed_message_that_is_given_back(simulator, make_daemon):
     """It stays owed and is fetched as such, alone and in parts: the sink's failure is not the message's. (After IDLE a look would tell, too)"""
     simulator.post("/options", without=["IDLE"])

@@ -20,7 +20,7 @@
 static struct {
 	struct event_base *base;
 	struct delivery *delivery;
-	bool many_at_once, keeps_file;
+	bool many_at_once, keeps_file, doubtful;
 	struct { struct message *message; sink_answer_cb *cb; void *arg; } at_sink[N];	/* by UID */
 	size_t in_doubt;		/* while it is being settled */
 	uint64_t released_bytes, bytes;
@@ -51,6 +51,13 @@ bool __wrap_sink_keeps_file(const struct sink *sink)
 {
 	(void)sink;
 	return w.keeps_file;
+}
+
+bool __wrap_sink_is_doubtful(const struct sink *sink);
+bool __wrap_sink_is_doubtful(const struct sink *sink)
+{
+	(void)sink;
+	return w.doubtful;
 }
 
 void __wrap_sink_deliver(struct sink *sink, struct message *m, sink_answer_cb *cb, void *arg);
@@ -211,6 +218,10 @@ static void test_one_wait_for_all_that_fail_together(void **state)
 	w.many_at_once = true;
 	for (uint32_t uid = 1; uid <= 3; uid++)
 		add(uid, false);
+	w.doubtful = true;
+	assert_true(delivery_is_doubtful(w.delivery));	/* for another mailbox */
+	w.doubtful = false;
+	assert_false(delivery_is_doubtful(w.delivery));
 	for (uint32_t uid = 1; uid <= 3; uid++)
 		answer(uid, SINK_AGAIN);
 	assert_int_equal(w.held, 1);
