@@ -180,6 +180,9 @@ static const struct row rows[] = {
 	  "{host} answered what is not IMAP: check that `host` and `port` of {mailbox} lead to the IMAP server and not to a proxy." },
 	{ OWN_ROW("token-no-answer"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
 	  "{token_host} can be reached but does not answer: mailpolld tries again; if it stays so, look for a proxy in between." },
+	{ OWN_ROW("token-short-lived"), FAIL_WAIT, SCHEDULE_TOKEN, 0,
+	  "{token_host} gives app {client_id} tokens that end within seconds, before mail can be fetched with them: set their life there to some "
+	  "minutes at least (an hour is usual)." },
 	{ OWN_ROW("stuck"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "The session of {mailbox} stood still and was begun anew; please report this with the log before it." },
 	{ OWN_ROW("none-given"), FAIL_WAIT, SCHEDULE_UNAVAILABLE, 0,

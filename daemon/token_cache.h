@@ -3,8 +3,10 @@
  *
  * Renewal runs by itself once a token has been asked for: at refresh_in if given, else at half of the life, with
  * jitter. A token is not handed out in its last 5 minutes (lives under 20 minutes: its last quarter) unless no new one
- * can be had, then until its end. One request in flight per key, whoever asks; after a failure the next request
- * waits as backoff.h says, and Retry-After is honoured; askers meanwhile hear the last failure at once. */
+ * can be had, then until its end. An endpoint need not tell the life: then it counts as an hour, unless the server ends
+ * it before (token_reject()). A token that is over within seconds is none, but a failure. One request in flight per key,
+ * whoever asks; after a failure the next request waits as backoff.h says, and Retry-After is honoured; askers meanwhile
+ * hear the last failure at once. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -54,6 +56,6 @@ const char *token_state_name(enum token_state);
 size_t token_cache_snapshot(struct token_cache *, struct token_snapshot *ret_v, size_t room);	/* returns how many there are */
 
 /* Pure, for tests and fuzzing: the success answer's JSON. -1: not a usable answer. Numbers may be strings. */
-struct token_answer { char *access_token; uint64_t expires_in_s, refresh_in_s /* 0: not given */; };
+struct token_answer { char *access_token; uint64_t expires_in_s, refresh_in_s; /* 0: not told */ };
 int token_answer_parse(const char *body, size_t len, struct token_answer *ret_answer) MUST_CHECK;
 void token_answer_done(struct token_answer *);	/* wipes */

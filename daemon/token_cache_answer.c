@@ -23,12 +23,14 @@ static bool is_token_text(const char *s)
 	return true;
 }
 
-/* A number or a decimal string; no less than 1 s, no more than ten years. */
+/* A number or a decimal string; no more than ten years, and a part of a second is one. 0: not told. */
 static int take_seconds(const json_t *value, uint64_t *ret_s)
 {
 	uint64_t s;
 
-	if (json_is_integer(value)) {
+	if (value == NULL || json_is_null(value)) {
+		s = 0;
+	} else if (json_is_integer(value)) {
 		if (json_integer_value(value) < 0)
 			return -1;
 		s = (uint64_t)json_integer_value(value);
@@ -36,10 +38,12 @@ static int take_seconds(const json_t *value, uint64_t *ret_s)
 		if (!(json_real_value(value) >= 0))
 			return -1;
 		s = json_real_value(value) < (double)MAX_SECONDS ? (uint64_t)json_real_value(value) : MAX_SECONDS;
+		if (s == 0 && json_real_value(value) > 0)
+			s = 1;
 	} else if (!json_is_string(value) || parse_u64(json_string_value(value), &s) < 0) {
 		return -1;
 	}
-	*ret_s = s == 0 ? 1 : s > MAX_SECONDS ? MAX_SECONDS : s;
+	*ret_s = s > MAX_SECONDS ? MAX_SECONDS : s;
 	return 0;
 }
 

@@ -17,6 +17,8 @@
 #define MAX_JITTER_MS (300 * 1000)	/* exchange-online 2.5 */
 #define RENEWAL_FLOOR_MS 60000		/* a renewal is not sooner, however short refresh_in is */
 #define SAME_END_MS 2000
+#define LIFE_NOT_TOLD_S 3600		/* expires_in is but recommended (RFC 6749 5.1); most tokens live that long */
+#define LIFE_LEAST_MS 5000		/* with less, a session is renewed before anything comes of it */
 #define YOUNG_MS 60000			/* exchange-online 5.2: not to be replaced */
 #define REPLICATION_MS (10 * 60 * 1000)	/* after a rotation Entra may refuse the new secret for a while */
 #define REPLICATION_WAIT_MS 60000
@@ -142,7 +144,7 @@ static struct failure_subject subject_of(const struct grant *g)
 
 /* --- success --- */
 
-static void log_refreshed(struct grant *g)
+static void log_refreshed(struct grant *g, bool life_told)
 {
 	struct log_context ctx = { .credential = g->credential->conf->name };
 	msec_t life_s = (g->expires_ms - g->fetched_ms) / 1000, renew_s = (g->renew_ms - g->fetched_ms) / 1000;
@@ -150,18 +152,29 @@ static void log_refreshed(struct grant *g)
 	struct log_field field = { "LIFETIME", life }, hint = { "HINT", g->payload.finding };
 
 	snprintf(life, sizeof(life), "%lld", (long long)life_s);
-	log_write(LOG_LEVEL_INFO, EVENT_TOKEN_REFRESHED, &ctx, &field, 1, "new token, good for %lld s, to be renewed in %lld s%s",
-	    (long long)life_s, (long long)renew_s, grant_has_failed(g) ? "; the failure is over" : "");
+	log_write(LOG_LEVEL_INFO, EVENT_TOKEN_REFRESHED, &ctx, &field, 1, "new token, good for %lld s%s, to be renewed in %lld s%s",
+	    (long long)life_s, life_told ? "" : " (assumed: the endpoint does not tell)", (long long)renew_s,
+	    grant_has_failed(g) ? "; the failure is over" : "");
 	if (g->payload.finding != NULL && g->payload.finding != g->finding_logged)
 		log_write(LOG_LEVEL_WARNING, EVENT_TOKEN_DOUBTFUL, &ctx, &hint, 1, "what the token shows will not open a mailbox. %s", g->payload.finding);
 	g->finding_logged = g->payload.finding;
 }
 
+static msec_t life_of(const struct token_answer *a)
+{
+	return (msec_t)(a->expires_in_s != 0 ? a->expires_in_s : LIFE_NOT_TOLD_S) * 1000;
+}
+
+static msec_t margin_of(msec_t life_ms)
+{
+	return life_ms < SHORT_LIFE_MS ? life_ms / 4 : MARGIN_MS;
+}
+
 /* same_end: the endpoint has given the old token again, so what it says about renewal is what it said before. */
 static void plan_renewal(struct grant *g, const struct token_answer *a, bool same_end)
 {
-	msec_t life_ms = (msec_t)a->expires_in_s * 1000, refresh_ms = (msec_t)a->refresh_in_s * 1000;
-	msec_t margin_ms = life_ms < SHORT_LIFE_MS ? life_ms / 4 : MARGIN_MS;
+	msec_t life_ms = life_of(a), refresh_ms = (msec_t)a->refresh_in_s * 1000;
+	msec_t margin_ms = margin_of(life_ms);
 	msec_t jitter_ms = life_ms / 10 < MAX_JITTER_MS ? life_ms / 10 : MAX_JITTER_MS;
 	msec_t floor_ms = life_ms / 4 < RENEWAL_FLOOR_MS ? life_ms / 4 : RENEWAL_FLOOR_MS;
 	msec_t after_ms = !same_end && refresh_ms > 0 && refresh_ms < life_ms ? refresh_ms : life_ms / 2;
@@ -185,7 +198,7 @@ static void forget_token(struct grant *g)
 
 static void grant_renewed(struct grant *g, struct token_answer *a)
 {
-	msec_t end_ms = g->asked_ms + (msec_t)a->expires_in_s * 1000;
+	msec_t end_ms = g->asked_ms + life_of(a);
 	bool same_end = g->text != NULL && end_ms - g->expires_ms < SAME_END_MS && g->expires_ms - end_ms < SAME_END_MS;
 
 	g->n_tokens++;
@@ -196,12 +209,29 @@ static void grant_renewed(struct grant *g, struct token_answer *a)
 	g->fetched_ms = clock_now_ms();
 	plan_renewal(g, a, same_end);
 	token_payload_read(g->text, &g->payload);
-	log_refreshed(g);
+	log_refreshed(g, a->expires_in_s != 0);
 	repeats_over(&g->failing);
 	g->failure = (struct failure){ 0 };
 	g->backoff = (struct backoff){ 0 };
 	grant_arm(g);
 	grant_answer(g);
+}
+
+/* Each who asked would ask anew at once, and so each session: also when the answer has taken most of the token's life. */
+static bool is_too_short(const struct grant *g, msec_t life_ms)
+{
+	return life_ms < LIFE_LEAST_MS || clock_now_ms() - g->asked_ms >= life_ms - margin_of(life_ms);
+}
+
+/* An endpoint that keeps tokens may give the rest of one, and the next time a whole one: it goes away by itself. */
+static void grant_got_rest(struct grant *g, msec_t life_ms)
+{
+	struct failure_subject subject = subject_of(g);
+	struct failure why;
+
+	failure_own(&why, "token-short-lived", &subject, "token endpoint: a token that is good for %lld s, asked for %lld s ago",
+	    (long long)life_ms / 1000, (long long)(clock_now_ms() - g->asked_ms) / 1000);
+	grant_failed(g, &why);
 }
 
 /* --- one request: secret, form, answer --- */
@@ -256,7 +286,10 @@ static void on_answer(void *arg, const struct http_answer *answer)
 		g->clock_ahead_s = clock_wall_s() - answer->date_wall_s;
 	}
 	if (answer->status == 200 && token_answer_parse(answer->body, answer->body_len, &parsed) == 0) {
-		grant_renewed(g, &parsed);
+		if (is_too_short(g, life_of(&parsed)))
+			grant_got_rest(g, life_of(&parsed));
+		else
+			grant_renewed(g, &parsed);
 		token_answer_done(&parsed);
 		return;
 	}

@@ -5,8 +5,8 @@
     POST /uids      {"address", "folder", "ranges": [[lo, hi, step]]}      many tiny messages
     POST /remove    {"address", "folder", "uids"}
     POST /folder    {"address", "folder", "uidvalidity"}                   as after a move: all UIDs are new
-    POST /token     {"life_s", "refresh_in", "strings", "roles", "claims", "date_offset_s", "same_end", "hang",
-                     "fail": {"status", "code", "retry_after", "body", "how"}, "script": [as "fail", or null, ...]}
+    POST /token     {"life_s", "expires_in" (null: not told), "refresh_in", "strings", "roles", "claims", "date_offset_s", "same_end", "hang",
+                     "fail": {"status", "code", "retry_after", "body", "delay_s", "how"}, "script": [as "fail", or null, ...]}
                      without "status" it is the right answer; web.py says what "how" there is
     POST /secret    {"secret"}
     POST /token-port {"open": false}                                       nothing answers there

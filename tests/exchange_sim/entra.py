@@ -43,6 +43,10 @@ def token_answer(state, request, fail):
 
     life_s = round(token.expires - clock.now())
     answer = {"token_type": "Bearer", "expires_in": number(life_s), "ext_expires_in": number(life_s), "access_token": token.text}
+    if "expires_in" in conf:                # what it says, whatever the token's life
+        answer["expires_in"] = conf["expires_in"]
+        if conf["expires_in"] is None:
+            del answer["expires_in"], answer["ext_expires_in"]
     if conf["refresh_in"]:
         answer["refresh_in"] = number(conf["refresh_in"])
     return 200, {"Cache-Control": "no-store, no-cache"}, answer
@@ -59,6 +63,8 @@ def handler(state):
             conf = state.token_conf
             fail = conf["script"].pop(0) if conf["script"] else conf["fail"]
             status, headers, body = token_answer(state, request, fail)
+            if fail and "delay_s" in fail:
+                await asyncio.sleep(fail["delay_s"])
             return status, {**date, **headers}, body, fail.get("how", {}) if fail else {}
         if request.method == "POST" and request.path == "/introspect":
             token = state.good_token(request.form().get("token", ""))

@@ -84,6 +84,62 @@ def test_numbers_as_strings_and_refresh_in(simulator, daemon):
     assert 43200 - 400 <= expires - refresh <= 43200 + 400
 
 
+@pytest.mark.parametrize("told", [None, 0])
+def test_life_that_is_not_told(fast, told):
+    """RFC 6749 5.1: an endpoint need not tell it: an hour is assumed; the server ends the session before, and another token is asked for"""
+    simulator, daemon = fast
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=70, expires_in=told)
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
+    simulator.wait("idling", 1)
+    c = credential(daemon.status())
+    assert c["state"] == "fresh" and 1200 <= seconds(c["expires_at"]) - seconds(c["refresh_at"]) <= 2400, c
+    daemon.wait_line(r"event=token-refreshed .*good for 3[56]\d\d s \(assumed: the endpoint does not tell\)")
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    assert simulator.counts("token_requests") == simulator.counts("logins") == 1
+    simulator.wait("token_requests", 2, timeout_s=40)
+    simulator.add(ADDRESS, [{"seed": 2, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 2)
+    assert simulator.counts("token_requests") == 2 and simulator.state(ADDRESS)["refused"] == 0
+    assert daemon.of(ADDRESS)["failures"] == 0 and daemon.status()["health"] == "ok" and not daemon.has_line("failure=")
+
+
+def test_life_that_is_too_short(simulator, make_daemon):
+    """No session would come to anything with it: that fails, and is told; the endpoint is asked with patience, until its tokens live"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    simulator.post("/token", expires_in=1)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+    line = daemon.wait_line("event=token-failed")
+    assert "failure=token-short-lived " in line and "a token that is good for 1 s" in line and "set their life there to some minutes" in line, line
+    status = daemon.wait(lambda s: s["mailboxes"][0]["failures"] >= 8)         # it asks the cache after 60 s at most
+    assert simulator.counts("token_requests") <= 10 and simulator.counts("logins") == 0
+    assert status["health"] == "down" and credential(status)["state"] == "failed"
+    assert [(r["what"], r["name"]) for r in status["reasons"]] == [("credential", "contoso"), ("mailboxes", "all")]
+    simulator.post("/token", expires_in=3899)
+    daemon.wait_delivered(ADDRESS, 1)
+    assert daemon.wait(lambda s: s["health"] == "ok")["reasons"] == []
+
+
+def test_answer_that_takes_most_of_the_life(simulator, make_daemon):
+    """Too old for a sign-in before it is here: as one whose life is too short"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    simulator.post("/token", life_s=20, fail={"delay_s": 2})
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+    assert re.search("a token that is good for 20 s, asked for 2[0-9] s ago", daemon.wait_line("event=token-failed.*failure=token-short-lived "))
+    assert credential(daemon.status())["error"] is not None
+    simulator.post("/token", life_s=3899, fail=None)
+    daemon.wait_delivered(ADDRESS, 1)
+    assert daemon.wait(lambda s: s["health"] == "ok")["reasons"] == []
+
+
 def test_wrong_secret_mended_without_restart(simulator, make_daemon):
     """exchange-online 3.2: permanent, with the sentence; the file is read anew, so a new secret needs no reload."""
     simulator.mailbox(ADDRESS)
@@ -146,7 +202,7 @@ def test_every_code(simulator, make_daemon, rows, least_s, most_s):
 @pytest.mark.parametrize("answer,error", [
     ({"status": 429}, "HTTP 429"), ({"status": 503, "body": ""}, "HTTP 503"), ({"status": 500, "body": "{"}, "HTTP 500"), ({"status": 408}, "HTTP 408"),
     ({"status": 200, "body": "<html>welcome</html>"}, "without a usable access token"), ({"status": 200, "body": "{}"}, "without a usable access token"),
-    ({"status": 200, "body": '{"access_token":"x"}'}, "without a usable access token"),
+    ({"status": 200, "body": '{"access_token":"x","expires_in":-5}'}, "without a usable access token"),
     ({"status": 204, "body": ""}, "HTTP 204"),
 ])
 def test_answers_that_are_none(simulator, make_daemon, answer, error):
