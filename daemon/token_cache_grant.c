@@ -115,7 +115,7 @@ static void log_failed(struct grant *g, msec_t wait_ms)
 /* A new secret is not known everywhere at once (exchange-online 3.2). */
 static bool is_replicating(const struct grant *g, const struct failure *why)
 {
-	return strcmp(why->name, "secret-wrong") == 0 && g->secret_changed_ms != 0 && clock_now_ms() - g->secret_changed_ms < REPLICATION_MS;
+	return strcmp(why->name, "secret-wrong") == 0 && clock_now_ms() - g->secret_changed_ms < REPLICATION_MS;
 }
 
 static void grant_failed(struct grant *g, const struct failure *why)
@@ -339,7 +339,7 @@ static void grant_post(struct grant *g, const struct secret_job *j)
 	const struct credential_conf *conf = g->credential->conf;
 	char *form = build_form(conf, j->secret);
 
-	if (g->has_digest && memcmp(g->digest, j->digest, sizeof(g->digest)) != 0)
+	if (memcmp(g->digest, j->digest, sizeof(g->digest)) != 0)	/* the first one, too: the daemon may have been started for it */
 		g->secret_changed_ms = clock_now_ms();
 	memcpy(g->digest, j->digest, sizeof(g->digest));
 	g->has_digest = true;
@@ -476,6 +476,7 @@ void grant_reset(struct grant *g)
 	repeats_over(&g->failing);
 	g->failure = (struct failure){ 0 };
 	g->backoff = (struct backoff){ 0 };
+	memset(g->digest, 0, sizeof(g->digest));
 	g->has_digest = false;
 	g->finding_logged = NULL;
 	if (!TAILQ_EMPTY(&g->waiting))

@@ -32,9 +32,9 @@ struct grant {
 	struct secret_job *job;		/* the secret is being read */
 	struct http_request *http;	/* the endpoint is being asked */
 	msec_t asked_ms;		/* when */
-	uint8_t digest[SECRET_DIGEST_BYTES];	/* of the secret last sent */
+	uint8_t digest[SECRET_DIGEST_BYTES];	/* of the secret last sent; all 0: none yet */
 	bool has_digest;		/* the last attempt got as far as sending one */
-	msec_t secret_changed_ms;	/* another one was sent than before; 0: never */
+	msec_t secret_changed_ms;	/* it was not the same before, or none */
 	struct failure failure;		/* of the last attempt; FAIL_NONE: it went well */
 	struct backoff backoff;
 	msec_t retry_ms;		/* no request before, after a failure */
