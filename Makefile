@@ -93,7 +93,7 @@ $(BUILD)/unit/test_sink_maildir: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,volum
 $(BUILD)/unit/test_volume: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,fstatfs syncfs flush_opened open)
 $(BUILD)/unit/test_sink_command: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,posix_spawn kill waitid log_write)
 $(BUILD)/unit/test_audit: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,lane_submit log_write)
-$(BUILD)/unit/test_config: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,readdir lstat)
+$(BUILD)/unit/test_config: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,readdir lstat getgrnam_r)
 $(BUILD)/unit/test_quarantine: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,flush_file flush_directory volume_lane lane_submit)
 comma := ,
 $(BUILD)/obj $(BUILD)/unit:

@@ -85,8 +85,12 @@ struct config {
 };
 
 /* Messages in the order found: "mailpolld.yaml:14:15: mailboxes[2].interval: 45x is not a duration (500ms 30s 5m 1h)". */
-struct config_messages { char **v; size_t n; };
+struct config_messages {
+	char **v; size_t n;
+	size_t n_all, n_passing;	/* with those that v has no room for; of them those of this machine, which may pass */
+};
 void config_messages_done(struct config_messages *);
+bool config_may_pass(const struct config_messages *errors);	/* all of them: the file may be right */
 
 /* NULL when there was any error; all of them are in errors. warnings: what is legal but suspicious, and what is
  * missing on this machine only (secret, CA file, command): check --strict makes these errors. */

@@ -12,6 +12,8 @@ struct loading {
 
 /* An error at a node, once per node: "where: what is wrong". */
 void bad(struct loading *, struct node *at, const char *where, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* The same, but of this machine and not of the node: it may pass. */
+void cannot_tell(struct loading *, struct node *at, const char *where, const char *fmt, ...) PRINTF_LIKE(4, 5);
 /* The same of what ought to be in it: each is told. */
 void missing(struct loading *, const struct node *at, const char *where, const char *fmt, ...) PRINTF_LIKE(4, 5);
 void suspect(struct loading *, const struct node *at, const char *where, const char *fmt, ...) PRINTF_LIKE(4, 5);

@@ -44,7 +44,8 @@ static void read_mode(struct loading *l, struct node *n, const char *where, mode
 		*ret = (mode_t)mode;
 }
 
-/* The buffer may have to be large: a group has as many members as it likes. */
+/* The buffer may have to be large: a group has as many members as it likes. An error is no word on the group: a directory service that does
+ * not answer may fail with ENOENT, too, for want of its socket. */
 static void find_group(struct loading *l, struct node *n, const char *where, struct sink_conf *s)
 {
 	size_t size = 4096;
@@ -59,6 +60,8 @@ static void find_group(struct loading *l, struct node *n, const char *where, str
 	} while (error == ERANGE && size < 64 * 1024 * 1024);
 	if (found != NULL)
 		s->gid = found->gr_gid;
+	else if (error != 0)
+		cannot_tell(l, n, where, "group %s cannot be looked up: %s", s->group, strerror(error));
 	else
 		bad(l, n, where, "there is no group %s on this machine", s->group);
 	free(room);

@@ -26,6 +26,19 @@ void bad(struct loading *l, struct node *at, const char *where, const char *fmt,
 	va_end(args);
 }
 
+void cannot_tell(struct loading *l, struct node *at, const char *where, const char *fmt, ...)
+{
+	va_list args;
+
+	if (at->reported)
+		return;
+	at->reported = true;
+	l->errors->n_passing++;
+	va_start(args, fmt);
+	message(l->errors, at, where, fmt, args);
+	va_end(args);
+}
+
 void missing(struct loading *l, const struct node *at, const char *where, const char *fmt, ...)
 {
 	va_list args;

@@ -18,6 +18,7 @@ void config_message(struct config_messages *m, char *text)
 {
 	unsigned long more;
 
+	m->n_all++;
 	if (m->n < MESSAGES_MAX) {
 		m->v = xreallocarray(m->v, m->n + 1, sizeof(*m->v));
 		m->v[m->n++] = text;
@@ -44,6 +45,11 @@ void node_message(struct config_messages *m, const struct node *at, const char *
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	message_at(m, at->file, at->line, at->column, text);
+}
+
+bool config_may_pass(const struct config_messages *errors)
+{
+	return errors->n_all > 0 && errors->n_passing == errors->n_all;
 }
 
 void config_messages_done(struct config_messages *m)

@@ -374,11 +374,12 @@ static struct config *read_configuration(const char *path, struct report *report
 	struct config_messages errors = { 0 }, warnings = { 0 };
 	struct config *config = config_load(path, &errors, &warnings);
 	struct report_at at = { report, SCOPE_CONFIGURATION, "" };
+	const char *hint = config_may_pass(&errors) ? "Look whether this machine's groups can be had (getent group): the daemon starts when they can."
+	    : "Correct the configuration; mailpolld.yaml(5) explains every key.";
 	char *advice = join_lines(&warnings, "Warning: ");
 
 	for (size_t i = 0; i < errors.n; i++)
-		report_failed(&at, "error", i + 1 == errors.n ? "Correct the configuration; mailpolld.yaml(5) explains every key." : NULL, NULL, "%s",
-		    errors.v[i]);
+		report_failed(&at, "error", i + 1 == errors.n ? hint : NULL, NULL, "%s", errors.v[i]);
 	if (config != NULL)
 		report_ok(&at, "file", advice, "%s: %zu mailbox%s, %zu credential%s", path, config->n_mailboxes,
 		    config->n_mailboxes == 1 ? "" : "es", config->n_credentials, config->n_credentials == 1 ? "" : "s");

@@ -273,7 +273,7 @@ static int load_and_run(const char *path)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
 	struct config *config = config_load(path, &errors, &warnings);
-	int status;
+	int status = config_may_pass(&errors) ? EX_OSERR : EX_CONFIG;	/* after EX_CONFIG the unit lets it rest */
 
 	log_set_target(log_detect_target());
 	for (size_t i = 0; i < errors.n; i++)
@@ -282,7 +282,8 @@ static int load_and_run(const char *path)
 		log_write(LOG_LEVEL_WARNING, EVENT_CONFIG_DOUBTFUL, NULL, NULL, 0, "%s", warnings.v[i]);
 	config_messages_done(&errors);
 	config_messages_done(&warnings);
-	status = config != NULL ? run(config) : EX_CONFIG;
+	if (config != NULL)
+		status = run(config);
 	return status == EX_OK ? status : not_started(status);
 }
 

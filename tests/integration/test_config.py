@@ -2,6 +2,7 @@
 import grp
 import json
 import os
+import re
 import stat
 import subprocess
 
@@ -238,3 +239,58 @@ def test_what_is_in_force(simulator, daemon):
     group = grp.getgrnam("mail").gr_gid
     assert told == {"global": ("poll", 12, "keep", "0o640", group), "own": ("poll", 11, "seen", "0o640", group),
                     "file": ("poll", 13, "delete", "0o640", group), "both": ("idle", 14, "delete", "0o600", os.getgid())}
+
+
+NO_GROUPS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <grp.h>
+#include <stdlib.h>
+#include <unistd.h>
+typedef int function(const char *, struct group *, char *, size_t, struct group **);
+int getgrnam_r(const char *name, struct group *group, char *room, size_t size, struct group **found)
+{
+	*found = NULL;
+	return access(getenv("NO_GROUPS"), F_OK) == 0 ? ECONNREFUSED : ((function *)dlsym(RTLD_NEXT, "getgrnam_r"))(name, group, room, size, found);
+}
+"""
+
+
+@pytest.mark.skipif("asan" in BUILD, reason="its library must be loaded first")
+def test_directory_service_that_does_not_answer(simulator, daemon, tmp_path):
+    """It tells nothing of the group: the start fails so that the unit tries again, a reload leaves what is in force; a group that is not there
+    is an error of the file"""
+    no_groups, library, address = tmp_path / "no-groups", str(tmp_path / "no-groups.so"), "support@contoso.example"
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=NO_GROUPS, text=True, check=True)
+    env, told = {"LD_PRELOAD": library, "NO_GROUPS": str(no_groups)}, "defaults.deliver: group mail cannot be looked up: Connection refused"
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "systemd", "mailpolld.service")) as f:
+        for_good = re.search("^RestartPreventExitStatus=(.*)$", f.read(), re.M).group(1).split()
+
+    def run(*args):
+        return subprocess.run([os.path.join(BUILD, "mailpolld"), "-c", daemon.file, *args], capture_output=True, text=True, timeout=60, env={**os.environ, **env})
+
+    def config(*addresses, group="mail"):
+        daemon.config(list(addresses), {"deliver": {"maildir": os.path.join(daemon.directory, "mail", "%{address}"), "group": group}})
+    simulator.mailbox(address)
+    config(address, group="no-such-group")
+    daemon.start(ready=False, env=env)
+    assert daemon.finish() == 78 and "78" in for_good and daemon.has_line("event=start-failed .*there is no group no-such-group")
+    config(address)
+    no_groups.touch()
+    daemon.start(ready=False, env=env)
+    assert daemon.finish() == 71 and "71" not in for_good and daemon.has_line("event=start-failed .*" + told)
+    checked, examined = run("check"), run("doctor")
+    assert checked.returncode == 78 and told in checked.stderr and "there is no group" not in checked.stderr
+    assert examined.returncode == 78 and told in examined.stdout and "getent group" in examined.stdout
+    no_groups.unlink()
+    daemon.start(env=env)
+    daemon.wait_state(address, "watching")
+    no_groups.touch()
+    config(address, "new@contoso.example")
+    refused = daemon.ctl("reload")
+    assert refused.returncode == 1 and told in refused.stderr
+    status = daemon.status()
+    assert [m["state"] for m in status["mailboxes"]] == ["watching"] and told in status["config"]["error"]
+    no_groups.unlink()
+    assert daemon.ctl("reload").returncode == 0 and simulator.state(address)["logins"] == 1

@@ -71,6 +71,18 @@ int __wrap_lstat(const char *path, struct stat *st)
 	return -1;
 }
 
+/* A directory service that does not answer. */
+static int group_error;
+int __real_getgrnam_r(const char *, struct group *, char *, size_t, struct group **);
+int __wrap_getgrnam_r(const char *, struct group *, char *, size_t, struct group **);
+int __wrap_getgrnam_r(const char *name, struct group *group, char *room, size_t size, struct group **ret)
+{
+	if (group_error == 0)
+		return __real_getgrnam_r(name, group, room, size, ret);
+	*ret = NULL;
+	return group_error;
+}
+
 static struct config *load(const char *text)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
@@ -285,6 +297,41 @@ static void test_inbox_has_one_name(void **state)
 	config_free(&c);
 }
 
+/* --- groups --- */
+
+static void expect_of_group(const char *group, const char *more, const char *error, bool may_pass)
+{
+	char *text = xasprintf(ONE "defaults: {deliver: {maildir: /m, group: %s}}\nmailboxes: [x@y.z, z@y.z%s]\n", group, more);
+	char *path = write_file("mailpolld.yaml", text);
+	struct config_messages errors = { 0 }, warnings = { 0 };
+
+	assert_null(config_load(path, &errors, &warnings));
+	assert_non_null(strstr(errors.v[0], error));
+	assert_int_equal(config_may_pass(&errors), may_pass);
+	config_messages_done(&errors);
+	config_messages_done(&warnings);
+	free(path);
+	free(text);
+}
+
+/* That a group is not there and that nobody can tell are two things: the second may pass, unless another error stays. */
+static void test_group_that_cannot_be_looked_up(void **state)
+{
+	char many[16000] = "";
+
+	(void)state;
+	for (int i = 0; i < 200; i++)
+		snprintf(many + strlen(many), sizeof(many) - strlen(many), ", {address: m%d@y.z, deliver: {maildir: /m, group: root}}", i);
+	expect_of_group("no-such-group", "", "there is no group no-such-group on this machine", false);
+	for (size_t i = 0; i < 4; i++) {
+		group_error = (const int[]){ ECONNREFUSED, ENOENT, EIO, ERANGE }[i];
+		expect_of_group("root", "", "defaults.deliver: group root cannot be looked up: ", true);
+		expect_of_group("root", many, "group root cannot be looked up: ", true);
+		expect_of_group("root", ", no-address", "group root cannot be looked up: ", false);
+	}
+	group_error = 0;
+}
+
 /* --- files --- */
 
 static void expect_of_files(const char *pattern, const char *error, const char *warning)	/* NULL: none */
@@ -336,7 +383,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_defaults_of_the_whole), TEST(test_defaults_of_a_credential),
 		TEST(test_defaults_of_a_mailbox), TEST(test_precedence), TEST(test_deliver_is_replaced_whole),
-		TEST(test_inbox_has_one_name), TEST(test_disk_error_among_files) };
+		TEST(test_inbox_has_one_name), TEST(test_group_that_cannot_be_looked_up), TEST(test_disk_error_among_files) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
