@@ -140,6 +140,10 @@ static void put_credentials(FILE *to, struct fleet *fleet)
 	metrics_family(to, "token_expiry_time_seconds", "gauge", "When the access token ends, in seconds since 1970; 0: there is none.");
 	for (size_t i = 0; i < n; i++)
 		labelled(to, "token_expiry_time_seconds", "credential", v[i].credential, (double)v[i].expires_wall_s);
+	metrics_family(to, "token_refresh_time_seconds", "gauge",
+	    "When the next access token is to be asked for, in seconds since 1970; past: it is late; 0: none is planned.");
+	for (size_t i = 0; i < n; i++)
+		labelled(to, "token_refresh_time_seconds", "credential", v[i].credential, (double)v[i].refresh_wall_s);
 	metrics_family(to, "token_failing", "gauge", "1 while no new access token can be had.");
 	for (size_t i = 0; i < n; i++)
 		labelled(to, "token_failing", "credential", v[i].credential, v[i].state == TOKEN_FAILED || v[i].state == TOKEN_STALE);

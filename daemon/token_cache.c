@@ -266,7 +266,7 @@ static void snapshot_grant(const struct grant *g, struct token_snapshot *snap)
 	if (g->failure.fail != FAIL_NONE)
 		snap->refresh_wall_s = wall_of(g->retry_ms);
 	else
-		snap->refresh_wall_s = usable ? wall_of(g->renew_ms) : 0;
+		snap->refresh_wall_s = g->text != NULL ? wall_of(g->renew_ms) : 0;	/* also when it has ended: so it is seen to be late */
 	snap->relogin_window_s = usable ? (g->margin_ms - g->renew_ms) / 1000 : 0;
 }
 

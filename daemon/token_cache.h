@@ -46,7 +46,7 @@ struct token_snapshot {
 	const char *credential;		/* lent until the next call into token_cache */
 	enum token_state state;
 	int64_t expires_wall_s;		/* 0: no token */
-	int64_t refresh_wall_s;		/* the next request, for a better token or for one at all; 0: none is planned */
+	int64_t refresh_wall_s;		/* the next request, for a better token or for one at all; past: it is late; 0: none is planned */
 	int64_t relogin_window_s;	/* in which those who signed in with it do so anew (mailbox_session.c); 0: no token */
 	struct failure failure;		/* FAIL_NONE: none */
 	uint64_t requests, tokens, failures;	/* sent; what came of an attempt, which may have failed before it was sent */

@@ -83,6 +83,23 @@ def test_attempts_to_get_a_token(simulator, make_daemon):
     assert attempts() == [1, failed + 1]
 
 
+def test_token_that_is_not_renewed(simulator, make_daemon):
+    """When that was to be stays to be seen, also past its end, while nothing has failed yet"""
+    daemon, port = make_daemon(program="mailpolld-scaled"), free_port()
+    refresh, expiry, failing = ('token_%s{credential="contoso"}' % name for name in ("refresh_time_seconds", "expiry_time_seconds", "failing"))
+    simulator.mailbox(M)
+    simulator.post("/token", life_s=20)
+    daemon.config([M], top={"metrics_listen": "127.0.0.1:%d" % port})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "4"})
+    planned = wait_numbers(daemon, port, **{expiry: lambda at: at > 0, refresh: lambda at: at > 0})
+    simulator.post("/token", hang=True)
+    assert 7 <= planned[expiry] - planned[refresh] <= 13
+    n = wait_numbers(daemon, port, **{expiry: 0, failing: 0})
+    assert n[refresh] > 0 and n[refresh] - planned[refresh] <= 12          # of the token before the end, or of the one after it
+    simulator.post("/token", hang=False)
+    wait_numbers(daemon, port, **{expiry: lambda at: at > 0, refresh: lambda at: at > n[refresh], failing: 0})
+
+
 def test_what_goes_wrong_is_counted(simulator, served):
     simulator.fault("fetch-empty", M, uids=[6])
     simulator.add(M, [{"seed": 9, "size": 2000}])

@@ -135,10 +135,14 @@ void fleet_admission(const struct fleet *f, const char *credential, struct gate_
 
 size_t fleet_tokens(struct fleet *f, struct token_snapshot *ret_v, size_t room)
 {
+	static const struct token_snapshot tokens[] = {
+		{ .credential = "used", .state = TOKEN_FRESH, .expires_wall_s = 1800003600, .refresh_wall_s = 1800001800 }, { .credential = "unused" },
+	};
+
 	(void)f;
-	(void)ret_v;
-	(void)room;
-	return 0;
+	for (size_t i = 0; i < room && i < ARRAY_LEN(tokens); i++)
+		ret_v[i] = tokens[i];
+	return ARRAY_LEN(tokens);
 }
 
 void fleet_store(const struct fleet *f, struct store_snapshot *ret)
@@ -175,9 +179,24 @@ static void test_messages_are_counted_by_folder(void **state)
 	free(text);
 }
 
+static void test_times_of_a_token(void **state)
+{
+	struct fleet fleet;
+	char *text;
+
+	(void)state;
+	counters_init(&fleet.counters);
+	text = metrics_text(&fleet, 0, false);
+	assert_line(text, "mailpolld_token_expiry_time_seconds{credential=\"used\"} 1800003600");
+	assert_line(text, "mailpolld_token_refresh_time_seconds{credential=\"used\"} 1800001800");
+	assert_line(text, "mailpolld_token_refresh_time_seconds{credential=\"unused\"} 0");
+	free(text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_times_of_a_token),
 		cmocka_unit_test(test_messages_are_counted_by_folder),
 	};
 
