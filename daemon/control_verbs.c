@@ -120,54 +120,71 @@ static void post_reload(struct control *c, struct evhttp_request *req, const cha
 
 /* --- of mailboxes --- */
 
-static void do_verb(struct control *c, struct evhttp_request *req, const char *who, const char *verb,
-    size_t (*act)(struct fleet *, const char *who, size_t *ret_paused))
+/* The verb has been done to n mailboxes: tells the log, and gives what the asker is told. */
+static char *done_json(struct control *c, struct evhttp_request *req, const char *who, const char *verb, size_t n, size_t paused)
 {
 	const struct mailbox *mailbox = fleet_find(c->fleet, who);
-	size_t paused = 0, n = strlen(who) <= CONTROL_PATTERN_BYTES ? act(c->fleet, who, &paused) : 0;
 
-	if (n == 0) {
-		control_reply_no_mailbox(req, who);
-	} else if (mailbox != NULL) {
+	if (mailbox != NULL) {
 		control_log_peer(req, verb, mailbox_conf(mailbox)->address, NULL);
-		control_reply(req, HTTP_OK, status_json_done(mailbox));
-	} else {
-		control_log_peer(req, verb, NULL, who);
-		control_reply(req, HTTP_OK, xasprintf("{\"ok\":true,\"mailboxes\":%zu,\"paused\":%zu}", n, paused));
+		return status_json_done(mailbox);
 	}
+	control_log_peer(req, verb, NULL, who);
+	return xasprintf("{\"ok\":true,\"mailboxes\":%zu,\"paused\":%zu}", n, paused);
 }
 
-static void post_poll(struct control *c, struct evhttp_request *req, const char *address)
+static void post_poll(struct control *c, struct evhttp_request *req, const char *who)
 {
-	do_verb(c, req, address, "poll", fleet_poll);
+	size_t paused = 0, n = strlen(who) <= CONTROL_PATTERN_BYTES ? fleet_poll(c->fleet, who, &paused) : 0;
+
+	if (n == 0)
+		control_reply_no_mailbox(req, who);
+	else
+		control_reply(req, HTTP_OK, done_json(c, req, who, "poll", n, paused));
 }
 
-static void post_pause(struct control *c, struct evhttp_request *req, const char *address)
-{
-	do_verb(c, req, address, "pause", fleet_pause);
-}
+/* Who is told that it is done relies on it, over a crash, too: not before the state has it. */
+struct kept_reply { struct http_later *later; char *json; };
 
-static void post_resume(struct control *c, struct evhttp_request *req, const char *address)
+static void on_kept(void *arg, enum store_result result)
 {
-	do_verb(c, req, address, "resume", fleet_resume);
-}
-
-struct resync_reply { struct http_later *later; char *json; };
-
-static void on_resync_kept(void *arg, enum store_result result)
-{
-	struct resync_reply *r = arg;
+	struct kept_reply *r = arg;
 
 	(void)result;
 	control_reply_later(r->later, HTTP_OK, r->json);
 	free(r);
 }
 
+static void do_kept_verb(struct control *c, struct evhttp_request *req, const char *who, const char *verb,
+    size_t (*act)(struct fleet *, const char *who, size_t *ret_paused, store_cb *kept, void *arg))
+{
+	struct kept_reply *r = xcalloc(1, sizeof(*r));
+	size_t paused = 0, n = strlen(who) <= CONTROL_PATTERN_BYTES ? act(c->fleet, who, &paused, on_kept, r) : 0;
+
+	if (n == 0) {
+		control_reply_no_mailbox(req, who);
+		free(r);
+		return;
+	}
+	r->json = done_json(c, req, who, verb, n, paused);
+	r->later = http_answer_later(req);
+}
+
+static void post_pause(struct control *c, struct evhttp_request *req, const char *who)
+{
+	do_kept_verb(c, req, who, "pause", fleet_pause);
+}
+
+static void post_resume(struct control *c, struct evhttp_request *req, const char *who)
+{
+	do_kept_verb(c, req, who, "resume", fleet_resume);
+}
+
 static void post_resync(struct control *c, struct evhttp_request *req, const char *address)
 {
 	const struct mailbox *mailbox = fleet_find(c->fleet, address);
 	char *since = http_query(req, "since");
-	struct resync_reply *r;
+	struct kept_reply *r;
 	struct store_day day;
 
 	if (since == NULL || date_parse(since, &day.year, &day.month, &day.day) < 0) {
@@ -177,8 +194,8 @@ static void post_resync(struct control *c, struct evhttp_request *req, const cha
 	} else {
 		control_log_peer(req, "resync", mailbox_conf(mailbox)->address, since);
 		r = xcalloc(1, sizeof(*r));
-		*r = (struct resync_reply){ http_answer_later(req), status_json_done(mailbox) };
-		fleet_resync(c->fleet, address, &day, on_resync_kept, r);
+		*r = (struct kept_reply){ http_answer_later(req), status_json_done(mailbox) };
+		fleet_resync(c->fleet, address, &day, on_kept, r);
 	}
 	free(since);
 }

@@ -432,21 +432,26 @@ struct member *fleet_member(const struct fleet *f, const char *address_or_id)
 	return NULL;
 }
 
-static size_t for_each(struct fleet *f, const char *who, void (*what)(struct fleet *, struct mailbox *), size_t *ret_paused)
+/* kept is the last one's alone: what the state was told before, it knows before. */
+static size_t for_each(struct fleet *f, const char *who, void (*what)(struct fleet *, struct mailbox *, store_cb *kept, void *arg),
+    size_t *ret_paused, store_cb *kept, void *arg)
 {
 	const struct member *the_one = fleet_member(f, who);
+	struct mailbox **v = xcalloc(f->n_members, sizeof(struct mailbox *));
 	size_t n = 0;
 
-	*ret_paused = 0;
 	for (size_t i = 0; i < f->n_members; i++) {
 		struct mailbox *mailbox = f->members[i]->mailbox;
 
-		if (the_one != NULL ? f->members[i] != the_one : !mailbox_conf_is_like(mailbox_conf(mailbox), who))
-			continue;
-		what(f, mailbox);
-		n++;
-		*ret_paused += mailbox_is_paused(mailbox);
+		if (the_one != NULL ? f->members[i] == the_one : mailbox_conf_is_like(mailbox_conf(mailbox), who))
+			v[n++] = mailbox;
 	}
+	*ret_paused = 0;
+	for (size_t i = 0; i < n; i++) {
+		what(f, v[i], i + 1 == n ? kept : NULL, arg);
+		*ret_paused += mailbox_is_paused(v[i]);
+	}
+	free(v);
 	return n;
 }
 
@@ -455,38 +460,38 @@ bool fleet_is_serving(const struct fleet *f)
 	return f->started && !f->stopping;
 }
 
-static void poll_one(struct fleet *f, struct mailbox *mailbox)
+static void poll_one(struct fleet *f, struct mailbox *mailbox, store_cb *kept, void *arg)
 {
-	(void)f;
+	(void)f, (void)kept, (void)arg;
 	mailbox_poll(mailbox);
 }
 
 size_t fleet_poll(struct fleet *f, const char *who, size_t *ret_paused)
 {
-	return for_each(f, who, poll_one, ret_paused);
+	return for_each(f, who, poll_one, ret_paused, NULL, NULL);
 }
 
 /* An id, not an address, is what the state knows. */
-static void pause_one(struct fleet *f, struct mailbox *mailbox)
+static void pause_one(struct fleet *f, struct mailbox *mailbox, store_cb *kept, void *arg)
 {
-	store_set_paused(f->store, mailbox_conf(mailbox)->id, true);
+	store_set_paused(f->store, mailbox_conf(mailbox)->id, true, kept, arg);
 	mailbox_pause(mailbox);
 }
 
-size_t fleet_pause(struct fleet *f, const char *who, size_t *ret_paused)
+size_t fleet_pause(struct fleet *f, const char *who, size_t *ret_paused, store_cb *kept, void *arg)
 {
-	return for_each(f, who, pause_one, ret_paused);
+	return for_each(f, who, pause_one, ret_paused, kept, arg);
 }
 
-static void resume_one(struct fleet *f, struct mailbox *mailbox)
+static void resume_one(struct fleet *f, struct mailbox *mailbox, store_cb *kept, void *arg)
 {
-	store_set_paused(f->store, mailbox_conf(mailbox)->id, false);
+	store_set_paused(f->store, mailbox_conf(mailbox)->id, false, kept, arg);
 	mailbox_resume(mailbox);
 }
 
-size_t fleet_resume(struct fleet *f, const char *who, size_t *ret_paused)
+size_t fleet_resume(struct fleet *f, const char *who, size_t *ret_paused, store_cb *kept, void *arg)
 {
-	return for_each(f, who, resume_one, ret_paused);
+	return for_each(f, who, resume_one, ret_paused, kept, arg);
 }
 
 bool fleet_resync(struct fleet *f, const char *address, const struct store_day *since, store_cb *kept, void *arg)

@@ -30,8 +30,9 @@ void fleet_set_taker(struct fleet *, take_config_cb *take, void *arg);
 /* Verbs, for the mailbox with this address or id, or, when there is none, for each that is like it. How many those are, and how many of
  * them are paused then: no poll looks at these. */
 size_t fleet_poll(struct fleet *, const char *who, size_t *ret_paused);
-size_t fleet_pause(struct fleet *, const char *who, size_t *ret_paused);
-size_t fleet_resume(struct fleet *, const char *who, size_t *ret_paused);
+/* kept: the state knows it of all of them. From the loop, once, unless there are none. */
+size_t fleet_pause(struct fleet *, const char *who, size_t *ret_paused, store_cb *kept, void *arg);
+size_t fleet_resume(struct fleet *, const char *who, size_t *ret_paused, store_cb *kept, void *arg);
 /* kept: the wish outlives us. From the loop, once. False: no such mailbox. */
 bool fleet_resync(struct fleet *, const char *address, const struct store_day *since, store_cb *kept, void *arg);
 /* May its state be removed? The configuration does not have it any more, and it has stopped. */

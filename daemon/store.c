@@ -539,9 +539,9 @@ static void set_paused(struct store *s, const char *id, bool paused)
 	}
 }
 
-void store_set_paused(struct store *s, const char *id, bool paused)
+void store_set_paused(struct store *s, const char *id, bool paused, store_cb *cb, void *arg)
 {
-	struct op *op = op_new(OP_PAUSE, 0, NULL, NULL);
+	struct op *op = op_new(OP_PAUSE, 0, cb, arg);
 
 	op->id = xstrdup(id);
 	op->paused = paused;

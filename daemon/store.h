@@ -101,7 +101,7 @@ void store_after_done(struct store *, folder_ref, const struct ranges *uids, sto
 void store_complete(struct store *, folder_ref, store_cb *cb, void *arg);	/* first sync finished; may wait as a settlement may */
 
 /* A mailbox an operator has paused stays so over restarts. store_is_paused() knows what was set in this run, too. */
-void store_set_paused(struct store *, const char *id, bool paused);
+void store_set_paused(struct store *, const char *id, bool paused, store_cb *cb, void *arg);
 bool store_is_paused(const struct store *, const char *id);
 /* Removes all that is kept of a mailbox; the answer counts its folders. */
 typedef void store_count_cb(void *arg, uint64_t n);

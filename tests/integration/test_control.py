@@ -1,6 +1,8 @@
 """The control socket, mailpollctl, reload, stop, exit codes, notifications: how an operator meets it."""
 import contextlib
+import json
 import os
+import select
 import shutil
 import signal
 import sqlite3
@@ -9,7 +11,7 @@ import time
 
 import pytest
 
-from lib.daemon import BUILD
+from lib.daemon import BUILD, UnixConnection
 from lib.gate import Gate
 from lib.maildir import Maildir
 
@@ -218,6 +220,31 @@ def test_pause_outlives_a_restart(simulator, daemon):
     daemon.kill9()
     daemon.start()
     daemon.wait_state(A, "watching")
+
+
+@pytest.mark.parametrize("who,n", [(A, 1), ("*@contoso.example", 2)])
+def test_pause_is_done_when_it_is_on_disk(simulator, daemon, tmp_path, who, n):
+    """It begins at once; but who is told that it is done, or undone, may rely on it over a crash"""
+    gate = Gate(tmp_path / "gate", daemon.state_dir)
+    for address in (A, B):
+        simulator.mailbox(address)
+    daemon.config([A, B])
+    daemon.start(env=gate.env)
+    daemon.wait(lambda s: s["totals"]["watching"] == 2)
+    for verb, paused in (("pause", n), ("resume", 0)):
+        gate.shut()
+        asked = UnixConnection(daemon.socket, 30)
+        asked.request("POST", "/mailboxes/%s/%s" % (who, verb))
+        gate.wait_stalled()
+        daemon.wait(lambda s: s["totals"]["paused"] == paused)
+        daemon.status("?summary=1")             # what was answered before this has gone out
+        assert select.select([asked.sock], [], [], 0)[0] == []
+        gate.open()
+        answer = asked.getresponse()
+        told = json.loads(answer.read())
+        asked.close()
+        assert answer.status == 200 and told["ok"] and int(told["paused"]) == paused
+    daemon.wait(lambda s: s["totals"]["watching"] == 2)
 
 
 def test_forget(simulator, daemon):

@@ -629,9 +629,11 @@ static void test_disk_that_refuses(void **state)
 	for (uint32_t uid = 1; uid <= 50; uid++)
 		settle(w, uid, uid, true);
 	event_base_once(w->base, -1, EV_TIMEOUT, on_refused_timer, w, &soon);
-	wait_for(w, 50);
+	store_set_paused(w->store, "box", true, on_done, w);
+	wait_for(w, 51);
 	assert_null(store_failure(w->store));
 	reopen(w);
+	assert_true(store_is_paused(w->store, "box"));
 	load(w);
 	expect_ranges(&w->folder.settled, "1:50");
 	assert_int_equal(w->folder.delivered, 50);	/* once each */
