@@ -288,8 +288,11 @@ static void on_settled(void *arg, const struct message *message, bool delivered)
 	m->progress_ms = clock_now_ms();
 	f->at.last_success_wall_s = clock_wall_s();
 	mailbox_released(m);
-	if (delivered)
+	if (delivered) {
 		count_delivered(m, f, message);
+		if (m->ready_ms != 0 && message->fetched_ms >= m->ready_ms)
+			session_brought_mail(m);
+	}
 }
 
 static void on_lost(void *arg, const struct message *message)

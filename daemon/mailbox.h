@@ -34,6 +34,7 @@ struct mailbox_ops {
 	void (*want_fetch)(void *arg, struct mailbox *);
 	void (*fetch_over)(void *arg, struct mailbox *);
 	void (*throttled)(void *arg, struct mailbox *);		/* the server asked it to wait */
+	/* Or, with from the same as to, whether it fails. */
 	void (*state_changed)(void *arg, struct mailbox *, enum mailbox_state from, enum mailbox_state to);
 	void (*delivered)(void *arg, struct mailbox *);		/* one message more is settled as handed over */
 	void (*stopped)(void *arg, struct mailbox *);		/* after mailbox_stop(): free it now */

@@ -61,6 +61,7 @@ struct mailbox {
 	struct imap_session *session;
 	struct imap_trace *trace;		/* over all sessions; NULL: nobody looks */
 	msec_t ready_ms;			/* since when the session has been signed in; 0: not yet */
+	bool brought_mail;			/* it works: a message that it has fetched is delivered (session_brought_mail()) */
 	bool opened;				/* it has shown that it may open the mailbox: an OK to AUTHENTICATE does not (exchange-online 5.1) */
 	bool sign_in_failed;			/* that is what was logged last */
 	struct failure *end_why;		/* why we ended the session ourselves; NULL: no reason to complain */
@@ -137,6 +138,7 @@ void session_want(struct mailbox *);			/* asks the gate; mailbox_admit() follows
 void session_check_relogin(struct mailbox *);		/* is it time to ask for a newer token, or for the gate? */
 void session_start_over(struct mailbox *);		/* signed in, or not: the gate's place is free */
 void session_back_off(struct mailbox *, const struct failure *, bool is_tokens);	/* no session for a while */
+void session_brought_mail(struct mailbox *);		/* a message that this session has fetched is delivered */
 void session_replace_text(const char **owned, const char *with);
 
 /* mailbox_work.c; what takes a void * is a callback of the session's, the mailbox being its arg */

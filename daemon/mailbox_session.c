@@ -10,7 +10,7 @@
 #include "token_cache.h"
 #include "util.h"
 
-#define SHORT_SESSION_MS 5000		/* an expected end that comes sooner is a failure */
+#define SHORT_SESSION_MS 5000		/* an expected end that comes sooner is a failure, and mail that came before it no proof */
 #define TOKEN_ASK_MS 15000		/* at most between two questions to the token cache, which cost nothing */
 #define RELOGIN_ASK_MS 5000		/* the newer token was not there yet */
 #define SIGN_IN_LIMIT_MS (5 * 60 * 1000)	/* all phases together */
@@ -43,17 +43,49 @@ void session_back_off(struct mailbox *m, const struct failure *why, bool is_toke
 	wait_until(m, clock_now_ms() + wait_ms, MAILBOX_BACKING_OFF);
 }
 
-void mailbox_proved(struct mailbox *m)
+static void recovered(struct mailbox *m)
 {
-	m->token_replaced = false;
-	m->subject.worked_before = true;
 	if (m->failures > 0)
 		log_write(LOG_LEVEL_INFO, m->sign_in_failed ? EVENT_SIGN_IN_RECOVERED : EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "recovered after %u failures and %lld s", m->failures,
 		    (long long)(clock_now_ms() - m->failing_since_ms) / 1000);
 	m->failures = 0;
-	m->backoff = (struct backoff){ 0 };
 	repeats_over(&m->failing);
 	failure_drop(&m->failure);
+}
+
+void mailbox_proved(struct mailbox *m)
+{
+	m->token_replaced = false;
+	m->subject.worked_before = true;
+	m->backoff = (struct backoff){ 0 };
+	recovered(m);
+}
+
+static bool is_short(msec_t ready_ms)
+{
+	return ready_ms == 0 || clock_now_ms() - ready_ms < SHORT_SESSION_MS;
+}
+
+/* What the last session ended at has not had its turn in this one. */
+static bool may_end_again(const struct mailbox *m)
+{
+	for (size_t i = 0; i < m->n_folders; i++)
+		if (m->folders[i].ends_session)
+			return true;
+	return false;
+}
+
+/* A full look proves more, but behind a backlog it is hours away. The waits begin anew only if this session lasts (after_failure()): one
+ * that ends early each time, whatever it has brought, is not to be tried each second. */
+void session_brought_mail(struct mailbox *m)
+{
+	if (is_short(m->ready_ms) && may_end_again(m))
+		return;
+	m->brought_mail = true;
+	if (m->failure == NULL)
+		return;
+	recovered(m);
+	m->env->ops->state_changed(m->env->arg, m, m->state, m->state);
 }
 
 /* --- signing in --- */
@@ -166,7 +198,7 @@ static void open_session(struct mailbox *m, const struct token *token)
 	session_replace_text(&m->subject.token_finding, token->finding);
 	plan_relogin(m, token);
 	m->ready_ms = 0;
-	m->opened = false;
+	m->opened = m->brought_mail = false;
 	mailbox_set_state(m, MAILBOX_CONNECTING);
 	m->session = imap_session_new(m->env->base, m->env->dialer, m->env->tls, &conf, &session_ops, m);
 }
@@ -286,7 +318,7 @@ static bool again_at_once(struct mailbox *m, msec_t ready_ms)
 {
 	bool was_short = m->short_end;
 
-	m->short_end = ready_ms == 0 || clock_now_ms() - ready_ms < SHORT_SESSION_MS;
+	m->short_end = is_short(ready_ms);
 	return !m->short_end || !was_short;
 }
 
@@ -305,6 +337,8 @@ static void after_failure(struct mailbox *m, const struct failure *why, msec_t r
 		m->token_replaced = true;
 		next_session_at_once(m);
 	} else {
+		if (m->brought_mail && !is_short(ready_ms))
+			m->backoff = (struct backoff){ 0 };
 		session_back_off(m, why, false);
 	}
 }

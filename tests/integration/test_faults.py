@@ -680,6 +680,12 @@ def test_several_throttled_slow_the_credential(simulator, make_daemon):
     daemon.wait_line("no mailbox was throttled for a minute: new sessions start as configured")
 
 
+def wait_of(mailbox):
+    """How long it waits for its next try."""
+    since, retry = (calendar.timegm(time.strptime(mailbox[k], "%Y-%m-%dT%H:%M:%SZ")) for k in ("since", "retry_at"))
+    return retry - since
+
+
 @pytest.mark.parametrize("folders,command", [(["INBOX"], "UID SEARCH"), (["INBOX", "Second"], "STATUS")])
 def test_patience_grows_until_a_full_look(scene, folders, command):
     """exchange-online 5: neither a sign-in nor a SELECT nor one folder of two proves anything; the steps are 2, 4, 8 ... s"""
@@ -694,15 +700,52 @@ def test_patience_grows_until_a_full_look(scene, folders, command):
     while seen < 5:
         status = scene.daemon.wait(lambda s: any(m["failures"] > seen and m["retry_at"] for m in s["mailboxes"]))
         mailbox = next(m for m in status["mailboxes"] if m["failures"])
-        since, retry = (calendar.timegm(time.strptime(mailbox[k], "%Y-%m-%dT%H:%M:%SZ")) for k in ("since", "retry_at"))
         seen = mailbox["failures"]
-        waits.append((seen, retry - since))
+        waits.append((seen, wait_of(mailbox)))
     assert all(wait <= 2 ** n + 1 for n, wait in waits) and max(wait for _, wait in waits) > 2, waits       # the fifth is of 3.2 s at least
     assert scene.simulator.state("two@contoso.example")["logins"] >= 5
     scene.simulator.clear("two@contoso.example")
     scene.daemon.wait(lambda s: s["totals"]["watching"] == 2)
     assert scene.daemon.of("two@contoso.example")["failures"] == 0
     scene.daemon.wait_line("recovered after [0-9]+ failures")
+
+
+def test_patience_grows_though_each_session_brings_mail(scene):
+    """One folder ends each of them: what the others bring says nothing of that one, and the mailbox fails since the first"""
+    address, folders = "two@contoso.example", ["INBOX", "Second"]
+    scene.simulator.mailbox(address, folders)
+    scene.daemon.config([{"address": address, "folders": folders}])
+    scene.start(5)
+    scene.daemon.wait_state(address, "watching")
+    scene.simulator.fault("delay-status", address, seconds=0.2)        # in which the message is settled
+    scene.simulator.fault("close-raw", address, asks="Second")
+    scene.simulator.post("/drop", address=address)
+    seen = 0
+    while seen < 5:
+        mailbox = scene.daemon.wait(lambda s: s["mailboxes"][0]["failures"] > seen and s["mailboxes"][0]["retry_at"])["mailboxes"][0]
+        seen = mailbox["failures"]
+        scene.simulator.add(address, [{"seed": seen, "size": 1500}])
+        scene.daemon.wait_delivered(address, mailbox["folders"][0]["delivered"] + 1)
+    assert sum("event=mailbox-recovered" in line for line in scene.daemon.lines) == 0
+
+
+@pytest.mark.parametrize("rate,delay_s,grows", [(5, 0.1, True), (20, 0.3, False)], ids=["early", "late"])
+def test_sessions_that_end_after_a_message(scene, rate, delay_s, grows):
+    """Those that end early, whatever they have brought, are not followed by the next each second; when they last a while, the waits do not add up"""
+    uids = scene.add(BAD, 12)
+    scene.simulator.fault("delay-fetch", BAD, seconds=delay_s)          # in which the message before is settled
+    for uid in uids[1::2]:
+        scene.simulator.fault("close-raw", BAD, command="UID FETCH", asks=uid)
+    scene.start(rate)
+    waits = []
+
+    def delivered(status):
+        mailbox = next(m for m in status["mailboxes"] if m["address"] == BAD)
+        if mailbox["state"] == "backing-off":
+            waits.append(wait_of(mailbox))
+        return mailbox["folders"][0]["delivered"]
+    status = scene.daemon.wait(lambda s: delivered(s) == 6 or max(waits, default=0) > 5)        # the third in a row may be of 8 s
+    assert (delivered(status) < 6) == grows, waits
 
 
 def test_slow_front_end(scene):

@@ -296,6 +296,26 @@ def test_token_without_role(simulator, daemon):
     assert sum("event=token-doubtful" in line for line in daemon.lines) == 1
 
 
+def test_mended_with_the_first_message(simulator, daemon):
+    """A backlog comes in for hours, and all that time the mailbox neither fails nor is health down for what was wrong before"""
+    simulator.mailbox(ADDRESS)
+    uids = simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(5)])
+    simulator.fault("hang-mid-literal", ADDRESS, uids=uids[3:4], after=700)
+    daemon.config([ADDRESS])
+    daemon.write_secret("wrong")
+    daemon.start()
+    daemon.wait(lambda s: s["health"] == "down" and s["totals"]["failing"] == 1)
+    daemon.write_secret(simulator.secret)
+    assert daemon.ctl("reload").returncode == 0
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 3)
+    status = daemon.wait(lambda s: s["health"] == "ok" and s["reasons"] == [], timeout=10)
+    mailbox = status["mailboxes"][0]
+    assert mailbox["state"] == "syncing" and mailbox["folders"][0]["backlog"] == 2 and status["totals"]["failing"] == 0
+    assert mailbox["error"] is None and mailbox["failing_since"] is None and mailbox["failures"] == 0
+    daemon.wait_line("event=mailbox-recovered .*recovered after")
+
+
 def test_one_cause_for_all_mailboxes_is_one_sentence(simulator, daemon):
     """exchange-online 5.2: all refused is the application's matter, and said once"""
     addresses = ["box%d@contoso.example" % i for i in range(5)]
