@@ -12,6 +12,7 @@
 #define JOB_STUCK_MS 180000		/* a worker's job that old: the watchdog is not fed */
 #define FAILING_LONG_MS (15 * 60 * 1000)
 #define FAILING_FEW 3			/* fewer mailboxes may always fail for long without being degraded, and 1 % */
+#define FIRST_TURNS_MS 60000		/* that one has failed: then nobody waits for the first try of all the others */
 #define CREDENTIALS_MAX 256
 
 struct verdict {
@@ -103,32 +104,51 @@ static void judge_sinks(struct fleet *f, struct verdict *verdict)
 	}
 }
 
+/* It has neither failed nor got through to a server yet. */
+static bool awaits_first_turn(const struct mailbox *m)
+{
+	return mailbox_last_turn_ms(m) == 0 && mailbox_state(m) < MAILBOX_SYNCING;
+}
+
 static void judge_mailboxes(struct fleet *f, struct verdict *verdict)
 {
-	size_t failing = 0, in_part = 0, long_failing = 0, paused = 0;
-	msec_t since_ms, now_ms = clock_now_ms();
+	size_t failing = 0, in_part = 0, long_failing = 0, paused = 0, untried = 0;
+	msec_t since_ms, now_ms = clock_now_ms(), longest_ms = 0;
 	const struct failure *cause = NULL;
 	bool one_cause = true;
-	char hint[FAILURE_HINT_MAX];
+	char hint[FAILURE_HINT_MAX], how_many[128];
 
 	for (size_t i = 0; i < f->n_members; i++) {
+		const struct mailbox *m = f->members[i]->mailbox;
 		struct mailbox_snapshot snap;
 
-		paused += mailbox_is_paused(f->members[i]->mailbox);
-		if (!mailbox_is_failing(f->members[i]->mailbox, &since_ms))
+		if (!mailbox_is_failing(m, &since_ms)) {
+			if (mailbox_is_paused(m))
+				paused++;
+			else
+				untried += awaits_first_turn(m);
 			continue;
+		}
 		failing++;
-		in_part += mailbox_fails_in_part(f->members[i]->mailbox);
+		in_part += mailbox_fails_in_part(m);
 		long_failing += now_ms - since_ms >= FAILING_LONG_MS;
-		mailbox_snapshot(f->members[i]->mailbox, &snap);
+		if (now_ms - since_ms > longest_ms)
+			longest_ms = now_ms - since_ms;
+		mailbox_snapshot(m, &snap);
 		one_cause = one_cause && (cause == NULL || strcmp(cause->name, snap.failure->name) == 0);
 		cause = snap.failure;
 	}
-	if (failing > 1 && one_cause && cause->hint[0] != '\0')	/* the application's matter, or the server's: said once (exchange-online 5.2) */
-		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail, all with %s: %.650s", failing, f->n_members, cause->name, cause->hint);
+	if (longest_ms < FIRST_TURNS_MS)
+		untried = 0;
+	if (untried > 0)
+		snprintf(how_many, sizeof(how_many), "%zu of %zu mailboxes fail (%zu others await their first turn)", failing, f->n_members, untried);
 	else
-		snprintf(hint, sizeof(hint), "%zu of %zu mailboxes fail: see `mailpollctl status --failing`.", failing, f->n_members);
-	if (failing > 0 && in_part == 0 && failing == f->n_members - paused)
+		snprintf(how_many, sizeof(how_many), "%zu of %zu mailboxes fail", failing, f->n_members);
+	if (failing > 1 && one_cause && cause->hint[0] != '\0')	/* the application's matter, or the server's: said once (exchange-online 5.2) */
+		snprintf(hint, sizeof(hint), "%s, all with %s: %.600s", how_many, cause->name, cause->hint);
+	else
+		snprintf(hint, sizeof(hint), "%s: see `mailpollctl status --failing`.", how_many);
+	if (failing > 0 && in_part == 0 && failing + untried + paused == f->n_members)
 		add_reason(f, verdict, HEALTH_DOWN, "mailboxes", "all", hint);
 	else if (long_failing >= FAILING_FEW && long_failing * 100 > f->n_members)
 		add_reason(f, verdict, HEALTH_DEGRADED, "mailboxes", "many", hint);

@@ -210,6 +210,30 @@ def test_many_that_fail_for_long(simulator, make_daemon):
         daemon.wait(lambda s: (s["totals"]["mailboxes"], s["totals"]["failing"], s["health"]) == (len(mailboxes), failing, health), 20, health, "?failing=1")
 
 
+@pytest.mark.parametrize("works", [False, True], ids=["no server", "one server"])
+def test_start_that_gets_through_to_nobody(simulator, make_daemon, works):
+    """A firewall drops what is sent: down when the first has failed for a minute, not when the last has been tried; but not while one is served"""
+    daemon, behind = make_daemon(program="mailpolld-scaled"), ["box%02d@contoso.example" % i for i in range(30)]
+    line = simulator.post("/line")["port"]
+    simulator.post("/line", port=line, mode="hang-tcp")
+    simulator.mailbox(M)
+    daemon.config([{"address": M, "port": simulator.imap_port}] * works + behind, {"port": line}, admission={"starting_at_once": 1})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "20"})
+
+    def not_tried(status):
+        return sum(m["state"] == "queued" and m["failures"] == 0 for m in status["mailboxes"])
+    if works:
+        daemon.wait_state(M, "watching")
+        status = daemon.wait(lambda s: s["totals"]["failing"] >= 12)        # one at a time, each for ten seconds
+        assert status["health"] == "ok" and not_tried(status) > 0, status["reasons"]
+    else:
+        status = daemon.wait(lambda s: s["health"] == "down")
+        reason = next(r for r in status["reasons"] if r["what"] == "mailboxes")
+        assert not_tried(status) > 0 and re.search(r"of 30 mailboxes fail \(\d+ others await their first turn\), all with connect: Cannot reach", reason["hint"])
+        failing_since = min(calendar.timegm(time.strptime(m["failing_since"], "%Y-%m-%dT%H:%M:%SZ")) for m in status["mailboxes"] if m["failures"])
+        assert calendar.timegm(time.strptime(reason["since"], "%Y-%m-%dT%H:%M:%SZ")) - failing_since >= 59
+
+
 def test_series_of_each_mailbox(simulator, daemon):
     """Only where somebody wants them; each once, all of a family together; never histograms"""
     port, addresses = free_port(), ["m%04d@contoso.example" % i for i in range(1200)]
