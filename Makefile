@@ -86,7 +86,7 @@ $(BUILD)/libshared.a: $(SHARED_OBJS)
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libshared.a | $(BUILD)/unit
 	$(CC) $(CFLAGS_ALL) -MMD $(LDFLAGS_ALL) -o $@ $< $(BUILD)/libshared.a $(LIBS) -lcmocka
 # These functions are the test's own.
-$(BUILD)/unit/test_fleet: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,token_get token_cancel imap_session_new imap_session_free imap_session_abandon)
+$(BUILD)/unit/test_fleet: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,token_get token_cancel token_cache_snapshot imap_session_new imap_session_free imap_session_abandon)
 $(BUILD)/unit/test_delivery: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,sink_conf sink_many_at_once sink_keeps_file sink_is_doubtful sink_deliver spool_release spool_remove store_settle)
 $(BUILD)/unit/test_sink_maildir: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,volume_flush volume_rename store_add_intent store_drop_intent store_instance spool_remove \
 	flush_directory flush_directory_of volume_get volume_dev volume_note_free store_settle store_found_intents lane_submit)

@@ -263,6 +263,7 @@ void fleet_apply_globals(struct fleet *f, struct config *config)
 	spool_set_limits(f->spool, config->spool_limit_bytes, config->min_free_bytes);
 	token_cache_configure(f->tokens, config);
 	admission_configure(f->admission, config);
+	fleet_count_watching(f);
 }
 
 struct fleet *fleet_new(struct event_base *base, struct workers *workers, struct config *config, char *ret_error, size_t size)
@@ -319,6 +320,7 @@ void fleet_free(struct fleet **fleet)
 	config_free(&f->config);
 	free(f->config_error);
 	free(f->reasons);
+	free(f->watching);
 	free(f);
 	*fleet = NULL;
 }

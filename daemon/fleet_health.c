@@ -13,7 +13,6 @@
 #define FAILING_LONG_MS (15 * 60 * 1000)
 #define FAILING_FEW 3			/* fewer mailboxes may always fail for long without being degraded, and 1 % */
 #define FIRST_TURNS_MS 60000		/* that one has failed: then nobody waits for the first try of all the others */
-#define CREDENTIALS_MAX 256
 
 struct verdict {
 	enum health_level health;
@@ -54,18 +53,30 @@ static void judge_disks(struct fleet *f, struct verdict *verdict)
 		add_reason(f, verdict, HEALTH_DOWN, "disk", "disk", "A disk has not answered for 20 s: look at the kernel's log.");
 }
 
+void fleet_count_watching(struct fleet *f)
+{
+	const struct config *c = f->config;
+	size_t at = 0;
+
+	free(f->watching);
+	f->watching = xcalloc(c->n_credentials, sizeof(*f->watching));
+	for (size_t i = 0; i < c->n_mailboxes; i++) {
+		while (c->credentials[at] != c->mailboxes[i]->credential)	/* mostly the same as the one before */
+			at = (at + 1) % c->n_credentials;
+		f->watching[at] += c->mailboxes[i]->watch == WATCH_IDLE;
+	}
+}
+
 bool fleet_relogin_is_tight(const struct fleet *f, const struct token_snapshot *token, char *ret_hint, size_t size)
 {
 	size_t watching = 0;
 	unsigned allowed = 0;
 
-	for (size_t i = 0; i < f->config->n_credentials; i++)
-		if (strcmp(f->config->credentials[i]->name, token->credential) == 0)
-			allowed = f->config->credentials[i]->admission.sessions_per_second;
-	for (size_t i = 0; i < f->config->n_mailboxes; i++) {
-		const struct mailbox_conf *conf = f->config->mailboxes[i];
-
-		watching += conf->watch == WATCH_IDLE && strcmp(conf->credential->name, token->credential) == 0;
+	for (size_t i = 0; token->relogin_window_s > 0 && i < f->config->n_credentials; i++) {
+		if (strcmp(f->config->credentials[i]->name, token->credential) != 0)
+			continue;
+		allowed = f->config->credentials[i]->admission.sessions_per_second;
+		watching = f->watching[i];
 	}
 	if (allowed == 0 || token->relogin_window_s <= 0 || (double)watching <= (double)allowed * (double)token->relogin_window_s)
 		return false;
@@ -75,20 +86,21 @@ bool fleet_relogin_is_tight(const struct fleet *f, const struct token_snapshot *
 	return true;
 }
 
-static void judge_credentials(struct fleet *f, struct verdict *verdict)
+static void judge_credentials(struct fleet *f, struct verdict *verdict, const struct token_snapshot *tokens, size_t n)
 {
-	struct token_snapshot *tokens = xcalloc(CREDENTIALS_MAX, sizeof(*tokens));
-	size_t n = token_cache_snapshot(f->tokens, tokens, CREDENTIALS_MAX);
-	char hint[400];
-
-	for (size_t i = 0; i < n && i < CREDENTIALS_MAX; i++)
-		if (fleet_relogin_is_tight(f, &tokens[i], hint, sizeof(hint)))
-			add_reason(f, verdict, HEALTH_OK, "admission", tokens[i].credential, hint);
-	for (size_t i = 0; i < n && i < CREDENTIALS_MAX; i++)
+	for (size_t i = 0; i < n; i++)
 		if (tokens[i].state == TOKEN_FAILED || tokens[i].state == TOKEN_STALE)
 			add_reason(f, verdict, HEALTH_DEGRADED, "credential", tokens[i].credential,
 			    tokens[i].failure.hint[0] != '\0' ? tokens[i].failure.hint : tokens[i].failure.text);
-	free(tokens);
+}
+
+static void judge_admission(struct fleet *f, struct verdict *verdict, const struct token_snapshot *tokens, size_t n)
+{
+	char hint[400];
+
+	for (size_t i = 0; i < n; i++)
+		if (fleet_relogin_is_tight(f, &tokens[i], hint, sizeof(hint)))
+			add_reason(f, verdict, HEALTH_OK, "admission", tokens[i].credential, hint);
 }
 
 static void judge_sinks(struct fleet *f, struct verdict *verdict)
@@ -161,14 +173,20 @@ const char *health_name(enum health_level health)
 	return names[health];
 }
 
+/* What matters most first: there may be more reasons than room. */
 enum health_level fleet_health(struct fleet *f, struct health_reason *ret_v, size_t room, size_t *ret_n)
 {
 	struct verdict verdict = { .health = HEALTH_OK, .v = xcalloc(HEALTH_REASONS_MAX, sizeof(struct health_reason)) };
+	size_t n = token_cache_snapshot(f->tokens, NULL, 0);
+	struct token_snapshot *tokens = xcalloc(n, sizeof(*tokens));
 
-	judge_disks(f, &verdict);
-	judge_credentials(f, &verdict);
-	judge_sinks(f, &verdict);
+	token_cache_snapshot(f->tokens, tokens, n);
 	judge_mailboxes(f, &verdict);
+	judge_disks(f, &verdict);
+	judge_credentials(f, &verdict, tokens, n);
+	judge_sinks(f, &verdict);
+	judge_admission(f, &verdict, tokens, n);
+	free(tokens);
 	free(f->reasons);
 	f->reasons = verdict.v;
 	f->n_reasons = verdict.n;

@@ -56,6 +56,7 @@ struct fleet {
 	struct event *stop_timer, *hurry_timer, *stopped_ev;
 	struct reload_wish *reloading, *reload_next;	/* answered by the run under way; by the one after it */
 	struct health_reason *reasons; size_t n_reasons;	/* of the last verdict, for their `since` */
+	size_t *watching;		/* how many mailboxes each credential has in IDLE, in the order of the configuration's credentials */
 };
 
 struct member *fleet_member(const struct fleet *, const char *address_or_id);	/* NULL: none */
@@ -66,3 +67,4 @@ void member_retire(struct member *);		/* stops it; freed when it has stopped */
 void member_end_traces(struct member *, const char *why);
 void fleet_drop_reloads(struct fleet *);	/* those that will not be done any more are answered */
 void fleet_apply_globals(struct fleet *, struct config *);	/* takes config over; mailboxes are not touched */
+void fleet_count_watching(struct fleet *);	/* in the configuration */

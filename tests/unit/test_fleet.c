@@ -1,5 +1,5 @@
-/* The fleet's watch over its mailboxes (promise 8): real mailboxes whose tokens come at once and whose sessions, of clay, never get
- * anywhere; some do not even end when they are told to. The clock runs a thousand times too fast. */
+/* The fleet's watch over its mailboxes (promise 8), and its verdict on them: real mailboxes whose tokens come at once and whose sessions,
+ * of clay, never get anywhere; some do not even end when they are told to. The clock runs a thousand times too fast. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -24,6 +24,7 @@
 #define SIGN_IN_LIMIT_MS (5 * 60 * 1000)	/* mailbox_session.c's */
 #define CHECK_MS 15000			/* fleet.c's */
 #define SLACK_MS 500000			/* half a second of a busy machine */
+#define TOKENS_MAX 300
 
 static struct {
 	char dir[64];
@@ -37,6 +38,7 @@ static struct {
 	bool (*awaited)(void);
 	msec_t before_ms;		/* it was not so yet */
 	bool dead;			/* the watchdog was not fed at some moment */
+	size_t n_tokens, failed_from;	/* of the credentials the verdict sees, those from there on */
 } w;
 
 /* --- in place of token_cache.c and imap_session.c --- */
@@ -71,6 +73,20 @@ void __wrap_token_cancel(struct token_request **request);
 void __wrap_token_cancel(struct token_request **request)
 {
 	*request = NULL;
+}
+
+size_t __wrap_token_cache_snapshot(struct token_cache *cache, struct token_snapshot *ret_v, size_t room);
+size_t __wrap_token_cache_snapshot(struct token_cache *cache, struct token_snapshot *ret_v, size_t room)
+{
+	static char names[TOKENS_MAX][24];
+
+	(void)cache;
+	for (size_t i = 0; i < w.n_tokens && i < room; i++) {
+		snprintf(names[i], sizeof(names[i]), "c%zu", i);
+		ret_v[i] = (struct token_snapshot){ .credential = names[i], .state = i >= w.failed_from ? TOKEN_FAILED : TOKEN_FRESH,
+		    .failure = { .text = "no" } };
+	}
+	return w.n_tokens;
 }
 
 struct imap_session *__wrap_imap_session_new(struct event_base *base, struct dialer *dialer, struct tls *tls, const struct imap_session_conf *conf,
@@ -210,6 +226,11 @@ static bool has_second_session(void)
 	return w.sessions == 2;
 }
 
+static bool fails(void)
+{
+	return fleet_failing(w.fleet) > 0;
+}
+
 /* --- tests --- */
 
 /* Torn down, counted, told, started anew: and the watchdog was fed all the time. */
@@ -256,11 +277,32 @@ static void test_still_there_a_minute_later(void **state)
 	assert_false(w.dead);
 }
 
+/* As many as there are; and what matters most is among the reasons, which are not as many. */
+static void test_many_credentials(void **state)
+{
+	struct health_reason reasons[HEALTH_REASONS_MAX];
+	bool told = false;
+	size_t n;
+
+	(void)state;
+	w.n_tokens = TOKENS_MAX;
+	w.failed_from = TOKENS_MAX - 1;
+	assert_int_not_equal(fleet_health(w.fleet, reasons, ARRAY_LEN(reasons), &n), HEALTH_OK);
+	for (size_t i = 0; i < n; i++)		/* beside a disk that is slow for this clock */
+		told = told || strcmp(reasons[i].name, "c299") == 0;
+	assert_true(told);
+	w.failed_from = 0;
+	wait_until(fails);
+	assert_int_equal(fleet_health(w.fleet, reasons, ARRAY_LEN(reasons), &n), HEALTH_DOWN);
+	assert_int_equal(n, HEALTH_REASONS_MAX);
+	assert_string_equal(reasons[0].what, "mailboxes");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later) };
+	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later), TEST(test_many_credentials) };
 
 	alarm(60);			/* what is awaited may never come */
 	return cmocka_run_group_tests(tests, NULL, NULL);
