@@ -28,7 +28,7 @@
 #define MAILDIR_THREADS 64		/* most sleep, on disks that hang; else few are made */
 #define SPAWN_THREADS 64
 #define RECOVERY_MS 30000
-#define CHECK_S 15			/* between two looks for mailboxes past their deadline */
+#define CHECK_S 15			/* between two looks for mailboxes past their deadline, and at what is wrong with all */
 #define HURRY_BEFORE_MS 3000		/* before the end of the time given to stop */
 
 /* --- members --- */
@@ -419,6 +419,7 @@ static void on_check(evutil_socket_t fd, short what, void *arg)
 		if (!known)
 			log_write(LOG_LEVEL_ERROR, EVENT_MAILBOX_STALLED, &ctx, NULL, 0, "its session was torn down and is still there a minute later");
 	}
+	fleet_judge(f);
 }
 
 /* --- verbs --- */

@@ -1,4 +1,4 @@
-/* The verdict: is mail moving? Each reason keeps the time when it was first seen. */
+/* The verdict: is mail moving? Each reason keeps the time when it was first seen; fleet.c looks every 15 s, whether or not somebody asks. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,7 +174,7 @@ const char *health_name(enum health_level health)
 }
 
 /* What matters most first: there may be more reasons than room. */
-enum health_level fleet_health(struct fleet *f, struct health_reason *ret_v, size_t room, size_t *ret_n)
+enum health_level fleet_judge(struct fleet *f)
 {
 	struct verdict verdict = { .health = HEALTH_OK, .v = xcalloc(HEALTH_REASONS_MAX, sizeof(struct health_reason)) };
 	size_t n = token_cache_snapshot(f->tokens, NULL, 0);
@@ -190,9 +190,16 @@ enum health_level fleet_health(struct fleet *f, struct health_reason *ret_v, siz
 	free(f->reasons);
 	f->reasons = verdict.v;
 	f->n_reasons = verdict.n;
-	*ret_n = verdict.n < room ? verdict.n : room;
-	memcpy(ret_v, verdict.v, *ret_n * sizeof(*ret_v));
 	return verdict.health;
+}
+
+enum health_level fleet_health(struct fleet *f, struct health_reason *ret_v, size_t room, size_t *ret_n)
+{
+	enum health_level health = fleet_judge(f);
+
+	*ret_n = f->n_reasons < room ? f->n_reasons : room;
+	memcpy(ret_v, f->reasons, *ret_n * sizeof(*ret_v));
+	return health;
 }
 
 bool fleet_is_alive(struct fleet *f)

@@ -68,3 +68,4 @@ void member_end_traces(struct member *, const char *why);
 void fleet_drop_reloads(struct fleet *);	/* those that will not be done any more are answered */
 void fleet_apply_globals(struct fleet *, struct config *);	/* takes config over; mailboxes are not touched */
 void fleet_count_watching(struct fleet *);	/* in the configuration */
+enum health_level fleet_judge(struct fleet *);	/* each `since` is as old as the first verdict that saw it */

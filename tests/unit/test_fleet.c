@@ -25,6 +25,7 @@
 #define CHECK_MS 15000			/* fleet.c's */
 #define SLACK_MS 500000			/* half a second of a busy machine */
 #define TOKENS_MAX 300
+#define A_WHILE_MS (30 * 60 * 1000)
 
 static struct {
 	char dir[64];
@@ -38,6 +39,7 @@ static struct {
 	bool (*awaited)(void);
 	msec_t before_ms;		/* it was not so yet */
 	bool dead;			/* the watchdog was not fed at some moment */
+	msec_t until_ms;		/* what is awaited is that time */
 	size_t n_tokens, failed_from;	/* of the credentials the verdict sees, those from there on */
 } w;
 
@@ -231,6 +233,29 @@ static bool fails(void)
 	return fleet_failing(w.fleet) > 0;
 }
 
+static bool is_then(void)
+{
+	return clock_now_ms() >= w.until_ms;
+}
+
+static void wait_a_while(void)
+{
+	w.until_ms = clock_now_ms() + A_WHILE_MS;
+	wait_until(is_then);
+}
+
+/* That all mailboxes fail is the first of the reasons: its time. */
+static int64_t down_since_s(void)
+{
+	struct health_reason reasons[HEALTH_REASONS_MAX];
+	size_t n;
+
+	assert_int_equal(fleet_health(w.fleet, reasons, ARRAY_LEN(reasons), &n), HEALTH_DOWN);
+	assert_true(n > 0);
+	assert_string_equal(reasons[0].what, "mailboxes");
+	return reasons[0].since_wall_s;
+}
+
 /* --- tests --- */
 
 /* Torn down, counted, told, started anew: and the watchdog was fed all the time. */
@@ -277,6 +302,26 @@ static void test_still_there_a_minute_later(void **state)
 	assert_false(w.dead);
 }
 
+/* Whoever asks, and when: since it began, and not before it was over the last time. */
+static void test_since(void **state)
+{
+	int64_t first_s, second_s;
+	size_t paused;
+
+	(void)state;
+	wait_until(fails);
+	first_s = clock_wall_s();
+	wait_a_while();
+	assert_in_range(down_since_s(), first_s - SLACK_MS / 1000, first_s + (CHECK_MS + SLACK_MS) / 1000);
+
+	assert_int_equal(fleet_pause(w.fleet, "a@t.example", &paused, NULL, NULL), 1);
+	wait_a_while();
+	second_s = clock_wall_s();
+	assert_int_equal(fleet_resume(w.fleet, "a@t.example", &paused, NULL, NULL), 1);
+	wait_until(fails);
+	assert_true(down_since_s() >= second_s);
+}
+
 /* As many as there are; and what matters most is among the reasons, which are not as many. */
 static void test_many_credentials(void **state)
 {
@@ -302,7 +347,7 @@ static void test_many_credentials(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later), TEST(test_many_credentials) };
+	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later), TEST(test_since), TEST(test_many_credentials) };
 
 	alarm(60);			/* what is awaited may never come */
 	return cmocka_run_group_tests(tests, NULL, NULL);
