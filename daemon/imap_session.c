@@ -94,12 +94,12 @@ static enum failure_phase where(const struct imap_session *s)
 	return s->phase == P_COMMAND ? s->where : phases[s->phase].where;
 }
 
-/* Safe anywhere, once: the owner hears of it from the loop. why NULL: as wished. */
+/* Safe anywhere, once: the owner hears of it from the loop. why NULL: as wished. After LOGOUT all was done, whatever is answered, or is not. */
 static void end_with(struct imap_session *s, const struct failure *why)
 {
 	if (s->phase == P_ENDED)
 		return;
-	if (why != NULL)
+	if (why != NULL && s->phase != P_LOGOUT)
 		failure_keep(&s->failure, why);
 	if (s->stream != NULL)
 		tls_stream_pause(s->stream);
@@ -458,6 +458,7 @@ static void enter_idle_end(struct imap_session *s)
 	send_line(s, "DONE");
 }
 
+/* Its deadline is near: a planned sign-in waits for it, and mail with it; both together take less than a second. */
 static void enter_logout(struct imap_session *s)
 {
 	s->tag++;
@@ -468,12 +469,6 @@ static void on_logout_done(struct imap_session *s, const struct imap_response *r
 {
 	(void)r;
 	imap_session_abandon(s);
-}
-
-/* Soon: a planned sign-in waits for it, and mail with it; both together take less than a second. */
-static void on_logout_timeout(struct imap_session *s)
-{
-	on_logout_done(s, NULL);
 }
 
 static const struct phase_def phases[] = {
@@ -490,7 +485,7 @@ static const struct phase_def phases[] = {
 	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_OTHER },
 	[P_IDLE]             = { "idling", NULL, on_command_line, NULL, on_command_done, on_idle_timeout, 0, PHASE_IDLE },
 	[P_IDLE_END]         = { "leaving IDLE", enter_idle_end, on_command_line, NULL, on_command_done, NULL, IDLE_END_MS / 1000, PHASE_IDLE },
-	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, on_logout_timeout, 0.5, PHASE_LOGOUT },
+	[P_LOGOUT]           = { "logging out", enter_logout, NULL, NULL, on_logout_done, NULL, 0.5, PHASE_LOGOUT },
 	[P_ENDED]            = { "ended", NULL, NULL, NULL, NULL, NULL, 0, PHASE_OTHER },
 };
 
@@ -650,12 +645,7 @@ static void on_open(void *arg)
 
 static void on_stream_end(void *arg, bool is_certificate, const char *why)
 {
-	struct imap_session *s = arg;
-
-	if (s->phase == P_LOGOUT)
-		on_logout_done(s, NULL);
-	else
-		end_by_network(s, is_certificate, why);
+	end_by_network(arg, is_certificate, why);
 }
 
 static void on_dialed(void *arg, int fd, enum failure_phase phase, const char *error)

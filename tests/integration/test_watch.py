@@ -219,6 +219,22 @@ def test_poll_asked_for_during_a_logout(simulator, daemon):
     daemon.wait_delivered(ADDRESS, 1, timeout=15)
 
 
+@pytest.mark.parametrize("kind,more", [("answer", {"line": "Server Unavailable. 15\n* BYE Connection closed.", "close": True}), ("answer", {"line": "Z99 OK LOGOUT completed."}),
+                                       ("garbage", {})], ids=["bare", "other-tag", "garbage"])
+def test_what_is_answered_to_logout(simulator, daemon, kind, more):
+    """exchange-online 5.4: all was done before, so it is no failure, and the next poll has its time"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault(kind, ADDRESS, command="LOGOUT", **more)
+    daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
+    daemon.start()
+    for i in range(2):
+        simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
+        daemon.wait_delivered(ADDRESS, i + 1)
+    simulator.wait("fault-" + kind, 3)
+    daemon.wait_state(ADDRESS, "sleeping")
+    assert not daemon.has_line("failure=")
+
+
 def test_message_that_a_look_leaves_out_while_others_come(simulator, daemon):
     """exchange-online 4.5: the first look has listed it, the second, in the middle of the fetching, has not: it is there all the same"""
     simulator.mailbox(ADDRESS)
