@@ -48,7 +48,7 @@ struct imap_session {
 	struct failure *failure;		/* why it ended; NULL: it has not, or as wished */
 	struct imap_trace *trace;		/* lent; NULL: nobody looks */
 	char *refusal;				/* what the mechanism says of a refused sign-in; NULL: nothing */
-	struct failure *complaint;		/* an untagged NO or BAD: perhaps why a BYE follows; NULL: none */
+	struct failure *complaint;		/* an untagged NO or BAD: perhaps why the end follows; NULL: none */
 };
 
 struct phase_def {
@@ -108,12 +108,26 @@ static void end_with(struct imap_session *s, const struct failure *why)
 	event_active(s->end_ev, 0, 0);
 }
 
+/* What gives no reason follows one (exchange-online 5.5, 5.6): then that counts, and at least the wait of the end itself. Where a session
+ * ends so every day, a NO that says nothing we know is a warning (RFC 3501 7.1.2). */
+static void end_without_reason(struct imap_session *s, const struct failure *end)
+{
+	struct failure why = *end;
+
+	if (s->complaint != NULL && (end->fail != FAIL_EXPECTED || s->complaint->schedule != SCHEDULE_NETWORK)) {
+		why = *s->complaint;
+		if (why.asked_wait_ms < end->asked_wait_ms)
+			why.asked_wait_ms = end->asked_wait_ms;
+	}
+	end_with(s, &why);
+}
+
 static void end_by_network(struct imap_session *s, bool is_certificate, const char *what)
 {
 	struct failure why;
 
 	failure_from_network(&why, where(s), is_certificate, what, s->conf.subject);
-	end_with(s, &why);
+	end_without_reason(s, &why);
 }
 
 static bool is_in_command(const struct imap_session *s)
@@ -140,18 +154,15 @@ static bool gives_no_reason(const struct failure *bye)
 	return strcmp(bye->name, "closed") == 0 || strcmp(bye->name, "closed-number") == 0 || strcmp(bye->name, "closed-while-idle") == 0;
 }
 
-/* A BYE that gives no reason follows one (exchange-online 5.5, 5.6): then that counts, and at least the BYE's wait. */
 static void end_by_bye(struct imap_session *s, const struct imap_response *r)
 {
 	struct failure why;
 
 	failure_from_imap(&why, where(s), ANSWER_BYE, r->code, r->text, s->conf.subject);
-	if (s->complaint != NULL && gives_no_reason(&why)) {
-		if (s->complaint->asked_wait_ms < why.asked_wait_ms)
-			s->complaint->asked_wait_ms = why.asked_wait_ms;
-		why = *s->complaint;
-	}
-	end_with(s, &why);
+	if (gives_no_reason(&why))
+		end_without_reason(s, &why);
+	else
+		end_with(s, &why);
 }
 
 static void keep_complaint(struct imap_session *s, const struct imap_response *r)

@@ -54,6 +54,8 @@ ANSWERS = [
     answer("not-connected", "no-access", (30, 300), "Add-MailboxPermission bad@contoso.example", "{tag} BAD User is authenticated but not connected."),    # 5.1
     answer("closed-14", "closed-number", (30, 33), "", "* BYE Connection closed. 14", True),                                        # 5.5
     answer("closed-99", "closed-number", (30, 33), "closed the connection of bad@contoso.example after errors or too many", "* BYE Connection closed. 99", True),   # 5.5
+    answer("throttled-then-closed", "throttled", (20, 22), "throttling mailbox", "* NO Request is throttled. Suggested Backoff Time: 20000 milliseconds", True),     # 5.6
+    answer("bad-then-cut", "command-refused", (30, 60), "please report", "* BAD Command Error. 10", "raw"),                  # 5.5
     answer("command-error", "command-refused", (30, 60), "please report", "{tag} BAD Command Error. 10"),                     # 5.7
     answer("argument-error", "argument-refused", (30, 60), "please report", "{tag} BAD Command Argument Error. 11"),
     answer("invalid-state", "invalid-state", UNAVAILABLE, "begins a new one", "{tag} BAD Command received in Invalid state."),                # 5.14
@@ -128,6 +130,7 @@ ORDINARY = [
     answer("token-expired", "", (0, 0), "", "* BYE Session invalidated - AccessTokenExpired", True),                            # 5.3
     answer("invalidated", "", (0, 0), "", "* BYE Session invalidated", True),
     answer("closed", "", (0, 0), "", "* BYE Connection closed.", True),
+    answer("warned", "", (0, 0), "", "* NO Mailbox is at 98% of quota\n* BYE Connection closed.", True),                         # RFC 3501 7.1.2
     Fault("close-without-notify", "", (0, 0), "", "close-raw"),                                                                 # 5.11
     Fault("cut", "", line={"mode": "ok"}),
 ]
@@ -308,6 +311,17 @@ def test_what_was_answered_with_bad(scene):
     scene.daemon.wait_line("BAD Command Error. 10, to UID SEARCH .*please report")
     scene.daemon.poll(BAD)
     scene.mended()
+
+
+def test_complaint_and_nothing_after_it(scene):
+    """exchange-online 5.6: no message is blamed for it"""
+    scene.add(BAD, 3)
+    fault = answer("", "throttled", (20, 22), "throttling mailbox", "* NO Request is throttled. Suggested Backoff Time: 20000 milliseconds")
+    scene.set(fault, command="UID FETCH", skip=1)       # the question for sizes
+    scene.start(20)
+    scene.expect(fault)
+    scene.mended()
+    assert not scene.daemon.has_line("event=owed")
 
 
 def test_search_without_end(scene):
