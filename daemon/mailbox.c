@@ -349,6 +349,7 @@ struct mailbox *mailbox_new(const struct mailbox_env *env, const struct mailbox_
 	m->timer = evtimer_new(env->base, on_kick, m);
 	m->arrivals_end = &m->arrivals;
 	m->batch_limit = BATCH_MESSAGES;
+	m->after_limit = AFTER_COMMAND_MAX;
 	m->state = MAILBOX_QUEUED;
 	m->since_wall_s = clock_wall_s();
 	return m;

@@ -4,7 +4,7 @@
 #include "util.h"
 
 #define AFTER_AT_ONCE 100		/* owed that is worth a command while deliveries go on */
-#define AFTER_COMMAND_MAX 200
+#define AFTER_QUICK_MS 30000		/* twice as many would still be done before the session's limit for silence */
 #define AFTER_RETRY_MS 60000
 
 bool after_is_due(const struct mailbox *m, const struct folder *f)
@@ -40,12 +40,13 @@ static void pick(struct mailbox *m, const struct folder *f)
 {
 	struct ranges owed = { 0 };
 
+	m->after_began_ms = clock_now_ms();
 	ranges_copy(&owed, &f->at.after_owed);
 	ranges_keep(&owed, &f->after_copied);
 	m->after_step = owed.n > 0 ? AFTER_STEP_FLAG : AFTER_STEP_FIRST;
 	if (owed.n == 0)
 		ranges_copy(&owed, &f->at.after_owed);
-	ranges_take(&owed, AFTER_COMMAND_MAX, &m->after_uids);
+	ranges_take(&owed, m->after_limit, &m->after_uids);
 	ranges_done(&owed);
 }
 
@@ -75,10 +76,27 @@ static void settle_after(struct mailbox *m, struct folder *f, const struct range
 	ranges_remove_all(&f->after_copied, uids);
 }
 
+/* A slow server may well have done what nobody has waited for, and does it again when it is asked again: by COPY it is there twice then. So
+ * fewer are asked for, until they are done in time, and more only while twice as many would be, too. */
+static void ask_for_fewer(struct mailbox *m)
+{
+	uint64_t n = ranges_count(&m->after_uids);
+
+	if (n > 0)				/* else they were set aside, and only asked about */
+		m->after_limit = n > 1 ? n / 2 : 1;
+}
+
+static void ask_for_more(struct mailbox *m)
+{
+	if (clock_now_ms() - m->after_began_ms < AFTER_QUICK_MS)
+		m->after_limit = m->after_limit < AFTER_COMMAND_MAX / 2 ? 2 * m->after_limit : AFTER_COMMAND_MAX;
+}
+
 static void after_done(struct mailbox *m, struct folder *f)
 {
 	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
 
+	ask_for_more(m);
 	settle_after(m, f, &m->after_uids);
 	f->after_failures = 0;
 	f->after_retry_ms = 0;
@@ -94,6 +112,8 @@ void after_failed(struct mailbox *m, struct folder *f, const struct failure *why
 	bool first = f->after_failures++ == 0;
 	unsigned untold;
 
+	if (ends_session)
+		ask_for_fewer(m);
 	if (why->schedule == SCHEDULE_THROTTLED || (first && ends_session))	/* that has its own wait; once is chance */
 		return;
 	if (repeats_tell(&f->after_failing, why->name, &untold)) {
@@ -156,8 +176,10 @@ void after_on_done(struct mailbox *m, struct folder *f, const struct imap_done *
 	}
 	if (was_copy || done->command == COMMAND_MOVE)
 		set_unmoved_aside(m, f, done->copied);
-	if (m->after_uids.n == 0)
-		return;				/* the question comes next */
+	if (m->after_uids.n == 0) {		/* the question comes next */
+		ask_for_more(m);
+		return;
+	}
 	if (was_copy) {
 		for (size_t i = 0; i < m->after_uids.n; i++)
 			ranges_add(&f->after_copied, m->after_uids.v[i].lo, m->after_uids.v[i].hi);

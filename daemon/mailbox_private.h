@@ -19,6 +19,7 @@
 #define BATCH_GROWTH 5
 #define NONE_GIVEN_FEW 5		/* messages in a row may be bad; more, and it is the server */
 #define NONE_GIVEN_RESTS 4		/* sessions in a row; then it is the messages all the same */
+#define AFTER_COMMAND_MAX 200
 #define COMMAND_LIMIT_MS (180 * 1000)	/* the watchdog's for one command; the session's own limit for silence is shorter */
 
 struct event; struct arrival; struct token_request;
@@ -84,6 +85,8 @@ struct mailbox {
 	uint32_t search_from;
 	struct ranges after_uids;
 	enum after_step after_step;
+	uint64_t after_limit;			/* messages in a command; fewer after one that has ended the session */
+	msec_t after_began_ms;			/* with the present ones */
 	bool no_idle_told, looked_all;
 	msec_t idle_began_ms;
 	unsigned idle_refusals;			/* in a row */

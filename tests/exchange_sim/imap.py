@@ -500,6 +500,9 @@ class Session(fetch.Fetching):
             await self.no(tag, "[TRYCREATE] %s failed." % verb)
             return
         uids = [] if self.fault("move-nothing") else self.chosen(which)
+        slow = self.fault("slow-copy")
+        if slow:                                    # it comes to its end, whoever still waits
+            await clock.sleep(slow["each_s"] * len(uids))
         made = self.copy(uids, target)
         code = "[COPYUID %d %s %s]" % (target.uidvalidity, format_set(uids), format_set(made))
         if not move:

@@ -1,5 +1,6 @@
 """Looking for mail: IDLE that is silent or missing, polls, first contact, what is done afterwards."""
 import collections
+import re
 import sqlite3
 import time
 
@@ -462,7 +463,8 @@ def test_move_that_moves_nothing(simulator, make_daemon, without):
 
 
 def test_move_that_ends_the_connection(simulator, daemon):
-    """exchange-online 4.7, 5.11: done, and not answered: asked for once more, it moves nothing, and that is told with sets that are empty"""
+    """exchange-online 4.7, 5.11: done, and not answered: asked for once more, fewer at first, it moves nothing, and that is told with sets that
+    are empty"""
     simulator.mailbox(ADDRESS, ["INBOX", "Done"])
     simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(3)])
     sums = {digest: 1 for digest in simulator.sums(ADDRESS).values()}
@@ -471,7 +473,7 @@ def test_move_that_ends_the_connection(simulator, daemon):
     daemon.start()
     daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] == 3 and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
     assert collections.Counter(simulator.sums(ADDRESS, "Done").values()) == sums == Maildir(daemon.maildir(ADDRESS)).sums()
-    assert simulator.folder(ADDRESS)["messages"] == {} and simulator.state()["commands"]["UID MOVE"] == 2 and simulator.state(ADDRESS)["logins"] == 2
+    assert simulator.folder(ADDRESS)["messages"] == {} and simulator.state()["commands"]["UID MOVE"] == 3 and simulator.state(ADDRESS)["logins"] == 2
     assert "S * OK [COPYUID 14  ]" in simulator.log_lines() and not daemon.has_line("event=after-refused")
 
 
@@ -507,6 +509,28 @@ def test_after_that_ends_the_session(simulator, make_daemon, more):
     simulator.clear(ADDRESS)
     daemon.poll(ADDRESS)
     daemon.wait(lambda s: all(f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+
+
+def test_after_that_takes_too_long(simulator, make_daemon):
+    """Nothing is heard of a COPY for two minutes and the session ends: fewer are asked for, until they are done in time, then more again"""
+    rate = 40
+    simulator.mailbox(ADDRESS, ["INBOX", "Done"])
+    simulator.post("/options", without=["MOVE"])
+    simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(32)])
+    simulator.fault("slow-copy", ADDRESS, each_s=5 / rate)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([{"address": ADDRESS, "after": DONE}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(rate)})
+
+    def all_done(n):
+        daemon.wait(lambda s: all(f["delivered"] == n and f["after_owed"] == 0 for m in s["mailboxes"] for f in m["folders"]))
+        asked = [m.group(1) for line in simulator.log_lines() for m in [re.match(r"C \S+ UID COPY (\S+) ", line)] if m]
+        return [sum(int(hi or lo) - int(lo) + 1 for lo, hi in re.findall(r"(\d+)(?::(\d+))?", text)) for text in asked]
+    assert all_done(32) == [32, 16, 16]
+    simulator.clear(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 100 + i, "size": 1200} for i in range(64)])
+    assert all_done(96)[3:] == [16, 32, 16]
+    assert simulator.folder(ADDRESS)["messages"] == {} and set(simulator.sums(ADDRESS, "Done").values()) == set(Maildir(daemon.maildir(ADDRESS)).sums())
 
 
 def test_after_that_is_throttled(simulator, make_daemon):
