@@ -336,9 +336,14 @@ static void on_exists(void *arg, uint32_t n)
 	(void)arg, (void)n;
 }
 
+static void on_idling(void *arg)
+{
+	(void)arg;
+}
+
 static const struct imap_session_ops session_ops = { .on_authenticating = on_authenticating, .on_ready = on_ready, .on_done = on_done,
-	.on_uids = on_uids, .on_body_start = on_body_start, .on_body = on_body, .on_fetched = on_fetched, .on_exists = on_exists,
-	.on_end = on_end };
+	.on_idling = on_idling, .on_uids = on_uids, .on_body_start = on_body_start, .on_body = on_body, .on_fetched = on_fetched,
+	.on_exists = on_exists, .on_end = on_end };
 
 /* --- the start --- */
 

@@ -455,7 +455,8 @@ static void on_idle_plus(struct imap_session *s, const struct imap_response *r)
 {
 	(void)r;
 	session_enter(s, P_IDLE);
-	if (s->idle_end_asked)
+	s->ops->on_idling(s->arg);
+	if (s->idle_end_asked && s->phase == P_IDLE)
 		session_enter(s, P_IDLE_END);
 }
 

@@ -37,6 +37,7 @@ struct imap_session_ops {
 	void (*on_authenticating)(void *arg);	/* connected, TLS verified, greeted */
 	void (*on_ready)(void *arg);		/* signed in, capabilities known, free for a command */
 	void (*on_done)(void *arg, const struct imap_done *);	/* the command is over; free for the next */
+	void (*on_idling)(void *arg);		/* the server has taken IDLE */
 	void (*on_uids)(void *arg, uint32_t lo, uint32_t hi);	/* SEARCH */
 	void (*on_body_start)(void *arg, const char *section, uint32_t uid, uint64_t size_bytes);	/* uid 0: not known yet */
 	void (*on_body)(void *arg, struct evbuffer *in, size_t len);	/* must take exactly len bytes out of in */

@@ -89,8 +89,9 @@ struct mailbox {
 	msec_t after_began_ms;			/* with the present ones */
 	bool no_idle_told, looked_all;
 	msec_t idle_began_ms;
+	bool idle_taken;			/* the server has said so */
 	unsigned idle_refusals;			/* in a row */
-	msec_t no_idle_until_ms;		/* it was refused, or was over at once */
+	msec_t no_idle_until_ms;		/* it was refused, not answered, or was over at once */
 	msec_t last_look_ms, last_try_ms;	/* last_try_ms: that failed */
 
 	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way; outlives a session */
@@ -150,6 +151,7 @@ void work_next(struct mailbox *);			/* sends the next command, if any is due and
 void work_over(struct mailbox *, const struct failure *why);	/* the session has ended; FAIL_NONE: as planned */
 msec_t work_next_slot_ms(const struct mailbox *);	/* poll: when the next look is due */
 void work_on_done(void *, const struct imap_done *);
+void work_on_idling(void *);
 void work_on_uids(void *, uint32_t lo, uint32_t hi);
 void work_on_exists(void *, uint32_t n);
 

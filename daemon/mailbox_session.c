@@ -180,6 +180,7 @@ static const struct imap_session_ops session_ops = {
 	.on_authenticating = on_authenticating,
 	.on_ready = on_ready,
 	.on_done = work_on_done,
+	.on_idling = work_on_idling,
 	.on_uids = work_on_uids,
 	.on_body_start = on_body_start,
 	.on_body = on_body,

@@ -162,6 +162,7 @@ static void send_idle(struct mailbox *m)
 	mailbox_expect(m, at_most_ms + IDLE_SLACK_MS);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
 	m->idle_began_ms = clock_now_ms();
+	m->idle_taken = false;
 	wake_aside(m);
 	imap_session_idle(m->session, at_most_ms);
 }
@@ -188,14 +189,13 @@ static void do_without_idle(struct mailbox *m)
 	m->no_idle_until_ms = clock_now_ms() + NO_IDLE_MS;
 }
 
-/* IDLE has ended the session: because it is not taken (exchange-online 5.7), or at once. A token's end, being throttled, and what we end
- * ourselves say nothing of IDLE. */
+/* IDLE has ended the session: because it is not taken (exchange-online 5.7) or never answered, or at once. A token's end, being throttled, and
+ * what we end ourselves say nothing of IDLE. */
 static void note_idle_ended(struct mailbox *m, const struct failure *why)
 {
-	bool at_once = clock_now_ms() - m->idle_began_ms < IDLE_SHORT_MS;
+	bool works = m->idle_taken && clock_now_ms() - m->idle_began_ms >= IDLE_SHORT_MS && !failure_is_of_command(why);
 
-	if (why->fail == FAIL_NONE || why->schedule == SCHEDULE_THROTTLED || m->stopping || failure_is_of_token(why) ||
-	    (!at_once && !failure_is_of_command(why)))
+	if (why->fail == FAIL_NONE || why->schedule == SCHEDULE_THROTTLED || m->stopping || failure_is_of_token(why) || works)
 		return;
 	if (++m->idle_refusals >= IDLE_REFUSALS)
 		do_without_idle(m);
@@ -352,6 +352,13 @@ static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_
 }
 
 /* --- the session's callbacks --- */
+
+void work_on_idling(void *arg)
+{
+	struct mailbox *m = arg;
+
+	m->idle_taken = true;
+}
 
 /* A look at a folder is no way to go on: that folder waits for itself, or goes last. */
 static void note_look_over(struct mailbox *m, const struct failure *why)

@@ -98,15 +98,15 @@ def test_idle_that_does_not_work(simulator, daemon, line):
     assert len([line for line in daemon.lines if "IDLE" in line and "level=debug" not in line]) == 1
 
 
-@pytest.mark.parametrize("more,rate", [({"line": "{tag} BAD Command Error. 10"}, 10), ({"line": "* BYE Connection closed.", "close": True}, 1),
-                                       ({"line": "{tag} NO Server Unavailable. 15"}, 1)], ids=["bad", "closed", "unavailable"])
-def test_idle_that_ends_the_session(simulator, make_daemon, more, rate):
+@pytest.mark.parametrize("kind,more,rate", [("answer", {"line": "{tag} BAD Command Error. 10"}, 10), ("answer", {"line": "* BYE Connection closed.", "close": True}, 1),
+                                            ("answer", {"line": "{tag} NO Server Unavailable. 15"}, 1), ("hang", {}, 20)], ids=["bad", "closed", "unavailable", "hang"])
+def test_idle_that_ends_the_session(simulator, make_daemon, kind, more, rate):
     """exchange-online 5.7: after the second time it is not sent again, in later sessions neither"""
     simulator.mailbox(ADDRESS)
-    simulator.fault("answer", ADDRESS, command="IDLE", **more)
+    simulator.fault(kind, ADDRESS, command="IDLE", **more)
     daemon = make_daemon(program="mailpolld-scaled")
     daemon.config([ADDRESS], {"interval": "%ds" % (2 * rate)})
-    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(rate)})       # after BAD there is a wait of a minute; else an IDLE must have ended within a second
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(rate)})       # after BAD there is a wait of a minute, and so long nothing is answered; else an IDLE must have ended within a second
     daemon.wait_line("the server offers no IDLE that works: looking every %d s" % (2 * rate))
     for i in range(3):
         simulator.add(ADDRESS, [{"seed": i, "size": 1500}])
