@@ -191,6 +191,9 @@ static const struct row rows[] = {
 	  "{host} says that it moves messages of {mailbox} and does not: look whether the folder that they are moved to (`after`) takes any." },
 	{ OWN_ROW("unretrievable"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
 	  "Message UID {uid} in {folder} of {mailbox} cannot be read over IMAP: open it in Outlook on the web, then forward or re-save it." },
+	{ OWN_ROW("idle-cut"), FAIL_NONE, SCHEDULE_NETWORK, 0,
+	  "If a firewall, a NAT or a proxy lies between here and {host}, let it keep idle connections open for 10 minutes at least; meanwhile "
+	  "mailpolld renews IDLE sooner." },
 	{ OWN_ROW("uids-changed"), FAIL_NONE, SCHEDULE_NETWORK, 0,
 	  "Mailbox {mailbox} was rebuilt or moved: nothing to do; if messages are missing all the same, mailpollctl resync {mailbox} --since DATE." },
 };

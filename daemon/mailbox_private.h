@@ -92,6 +92,10 @@ struct mailbox {
 	bool idle_taken;			/* the server has said so */
 	unsigned idle_refusals;			/* in a row */
 	msec_t no_idle_until_ms;		/* it was refused, not answered, or was over at once */
+	unsigned idle_cuts;			/* IDLEs in a row that have ended the session soon, as if it were ordinary */
+	msec_t idle_cut_ms;			/* how long the shortest of them has lived */
+	msec_t idle_most_ms, idle_most_until_ms;	/* so they last no longer than that, until then; 0: as long as IDLE may */
+	bool idle_cut_told;
 	msec_t last_look_ms, last_try_ms;	/* last_try_ms: that failed */
 
 	struct relist *relist;			/* mailbox_relist.c; NULL: none is under way; outlives a session */

@@ -8,6 +8,9 @@
 #define IDLE_SHORT_MS 1000		/* one that the server ends sooner is as good as none */
 #define IDLE_REFUSALS 2			/* in a row that end the session */
 #define NO_IDLE_MS (60 * 60 * 1000)	/* after that it may be that it works */
+#define IDLE_CUTS 5			/* in a row that are no chance */
+#define IDLE_CUT_MS (3 * 60 * 1000)	/* one that lives longer is ordinary */
+#define IDLE_LEAST_MS 10000		/* as often a look is worth it */
 #define SAME_EXISTS_MS 10000
 #define LINGER_MS 5000			/* deliveries under way: stay for them that long before IDLE */
 #define POLL_LINGER_MS 60000		/* the same before LOGOUT */
@@ -158,6 +161,12 @@ static void send_idle(struct mailbox *m)
 {
 	msec_t at_most_ms = next_due_ms(m) - clock_now_ms();
 
+	if (m->idle_most_ms != 0 && clock_now_ms() >= m->idle_most_until_ms) {
+		m->idle_most_ms = 0;
+		m->idle_cuts = IDLE_CUTS - 1;
+	}
+	if (m->idle_most_ms != 0 && m->idle_most_ms < at_most_ms)
+		at_most_ms = m->idle_most_ms;
 	work_begin_task(m, TASK_IDLE, m->selected);
 	mailbox_expect(m, at_most_ms + IDLE_SLACK_MS);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
@@ -189,16 +198,58 @@ static void do_without_idle(struct mailbox *m)
 	m->no_idle_until_ms = clock_now_ms() + NO_IDLE_MS;
 }
 
-/* IDLE has ended the session: because it is not taken (exchange-online 5.7) or never answered, or at once. A token's end, being throttled, and
- * what we end ourselves say nothing of IDLE. */
+static void tell_idle_cut(struct mailbox *m)
+{
+	struct failure why;
+	struct log_field fields[] = { { "FAILURE", "idle-cut" }, { "HINT", why.hint } };
+
+	failure_own(&why, "idle-cut", &m->subject, "connections to %s that idle are cut after %lld s, each time: IDLE is renewed after %lld s",
+	    m->conf->host, (long long)m->idle_cut_ms / 1000, (long long)m->idle_most_ms / 1000);
+	if (!m->idle_cut_told)
+		log_write(LOG_LEVEL_WARNING, EVENT_IDLE_CUT, &m->log, fields, ARRAY_LEN(fields), "%s; %s", why.text, why.hint);
+	m->idle_cut_told = true;
+}
+
+/* Ordinary, but not each time: all that idle would sign in anew all the time. */
+static void note_idle_cut(struct mailbox *m, msec_t lived_ms)
+{
+	if (m->idle_cuts == 0 || lived_ms < m->idle_cut_ms)
+		m->idle_cut_ms = lived_ms;
+	if (++m->idle_cuts < IDLE_CUTS)
+		return;
+	m->idle_cuts = 0;
+	m->idle_most_ms = m->idle_cut_ms / 4 * 3 > IDLE_LEAST_MS ? m->idle_cut_ms / 4 * 3 : IDLE_LEAST_MS;
+	m->idle_most_until_ms = clock_now_ms() + NO_IDLE_MS;
+	tell_idle_cut(m);
+}
+
+/* It was not cut; one that was over sooner than those that were says nothing of that. */
+static void note_idle_lived(struct mailbox *m, msec_t lived_ms)
+{
+	if (lived_ms > m->idle_cut_ms) {
+		m->idle_most_ms = 0;
+		m->idle_cut_told = false;
+	}
+	if (lived_ms > m->idle_cut_ms || m->idle_most_ms != 0)
+		m->idle_cuts = 0;
+}
+
+/* IDLE has ended the session: because it is not taken (exchange-online 5.7) or never answered, or at once; or it was cut. A token's end, being
+ * throttled, and what we end ourselves say nothing of IDLE. */
 static void note_idle_ended(struct mailbox *m, const struct failure *why)
 {
-	bool works = m->idle_taken && clock_now_ms() - m->idle_began_ms >= IDLE_SHORT_MS && !failure_is_of_command(why);
+	msec_t lived_ms = clock_now_ms() - m->idle_began_ms;
 
-	if (why->fail == FAIL_NONE || why->schedule == SCHEDULE_THROTTLED || m->stopping || failure_is_of_token(why) || works)
+	if (why->fail == FAIL_NONE || why->schedule == SCHEDULE_THROTTLED || m->stopping || failure_is_of_token(why))
 		return;
-	if (++m->idle_refusals >= IDLE_REFUSALS)
-		do_without_idle(m);
+	if (!m->idle_taken || lived_ms < IDLE_SHORT_MS || failure_is_of_command(why)) {
+		if (++m->idle_refusals >= IDLE_REFUSALS)
+			do_without_idle(m);
+	} else if (why->fail == FAIL_EXPECTED && lived_ms < IDLE_CUT_MS) {
+		note_idle_cut(m, lived_ms);
+	} else {
+		note_idle_lived(m, lived_ms);
+	}
 }
 
 /* Without IDLE, though asked for: stay signed in and look when the interval is over. */
@@ -348,6 +399,7 @@ static void on_idle_done(struct mailbox *m, struct folder *f, const struct imap_
 		do_without_idle(m);
 	} else {
 		m->idle_refusals = 0;
+		note_idle_lived(m, clock_now_ms() - m->idle_began_ms);
 	}
 }
 

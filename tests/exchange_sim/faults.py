@@ -23,7 +23,8 @@ In imap.py and fetch.py, within an answer:
     anywhere     unsolicited (before each answer), news (add: messages, one each time; remove: one that has been fetched): with "command": "UID FETCH" between
                  messages, "UID SEARCH" between its numbers and its OK, "SELECT" before its OK, "IDLE" before the `+`, "DONE" before its OK
     looking      search-hides (only), search-also (words), search-descending, search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,
-                 uidvalidity (is), uidnext (is), permanent-flags (flags), select-no (uids: names of folders), exists-before-plus, slow-plus (seconds), silent-idle
+                 uidvalidity (is), uidnext (is), permanent-flags (flags), select-no (uids: names of folders), exists-before-plus, slow-plus (seconds), silent-idle,
+                 idle-cut (after_s)
     afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move, slow-copy (each_s)
     signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds),
                  connections (most: so many sessions of a mailbox, 5.13)

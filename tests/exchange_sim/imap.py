@@ -555,19 +555,23 @@ class Session(fetch.Fetching):
         self.say("+ IDLE accepted, awaiting DONE command.")
         await self.writer.drain()
         self.state.idling += 1
+        cut, began = self.fault("idle-cut"), clock.now()
         try:
             while not reading.done():
                 if not self.fault("silent-idle"):
                     self.notices()
                 await self.writer.drain()
                 self.wake.clear()
-                left = self.token.expires - clock.now()
+                left = min(self.token.expires - clock.now(), cut["after_s"] - (clock.now() - began) if cut else 1e9)
                 waking = asyncio.ensure_future(self.wake.wait())
                 await asyncio.wait({reading, waking}, timeout=max(0.0, clock.real(left)), return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
                 if self.token.expires <= clock.now():
                     self.say("* BYE Session invalidated - AccessTokenExpired")
                     await self.close()
+                if cut and clock.now() - began >= cut["after_s"] and not reading.done():
+                    self.writer.transport.abort()
+                    raise ConnectionAbortedError
                 fault = self.fault("in-idle")
                 if fault:
                     await faults.play(self, fault["play"], fault, tag, lambda: self.ok(tag, "IDLE completed."))

@@ -1,4 +1,5 @@
 """Looking for mail: IDLE that is silent or missing, polls, first contact, what is done afterwards."""
+import calendar
 import collections
 import re
 import sqlite3
@@ -116,6 +117,49 @@ def test_idle_that_ends_the_session(simulator, make_daemon, kind, more, rate):
     simulator.wait("logins", 4, ADDRESS)
     daemon.wait_state(ADDRESS, "watching")
     assert simulator.state()["commands"]["IDLE"] == 2
+
+
+def test_idle_that_is_cut_each_time(simulator, make_daemon):
+    """A firewall that forgets what idles: after five of them IDLE is renewed sooner, in one session, and it is told once"""
+    rate, after_s = 40, 2.5
+    simulator.mailbox(ADDRESS)
+    simulator.fault("idle-cut", ADDRESS, after_s=after_s)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(rate)})
+    line = daemon.wait_line("event=idle-cut mailbox=%s .*failure=idle-cut " % ADDRESS)
+    found = re.search("connections to localhost that idle are cut after ([0-9]+) s, each time: IDLE is renewed after ([0-9]+) s; If a firewall", line)
+    cut_s, renewed_s = map(int, found.groups())
+    assert rate * after_s <= cut_s + 1 < 180 and abs(renewed_s - cut_s * 3 / 4) <= 1
+    simulator.wait("command:IDLE", 9)
+    assert simulator.state(ADDRESS)["logins"] == 6
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1)
+    assert sum("event=idle-cut" in line for line in daemon.lines) == 1 and not daemon.has_line("failure=(?!idle-cut)")
+
+
+def test_idle_that_is_cut_no_more(simulator, make_daemon):
+    """Once an hour a longer one is tried, and one that lives is believed"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/token", life_s=10 ** 6)
+    simulator.fault("idle-cut", ADDRESS, after_s=0.5)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS], {"interval": "1h"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "300"})
+    daemon.wait_line("event=idle-cut")
+    simulator.clear(ADDRESS)
+
+    def lived():
+        """How long each IDLE was, in seconds."""
+        began, all_of_them = None, []
+        for line in daemon.lines:
+            at = calendar.timegm(time.strptime(line[:19], "%Y-%m-%dT%H:%M:%S"))
+            began = at if "beginning IDLE -> idling" in line else began
+            if "idling -> leaving IDLE" in line:
+                all_of_them.append(at - began)
+        return all_of_them
+    daemon.wait_changed(lambda: len(lived()) > 10 and min(lived()[-2:]) > 500, 60, "two that last nine minutes")
+    assert sum(s < 150 for s in lived()) > 10
 
 
 def test_the_same_number_at_each_idle(simulator, daemon):
