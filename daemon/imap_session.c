@@ -16,7 +16,7 @@
 #define REFUSAL_WORD 200		/* longer than a refusal's JSON, shorter than an access token */
 
 enum phase {
-	P_DIAL, P_TLS, P_GREETING, P_CAPABILITY, P_AUTH, P_AUTH_REFUSED, P_CAPABILITY_AFTER, P_READY,
+	P_DIAL, P_TLS, P_GREETING, P_CAPABILITY, P_AUTH, P_AUTH_REFUSED, P_CAPABILITY_AFTER, P_READY, P_WAIT,
 	P_COMMAND, P_IDLE_ASKED, P_IDLE, P_IDLE_END, P_LOGOUT, P_ENDED
 };
 
@@ -493,6 +493,7 @@ static const struct phase_def phases[] = {
 	[P_AUTH_REFUSED]     = { "hearing the refusal", NULL, NULL, NULL, on_auth_done, NULL, 60, PHASE_AUTHENTICATE },
 	[P_CAPABILITY_AFTER] = { "asking capabilities again", enter_capability, on_capability, NULL, on_capability_done, NULL, 60, PHASE_OPEN },
 	[P_READY]            = { "between commands", NULL, on_command_line, NULL, NULL, NULL, 0, PHASE_OTHER },
+	[P_WAIT]             = { "waiting", NULL, on_command_line, NULL, NULL, NULL, 0, PHASE_IDLE },
 	[P_COMMAND]          = { "in a command", NULL, on_command_line, NULL, on_command_done, NULL, 120, PHASE_OTHER },
 	[P_IDLE_ASKED]       = { "beginning IDLE", NULL, on_command_line, on_idle_plus, on_command_done, NULL, 60, PHASE_OTHER },
 	[P_IDLE]             = { "idling", NULL, on_command_line, NULL, on_command_done, on_idle_timeout, 0, PHASE_IDLE },
@@ -772,7 +773,7 @@ bool imap_session_can(const struct imap_session *s, const char *capability)
 
 bool imap_session_is_ready(const struct imap_session *s)
 {
-	return s->phase == P_READY;
+	return s->phase == P_READY || s->phase == P_WAIT;
 }
 
 bool imap_session_is_idling(const struct imap_session *s)
@@ -815,6 +816,12 @@ void imap_session_leave_idle(struct imap_session *s)
 		session_enter(s, P_IDLE_END);
 	else if (s->phase == P_IDLE_ASKED)
 		s->idle_end_asked = true;	/* DONE before the `+` would be BAD (exchange-online 4.8) */
+}
+
+void imap_session_wait(struct imap_session *s)
+{
+	if (s->phase == P_READY)
+		session_enter(s, P_WAIT);
 }
 
 void imap_session_logout(struct imap_session *s)

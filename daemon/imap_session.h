@@ -19,7 +19,7 @@ struct imap_session;
 
 enum imap_command {
 	COMMAND_SELECT, COMMAND_STATUS, COMMAND_SEARCH, COMMAND_FETCH, COMMAND_STORE, COMMAND_COPY, COMMAND_MOVE,
-	COMMAND_EXPUNGE, COMMAND_IDLE, COMMAND_LOGOUT,
+	COMMAND_EXPUNGE, COMMAND_IDLE, COMMAND_NOOP, COMMAND_LOGOUT,
 };
 
 struct imap_done {				/* lent for the callback */
@@ -82,9 +82,13 @@ void imap_session_add_flag(struct imap_session *, const struct ranges *uids, con
 void imap_session_copy(struct imap_session *, const struct ranges *uids, const char *folder);
 void imap_session_move(struct imap_session *, const struct ranges *uids, const char *folder);
 void imap_session_expunge(struct imap_session *, const struct ranges *uids);	/* UID EXPUNGE, only with UIDPLUS */
+void imap_session_noop(struct imap_session *);			/* lest the server take us for gone, while we wait */
 void imap_session_idle(struct imap_session *, msec_t at_most_ms);	/* leaves by itself after that */
 void imap_session_leave_idle(struct imap_session *);		/* at once; on_done(COMMAND_IDLE) follows */
 void imap_session_logout(struct imap_session *);		/* on_end follows */
+
+/* There is nothing to say for now: an end that comes before the next command is as ordinary as in IDLE. Only when ready. */
+void imap_session_wait(struct imap_session *);
 
 /* Back-pressure: while paused nothing is read and no deadline runs. */
 void imap_session_pause(struct imap_session *);

@@ -9,7 +9,7 @@ const char *imap_command_name(enum imap_command command)
 	static const char *const names[] = {
 		[COMMAND_SELECT] = "SELECT", [COMMAND_STATUS] = "STATUS", [COMMAND_SEARCH] = "UID SEARCH", [COMMAND_FETCH] = "UID FETCH",
 		[COMMAND_STORE] = "UID STORE", [COMMAND_COPY] = "UID COPY", [COMMAND_MOVE] = "UID MOVE", [COMMAND_EXPUNGE] = "UID EXPUNGE",
-		[COMMAND_IDLE] = "IDLE", [COMMAND_LOGOUT] = "LOGOUT",
+		[COMMAND_IDLE] = "IDLE", [COMMAND_NOOP] = "NOOP", [COMMAND_LOGOUT] = "LOGOUT",
 	};
 
 	return names[command];
@@ -129,4 +129,9 @@ void imap_session_move(struct imap_session *s, const struct ranges *uids, const 
 void imap_session_expunge(struct imap_session *s, const struct ranges *uids)
 {
 	command_on_uids(s, COMMAND_EXPUNGE, PHASE_OTHER, "UID EXPUNGE", uids, "");
+}
+
+void imap_session_noop(struct imap_session *s)
+{
+	imap_session_command(s, COMMAND_NOOP, PHASE_IDLE, "NOOP");
 }

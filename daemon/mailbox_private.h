@@ -26,7 +26,7 @@ struct event; struct arrival; struct token_request;
 
 enum task {			/* what the command under way is for */
 	TASK_NONE, TASK_STATUS, TASK_SELECT, TASK_LOOK, TASK_FIRST_LOOK /* SEARCH of the first contact */, TASK_GIVEN_UP, TASK_SIZES, TASK_FETCH,
-	TASK_AFTER, TASK_AFTER_LOOK, TASK_IDLE, TASK_RELIST_SEARCH, TASK_RELIST, TASK_RESYNC,
+	TASK_AFTER, TASK_AFTER_LOOK, TASK_IDLE, TASK_NOOP, TASK_RELIST_SEARCH, TASK_RELIST, TASK_RESYNC,
 };
 enum after_step { AFTER_STEP_FIRST, AFTER_STEP_FLAG, AFTER_STEP_EXPUNGE };
 
@@ -82,6 +82,7 @@ struct mailbox {
 	enum task task;
 	struct folder *task_folder, *selected;
 	msec_t progress_ms;			/* last settlement or end of a command */
+	msec_t said_ms;				/* the last command was over, or the session began */
 	uint32_t search_from;
 	struct ranges after_uids;
 	enum after_step after_step;

@@ -11,6 +11,7 @@
 #define IDLE_CUTS 5			/* in a row that are no chance */
 #define IDLE_CUT_MS (3 * 60 * 1000)	/* one that lives longer is ordinary */
 #define IDLE_LEAST_MS 10000		/* as often a look is worth it */
+#define NOOP_MS (9 * 60 * 1000)		/* servers end a session in which nothing is said for 30 minutes (RFC 3501 5.4) */
 #define SAME_EXISTS_MS 10000
 #define LINGER_MS 5000			/* deliveries under way: stay for them that long before IDLE */
 #define POLL_LINGER_MS 60000		/* the same before LOGOUT */
@@ -35,7 +36,7 @@ void work_begin(struct mailbox *m)
 	m->selected = NULL;
 	m->looked_all = false;
 	m->poll_asked = false;
-	m->progress_ms = clock_now_ms();
+	m->progress_ms = m->said_ms = clock_now_ms();
 	mailbox_expect(m, 0);
 	for (size_t i = 0; i < m->n_folders; i++) {
 		m->folders[i].look_due = true;
@@ -92,7 +93,7 @@ static msec_t next_due_ms(const struct mailbox *m)
 	return at > now ? at : now + 1;
 }
 
-/* When mailbox_next() is wanted again, while the session may go on idling. 0: no need. */
+/* When mailbox_next() is wanted again, while the session may go on idling or waiting. 0: no need. */
 static msec_t next_aside_ms(const struct mailbox *m)
 {
 	msec_t at = !m->relogin_due && m->token_request == NULL ? m->relogin_ms : 0;
@@ -252,14 +253,28 @@ static void note_idle_ended(struct mailbox *m, const struct failure *why)
 	}
 }
 
+/* Signed in with nothing to say until then, or until something happens; but a word now and then. */
+static void wait_in_silence(struct mailbox *m, msec_t until_ms)
+{
+	msec_t noop_ms = m->said_ms + NOOP_MS, aside_ms = next_aside_ms(m);
+
+	if (aside_ms != 0 && aside_ms < until_ms)
+		until_ms = aside_ms;
+	if (clock_now_ms() < noop_ms) {
+		imap_session_wait(m->session);
+		mailbox_wake_at(m, until_ms < noop_ms ? until_ms : noop_ms);
+	} else {
+		work_begin_task(m, TASK_NOOP, NULL);
+		imap_session_noop(m->session);
+	}
+}
+
 /* Without IDLE, though asked for: stay signed in and look when the interval is over. */
 static void wait_in_session(struct mailbox *m)
 {
-	msec_t due_ms = next_due_ms(m), aside_ms = next_aside_ms(m);
-
 	mailbox_expect(m, 0);
 	mailbox_set_state(m, mailbox_is_held(m) ? MAILBOX_HELD : MAILBOX_WATCHING);
-	mailbox_wake_at(m, aside_ms != 0 && aside_ms < due_ms ? aside_ms : due_ms);
+	wait_in_silence(m, next_due_ms(m));
 }
 
 /* Deliveries under way will bring more to do: `after`, a message once more; and before LOGOUT, that the folder is complete. */
@@ -271,7 +286,7 @@ static bool lingers(struct mailbox *m)
 
 	if (!waits || mailbox_is_held(m) || clock_now_ms() >= until_ms)
 		return false;
-	mailbox_wake_at(m, until_ms);
+	wait_in_silence(m, until_ms);
 	return true;
 }
 
@@ -383,6 +398,7 @@ void work_next(struct mailbox *m)
 		break;
 	case STEP_WAIT:
 		mailbox_expect(m, 0);
+		wait_in_silence(m, INT64_MAX);
 		break;
 	case STEP_SENT:
 		break;
@@ -453,7 +469,7 @@ void work_on_done(void *arg, const struct imap_done *done)
 	struct folder *f = m->task_folder;
 	enum task task = m->task;
 
-	m->progress_ms = clock_now_ms();
+	m->progress_ms = m->said_ms = clock_now_ms();
 	m->opened = m->opened || done->ok;	/* the first command is SELECT or STATUS */
 	m->task = TASK_NONE;
 	mailbox_expect(m, 0);
@@ -493,6 +509,10 @@ void work_on_done(void *arg, const struct imap_done *done)
 		break;
 	case TASK_IDLE:
 		on_idle_done(m, f, done);
+		break;
+	case TASK_NOOP:
+		if (!done->ok && mailbox_is_refused(done->failure))
+			mailbox_end_session(m, done->failure);
 		break;
 	case TASK_NONE:
 		break;

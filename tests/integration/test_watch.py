@@ -84,6 +84,47 @@ def test_idle_that_one_mailbox_is_not_offered(simulator, daemon):
     simulator.wait("idling", 2)
 
 
+def test_session_with_nothing_to_say(simulator, make_daemon):
+    """RFC 3501 5.4: without IDLE a NOOP keeps the session, and tells of new mail, however long the interval; that it is closed meanwhile is
+    ordinary"""
+    simulator.mailbox(ADDRESS)
+    simulator.post("/options", without=["IDLE"])
+    simulator.post("/token", life_s=10 ** 6)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS], {"interval": "10h"})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(ADDRESS, 1, timeout=20)
+    assert simulator.state()["commands"]["NOOP"] == simulator.state(ADDRESS)["logins"] == 1
+    daemon.wait_state(ADDRESS, "watching")
+    simulator.post("/drop", address=ADDRESS)
+    simulator.wait("logins", 2, ADDRESS)
+    assert daemon.wait_line("session ended: .*signing in again") and not daemon.has_line("failure=")
+
+
+def test_long_wait_for_a_turn_to_fetch(simulator, make_daemon):
+    """RFC 3501 5.4: a NOOP every nine minutes keeps the session meanwhile"""
+    other = "other@contoso.example"
+    for address in (ADDRESS, other):
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=10 ** 6)
+    simulator.fault("drip", other, bytes_per_second=400000)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([ADDRESS, other], {"interval": "1h"}, admission={"fetching_at_once": 1})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "100"})
+    daemon.wait(lambda s: s["totals"]["watching"] == 2)
+    simulator.add(other, [{"big": 3500000}])                # its one turn takes a quarter of an hour
+    simulator.wait("in_flight", 1)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    simulator.wait("command:NOOP", 1)
+    assert daemon.of(ADDRESS)["folders"][0]["delivered"] == 0
+    for address in (other, ADDRESS):
+        daemon.wait_delivered(address, 1)
+        assert simulator.state(address)["logins"] == 1
+    assert not daemon.has_line("failure=|session ended")
+
+
 @pytest.mark.parametrize("line", ["{tag} NO IDLE failed.", "{tag} OK IDLE completed."])
 def test_idle_that_does_not_work(simulator, daemon, line):
     """Offered and then refused, or over at once: as if it were not offered. The server is not asked without a pause."""
