@@ -462,6 +462,7 @@ void mailbox_pause(struct mailbox *m)
 		token_cancel(&m->token_request);
 		mailbox_expect(m, 0);
 		session_start_over(m);
+		fetch_release(m);
 	}
 	mailbox_wake(m);
 }

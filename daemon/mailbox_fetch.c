@@ -527,7 +527,7 @@ void fetch_on_done(struct mailbox *m, const struct imap_done *done)
 	hand_over(m);
 }
 
-void fetch_over(struct mailbox *m, const struct failure *why)
+void fetch_over(struct mailbox *m, const struct failure *why, bool comes_back)
 {
 	if (m->coming != NULL)
 		drop_coming(m);
@@ -542,7 +542,8 @@ void fetch_over(struct mailbox *m, const struct failure *why)
 		folder_put_back(m->task_folder, &m->batch);
 	}
 	ranges_done(&m->batch);
-	fetch_release(m);
+	if (!comes_back)
+		fetch_release(m);
 	hand_over(m);
 }
 

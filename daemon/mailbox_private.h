@@ -213,9 +213,10 @@ void fetch_on_body_start(struct mailbox *, const char *section, uint32_t uid, ui
 void fetch_on_body(struct mailbox *, struct evbuffer *in, size_t len);
 void fetch_on_fetched(struct mailbox *, const struct imap_fetch *);
 void fetch_on_done(struct mailbox *, const struct imap_done *);
-void fetch_over(struct mailbox *, const struct failure *);	/* the session has ended */
+/* The session has ended. comes_back: another follows at once, and goes on waiting for its turn where this one did. */
+void fetch_over(struct mailbox *, const struct failure *, bool comes_back);
 void fetch_drop(struct mailbox *);			/* the mailbox stops: what is not spooled yet goes */
-void fetch_release(struct mailbox *);			/* the slot */
+void fetch_release(struct mailbox *);			/* the slot, or the place among those who wait for one */
 void fetch_owe(struct mailbox *, struct folder *, uint32_t uid, const char *why);	/* it could not be had */
 /* These could not be had. True: nor could many before them, so it is the server, and the session ends for now. */
 bool fetch_none_given(struct mailbox *, const struct folder *, const struct ranges *uids, const char *why);

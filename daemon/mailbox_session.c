@@ -30,6 +30,7 @@ void session_back_off(struct mailbox *m, const struct failure *why, bool is_toke
 
 	if (is_tokens && wait_ms > TOKEN_ASK_MS)
 		wait_ms = TOKEN_ASK_MS - (msec_t)clock_random(TOKEN_ASK_MS / 4);
+	fetch_release(m);		/* of a re-login that has come to nothing */
 	m->last_try_ms = clock_now_ms();
 	if (m->failures++ == 0)
 		m->failing_since_ms = m->last_try_ms;
@@ -369,7 +370,7 @@ static void on_end(void *arg, const struct failure *session_why)
 	imap_session_free(&m->session);
 	token_cancel(&m->token_request);
 	mailbox_expect(m, 0);
-	fetch_over(m, &why);
+	fetch_over(m, &why, relogin);
 	work_over(m, &why);
 	m->ready_ms = 0;
 	m->relogin_due = false;

@@ -125,6 +125,30 @@ def test_long_wait_for_a_turn_to_fetch(simulator, make_daemon):
     assert not daemon.has_line("failure=|session ended")
 
 
+def test_place_among_those_who_wait_to_fetch(simulator, make_daemon):
+    """A planned re-login meanwhile keeps it"""
+    first, others = "first@contoso.example", ["w%d@contoso.example" % i for i in range(5)]
+    for address in (first, *others):
+        simulator.mailbox(address)
+    simulator.post("/token", life_s=700)                    # signed in anew after six to nine minutes; the first one's turn takes ten
+    simulator.fault("drip", first, bytes_per_second=400000)
+    daemon = make_daemon(program="mailpolld-scaled")
+    daemon.config([first, *others], admission={"fetching_at_once": 1})
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "60"})
+    daemon.wait(lambda s: s["totals"]["watching"] == 6)
+    simulator.add(first, [{"big": 4500000}])
+    simulator.wait("in_flight", 1)
+    for i, address in enumerate(others):
+        simulator.add(address, [{"seed": 1, "size": 1500, "uid": 10 + i}])
+        daemon.wait(lambda s: any(m["address"] == address and m["folders"][0]["backlog"] == 1 for m in s["mailboxes"]))
+    for address in others:
+        simulator.wait("logins", 2, address)
+    assert daemon.status()["totals"]["delivered"] == 0
+    daemon.wait_total(6)
+    asked = [m.group(1) for line in simulator.log_lines() for m in [re.match(r"C \S+ UID FETCH (\d+) ", line)] if m]
+    assert asked == ["1", "10", "11", "12", "13", "14"]
+
+
 @pytest.mark.parametrize("line", ["{tag} NO IDLE failed.", "{tag} OK IDLE completed."])
 def test_idle_that_does_not_work(simulator, daemon, line):
     """Offered and then refused, or over at once: as if it were not offered. The server is not asked without a pause."""
