@@ -336,6 +336,11 @@ static void on_exists(void *arg, uint32_t n)
 	(void)arg, (void)n;
 }
 
+static void on_alert(void *arg, const char *text)	/* the daemon logs it */
+{
+	(void)arg, (void)text;
+}
+
 static void on_idling(void *arg)
 {
 	(void)arg;
@@ -343,7 +348,7 @@ static void on_idling(void *arg)
 
 static const struct imap_session_ops session_ops = { .on_authenticating = on_authenticating, .on_ready = on_ready, .on_done = on_done,
 	.on_idling = on_idling, .on_uids = on_uids, .on_body_start = on_body_start, .on_body = on_body, .on_fetched = on_fetched,
-	.on_exists = on_exists, .on_end = on_end };
+	.on_alert = on_alert, .on_exists = on_exists, .on_end = on_end };
 
 /* --- the start --- */
 

@@ -534,6 +534,8 @@ static void on_response(struct imap_session *s, const struct imap_response *r)
 		safe.text = text;
 		r = &safe;
 	}
+	if (r->code != NULL && strcmp(r->code, "ALERT") == 0)
+		s->ops->on_alert(s->arg, r->text);
 
 	switch (r->kind) {
 	case IMAP_TAGGED:

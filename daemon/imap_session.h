@@ -42,6 +42,7 @@ struct imap_session_ops {
 	void (*on_body_start)(void *arg, const char *section, uint32_t uid, uint64_t size_bytes);	/* uid 0: not known yet */
 	void (*on_body)(void *arg, struct evbuffer *in, size_t len);	/* must take exactly len bytes out of in */
 	void (*on_fetched)(void *arg, const struct imap_fetch *);	/* a FETCH response is complete, asked for or not */
+	void (*on_alert)(void *arg, const char *text);	/* what a person is to be shown (RFC 3501 7.1); any bytes, as the server sent them */
 	void (*on_exists)(void *arg, uint32_t n);	/* as many are in the folder now: after EXISTS, and after EXPUNGE */
 	void (*on_end)(void *arg, const struct failure *);	/* FAIL_NONE after a LOGOUT */
 };

@@ -48,6 +48,7 @@ static const struct { const char *name, *id; } events[] = {
 	[EVENT_AFTER_REFUSED] = { "after-refused", "875118c6427a4e0c9ed962635af635d4" },
 	[EVENT_SERVER_LACKS] = { "server-lacks", "44cb019398c743e0a4391d4afec92623" },
 	[EVENT_IDLE_CUT] = { "idle-cut", "9266d4b966f24c2983a6efa3ce481a1b" },
+	[EVENT_SERVER_ALERT] = { "server-alert", "cd47bdfdbd254a698c79756ce9e825ed" },
 	[EVENT_OWED] = { "owed", "da5ed6b4a0014e6e8b5ac9fa5e5741b0" },
 	[EVENT_AUDIT_FAILED] = { "audit-failed", "2b6da4911dc94d6f8a1248352bd4a80a" },
 	[EVENT_AUDIT_RECOVERED] = { "audit-recovered", "71875c1f995d42debd7d5520896520a3" },

@@ -378,6 +378,7 @@ void mailbox_free(struct mailbox **mailbox)
 	failure_drop(&m->failure);
 	failure_drop(&m->no_room);
 	free(m->errors);
+	free(m->alerts);
 	session_replace_text(&m->subject.object_id, NULL);
 	session_replace_text(&m->subject.token_finding, NULL);
 	sink_release(m->sink);

@@ -1,4 +1,5 @@
-/* What went wrong with a mailbox: into the log on change and then hourly, and the last of it kept for who asks. */
+/* What went wrong with a mailbox: into the log on change and then hourly, and the last of it kept for who asks. What its server wants a person
+ * to be told goes into the log, too. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,8 @@
 #include "util.h"
 
 #define ERRORS_KEPT 5
+#define ALERTS_KEPT 4			/* different ones; more of them are not told in an hour */
+#define ALERT_AGAIN_MS (60 * 60 * 1000)	/* repeats.c's */
 #define NEW_HOLD_MS (10 * 60 * 1000)	/* longer than any wait between two tries: something worked in between */
 
 /* The newest first. Most mailboxes never fail, so room is made by the first failure. */
@@ -98,6 +101,45 @@ void mailbox_held(struct mailbox *m, const struct failure *why, msec_t wait_ms, 
 		imap_trace_told(m->trace, "held: %s", why->text);
 	if (repeats_tell(&m->holding, why->name, &untold))
 		tell(m, EVENT_HELD, NULL, sink, why, wait_ms, untold);
+}
+
+struct alert { char text[200]; struct repeats repeats; };	/* "": none */
+
+/* The one with this text, or the first place for it. NULL: there is none. */
+static struct alert *find_alert(struct mailbox *m, const char *text)
+{
+	struct alert *place = NULL;
+
+	if (m->alerts == NULL)
+		m->alerts = xcalloc(ALERTS_KEPT, sizeof(*m->alerts));
+	for (struct alert *a = m->alerts; a < m->alerts + ALERTS_KEPT; a++) {
+		if (strcmp(a->text, text) == 0)
+			return a;
+		if (place == NULL && (a->text[0] == '\0' || clock_now_ms() - a->repeats.told_ms >= ALERT_AGAIN_MS))
+			place = a;
+	}
+	if (place != NULL) {
+		place->repeats = (struct repeats){ 0 };
+		snprintf(place->text, sizeof(place->text), "%s", text);
+	}
+	return place;
+}
+
+void mailbox_alerted(void *mailbox, const char *text)
+{
+	struct mailbox *m = mailbox;
+	char shown[sizeof(m->alerts->text)], repeated[24], more[80] = "";
+	struct log_field field = { "REPEATED", NULL };
+	struct alert *a;
+	unsigned untold;
+
+	printable(shown, sizeof(shown), text, strlen(text));
+	if (shown[0] == '\0' || (a = find_alert(m, shown)) == NULL || !repeats_tell(&a->repeats, a->text, &untold))
+		return;
+	if (untold > 0)
+		snprintf(more, sizeof(more), " (the same %u times since this was last logged)", untold);
+	field.value = repeats_text(untold, repeated, sizeof(repeated));
+	log_write(LOG_LEVEL_WARNING, EVENT_SERVER_ALERT, &m->log, &field, 1, "the server says: %s%s", shown, more);
 }
 
 void mailbox_released(struct mailbox *m)

@@ -72,6 +72,7 @@ struct mailbox {
 	msec_t failing_since_ms;
 	struct repeats failing, holding;	/* what has been logged of it; mailbox_errors.c, as the next ones */
 	struct mailbox_error *errors; size_t n_errors;	/* NULL: none yet */
+	struct alert *alerts;			/* the server's; NULL: none yet */
 	unsigned holds;				/* in a row */
 	msec_t held_since_ms, held_last_ms;	/* its first and its last of these */
 	bool place_failed;			/* that is why it is held */
@@ -140,6 +141,7 @@ void mailbox_failed(struct mailbox *, const struct failure *, msec_t wait_ms, bo
 void mailbox_held(struct mailbox *, const struct failure *, msec_t wait_ms, const char *sink);	/* NULL: not because of it */
 void mailbox_folder_failed(struct mailbox *, struct folder *, const struct failure *, msec_t wait_ms);	/* it cannot be opened */
 void mailbox_folder_recovered(struct mailbox *, struct folder *);	/* or nothing was wrong with it */
+void mailbox_alerted(void *mailbox, const char *text);	/* the session's callback: the server wants a person to be told */
 void mailbox_released(struct mailbox *);		/* something was handed over, or has room again */
 
 /* mailbox_session.c */

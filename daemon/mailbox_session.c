@@ -186,6 +186,7 @@ static const struct imap_session_ops session_ops = {
 	.on_body_start = on_body_start,
 	.on_body = on_body,
 	.on_fetched = on_fetched,
+	.on_alert = mailbox_alerted,
 	.on_exists = work_on_exists,
 	.on_end = on_end,
 };

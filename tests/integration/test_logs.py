@@ -126,6 +126,26 @@ def test_events_of_what_breaks_around_it(simulator, daemon):
     assert len(refused) == 5 and len(set(taken + refused)) == len(taken + refused) == 12
 
 
+def test_alerts(simulator, daemon):
+    """RFC 3501 7.1: shown to a person, whatever they are told with; each text once, and not more than four of them"""
+    simulator.mailbox(A)
+    texts = ["Mailbox is 95 % full", "caf\xe9 \x1b[31m " + "x" * 1000] + ["another, number %d" % i for i in range(4)]
+    simulator.fault("answer", A, command="SELECT", line="\n".join("* %s [ALERT] %s" % ("NO" if i % 2 else "OK", text) for i, text in enumerate(texts)) +
+                    "\n{tag} NO [ALERT] Mailbox is 95 % full", count=2)
+    daemon.config([A])
+    daemon.start()
+    daemon.wait_line("event=sign-in-failed")
+    daemon.poll(A)
+    simulator.wait("fault-answer", 2)
+    daemon.wait_state(A, "backing-off")
+    daemon.poll(A)
+    daemon.wait_state(A, "watching")
+    told = events(daemon, "server-alert")
+    assert [t["msg"] for t in told][:1] + [t["msg"] for t in told][2:] == ["the server says: " + t for t in (texts[0], *texts[2:4])]
+    assert len(told[1]["msg"]) < 220 and told[1]["msg"].startswith("the server says: caf? ?[31m xxx")
+    assert all(t["level"] == "warning" and t["mailbox"] == A and set(t) - {"level", "event", "msg"} <= promised()["server-alert"] for t in told)
+
+
 def test_who_asked(simulator, daemon):
     """Each verb that changes something, and trace, with the user and the process of who wants it, and what it is about"""
     other = {"user": 65534, "group": os.getgid(), "extra_groups": []} if os.getuid() == 0 else {}       # than the daemon's user
