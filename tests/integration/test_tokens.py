@@ -119,7 +119,7 @@ def test_life_that_is_too_short(simulator, make_daemon):
     status = daemon.wait(lambda s: s["mailboxes"][0]["failures"] >= 8)         # it asks the cache after 60 s at most
     assert simulator.counts("token_requests") <= 10 and simulator.counts("logins") == 0
     assert status["health"] == "down" and credential(status)["state"] == "failed"
-    assert [(r["what"], r["name"]) for r in status["reasons"]] == [("credential", "contoso"), ("mailboxes", "all")]
+    assert [(r["what"], r["name"]) for r in status["reasons"]] == [("mailboxes", "all"), ("credential", "contoso")]
     simulator.post("/token", expires_in=3899)
     daemon.wait_delivered(ADDRESS, 1)
     assert daemon.wait(lambda s: s["health"] == "ok")["reasons"] == []
