@@ -109,11 +109,16 @@ def configure_and_start(simulator):
     wait("one is in quarantine", lambda: len(os.listdir(STATE + "/quarantine")) == 2)
 
 
+def reloads():
+    return run("journalctl", "-u", UNIT, "-o", "cat").count("configuration reloaded")
+
+
 def rotate(simulator):
-    before = len(new_mail())
+    before, reloaded = len(new_mail()), reloads()
     wait("all are audited", lambda: os.path.exists(AUDIT) and len(read(AUDIT).splitlines()) == before)      # one that is empty is not rotated
     run("logrotate", "-f", "/etc/logrotate.d/mailpolld")
     assert os.path.exists(AUDIT + ".1")
+    wait("the signal has been heard", lambda: reloads() > reloaded)         # until then it writes into the old file
     simulator.add(M, [{"seed": 20, "size": 1500}])
     wait("delivered after the audit log was rotated", lambda: len(new_mail()) == before + 1)
     wait("audited in the new file", lambda: os.path.exists(AUDIT) and len(read(AUDIT).splitlines()) == 1)
