@@ -91,7 +91,7 @@ static void on_first_look_done(struct mailbox *m, struct folder *f)
 		ranges_copy(&f->left_out, &f->listed);
 		if (f->told_uidnext > 0)		/* what came since is wanted whatever its date */
 			ranges_remove(&f->left_out, f->told_uidnext, UINT32_MAX);
-		if (f->left_out.n > 0 && ranges_count(&f->left_out) >= f->told_exists)
+		if (f->told_uidnext > 0 && f->left_out.n > 0 && ranges_count(&f->left_out) >= f->told_exists)
 			ranges_add(&f->left_out, 1, ranges_last(&f->left_out));		/* all are listed: between them is nothing */
 	} else if (f->listed.n > 0) {
 		ranges_add(&f->left_out, 1, ranges_last(&f->listed));
