@@ -463,6 +463,21 @@ def test_message_that_the_first_search_leaves_out(simulator, daemon, start, hidd
     assert simulator.counts("bodies") == (3 if start == "all" else 2)
 
 
+def test_first_search_that_lists_as_many_without_uidnext(simulator, daemon):
+    """RFC 3501 6.3.1: what has come since SELECT makes up for no UID that is left out, and without UIDNEXT nobody knows what that is"""
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500, "internaldate": date} for i, date in enumerate([1767225600, 1767924132, 1768000000])])
+    simulator.fault("uidnext", ADDRESS, count=1, **{"is": None})
+    simulator.fault("search-hides", ADDRESS, only=[2], count=3)
+    simulator.fault("search-also", ADDRESS, words=["7"], count=1)
+    daemon.config([ADDRESS], {"start": "2026-01-05"})
+    daemon.start()
+    simulator.wait("fault-search-hides", 3)
+    daemon.wait_state(ADDRESS, "watching")
+    daemon.poll(ADDRESS)
+    daemon.wait_delivered(ADDRESS, 2, timeout=20)
+
+
 def after_done(status):
     return all(f["after_owed"] == 0 and f["delivered"] == 30 for m in status["mailboxes"] for f in m["folders"])
 
