@@ -95,7 +95,8 @@ static void read_secret_file(struct loading *l, struct node *n, const char *wher
 	} else if (strchr(n->text, '/') != NULL || n->text[sizeof(prefix) - 1] == '\0') {
 		bad(l, n, where, "credential:NAME is a name, not a path");
 	} else {
-		c->secret_file = xasprintf("%s/%s", dir != NULL ? dir : "$CREDENTIALS_DIRECTORY", n->text + sizeof(prefix) - 1);
+		c->secret_credential = xstrdup(n->text + sizeof(prefix) - 1);
+		c->secret_file = xasprintf("%s/%s", dir != NULL ? dir : "$CREDENTIALS_DIRECTORY", c->secret_credential);
 	}
 	if (c->secret_file != NULL && c->secret_file[0] == '/')	/* a systemd credential is to be had within the unit only */
 		look_at_secret(l, n, where, c);

@@ -28,7 +28,8 @@ struct credential_conf {
 	char *token_url;		/* https only; built from cloud and tenant when `cloud` is used */
 	char *scope;
 	char *client_id;
-	char *secret_file;		/* absolute */
+	char *secret_file;		/* absolute; of credential:NAME it begins with $CREDENTIALS_DIRECTORY where that is not known */
+	char *secret_credential;	/* NAME of credential:NAME; NULL: it is a file */
 	char *ca_file;			/* for the token endpoint; NULL: the system's */
 	char *tenant;			/* NULL for `token_url` credentials; for hints */
 	char *imap_host;		/* the cloud's; NULL for `token_url` credentials */
@@ -105,6 +106,7 @@ msec_t config_restart_ms(const struct config *, const struct credential_conf *);
  * included: a reload keeps it as it is. */
 bool mailbox_conf_equal(const struct mailbox_conf *, const struct mailbox_conf *);
 bool credential_conf_equal(const struct credential_conf *, const struct credential_conf *);
+bool credential_conf_is_entra(const struct credential_conf *);	/* not another OAuth server */
 
 bool sink_conf_equal(const struct sink_conf *, const struct sink_conf *);
 bool mailbox_conf_is_like(const struct mailbox_conf *, const char *pattern);	/* its address or id: glob_match() */

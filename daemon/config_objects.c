@@ -95,6 +95,7 @@ struct credential_conf *credential_conf_dup(const struct credential_conf *c)
 	copy->scope = xstrdup(c->scope);
 	copy->client_id = xstrdup(c->client_id);
 	copy->secret_file = xstrdup(c->secret_file);
+	copy->secret_credential = xstrdup(c->secret_credential);
 	copy->ca_file = xstrdup(c->ca_file);
 	copy->tenant = xstrdup(c->tenant);
 	copy->imap_host = xstrdup(c->imap_host);
@@ -112,6 +113,7 @@ void credential_conf_free(struct credential_conf **credential)
 	free(c->scope);
 	free(c->client_id);
 	free(c->secret_file);
+	free(c->secret_credential);
 	free(c->ca_file);
 	free(c->tenant);
 	free(c->imap_host);
@@ -125,6 +127,14 @@ bool credential_conf_equal(const struct credential_conf *a, const struct credent
 	return a->kind == b->kind && str_equal(a->name, b->name) && str_equal(a->token_url, b->token_url) && str_equal(a->scope, b->scope) &&
 	    str_equal(a->client_id, b->client_id) && str_equal(a->secret_file, b->secret_file) && str_equal(a->ca_file, b->ca_file) &&
 	    str_equal(a->tenant, b->tenant) && str_equal(a->imap_host, b->imap_host);
+}
+
+bool credential_conf_is_entra(const struct credential_conf *c)
+{
+	static const char end[] = "/.default";		/* of each of its scopes for client credentials (exchange-online 2.1), of no other's */
+	size_t len = c->scope != NULL ? strlen(c->scope) : 0;
+
+	return c->tenant != NULL || (len >= sizeof(end) - 1 && strcmp(c->scope + len - (sizeof(end) - 1), end) == 0);
 }
 
 /* --- mailboxes --- */

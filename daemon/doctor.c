@@ -389,19 +389,18 @@ static struct config *read_configuration(const char *path, struct report *report
 	return config;
 }
 
-/* credential:NAME before the service runs: from where systemd would read it. */
+/* credential:NAME before the service runs, or when it has not been restarted since: from where systemd would read it. */
 static void adopt_credentials(struct config *config, const struct unit *unit)
 {
-	static const char prefix[] = "$CREDENTIALS_DIRECTORY/";
-
-	for (size_t i = 0; unit != NULL && i < config->n_credentials; i++) {
+	for (size_t i = 0; i < config->n_credentials; i++) {
 		struct credential_conf *c = config->credentials[i];
-		const char *path = strncmp(c->secret_file, prefix, sizeof(prefix) - 1) == 0 ? unit_credential(unit, c->secret_file + sizeof(prefix) - 1) : NULL;
+		const char *path;
 
-		if (path == NULL)
+		if (c->secret_credential == NULL || access(c->secret_file, F_OK) == 0)
 			continue;
+		path = unit != NULL ? unit_credential(unit, c->secret_credential) : NULL;
 		free(c->secret_file);
-		c->secret_file = xstrdup(path);
+		c->secret_file = path != NULL ? xstrdup(path) : xasprintf("$CREDENTIALS_DIRECTORY/%s", c->secret_credential);
 	}
 }
 

@@ -1,6 +1,7 @@
 /* The table comes first: what was seen, what it means, what we do, what a person does. The first row that matches
  * counts. In hints, {word} is filled in from the subject. */
 #include <ctype.h>
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,9 +127,9 @@ static const struct row rows[] = {
 	  "Use the tenant's own ID, not 'common', in `tenant` or in the token URL of app {client_id}'s credential." },
 	{ TOKEN_ROW("scope-default", "1002012"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, 
 	  "The scope must end in /.default: correct `scope` of app {client_id}'s credential in mailpolld.yaml." },
-	{ TOKEN_ROW("scope-wrong", "70011 700022 28002 invalid_scope"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	{ TOKEN_ROW("scope-wrong", "70011 700022 28002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "The scope is wrong: leave out `scope` in app {client_id}'s credential, so that its `cloud` decides; for Exchange Online it is https://outlook.office365.com/.default." },
-	{ TOKEN_ROW("resource-absent", "500011 50001 invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	{ TOKEN_ROW("resource-absent", "500011 50001"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Exchange Online is not present in tenant {tenant} of app {client_id}: check the tenant and that it has an Exchange Online subscription." },
 	{ TOKEN_ROW("consent-missing", "65001 650056 501051"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "Grant admin consent for IMAP.AccessAsApp to application {client_id} (Entra admin center, App registrations, API permissions)." },
@@ -145,6 +146,8 @@ static const struct row rows[] = {
 	  "(Entra admin center, Conditional Access)." },
 	{ TOKEN_ROW("tenant-restricted", "500021 500022 50002"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "The network's tenant-restriction proxy does not allow tenant {tenant} of app {client_id}: ask who runs the proxy to allow it." },
+	{ TOKEN_ROW("scope-wrong", "invalid_scope invalid_resource invalid_target"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
+	  "{token_host} knows nothing of this scope for app {client_id}: correct `scope` in its credential (where there is a `cloud`, leave it out)." },
 	{ TOKEN_ROW("client-refused", "invalid_client unauthorized_client"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
 	  "{token_host} does not accept client_id {client_id} with this secret: check both." },
 	{ TOKEN_STATUS("token-url", 300, 399), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0,
@@ -158,8 +161,8 @@ static const struct row rows[] = {
 
 	/* the network */
 	{ NETWORK_ROW("certificate", ANY_PHASE, true), FAIL_ADMIN, SCHEDULE_UNAVAILABLE, 0,
-	  "The certificate of {host} is not trusted or names another host: check `host`; for a private CA set `ca_file`; a firewall that "
-	  "inspects TLS must be told to leave {host} alone. When it has expired, its owner must renew it, or this server's clock is wrong." },
+	  "The certificate of {host} is not trusted or names another host: check `host`, and that the package ca-certificates is installed here; for a "
+	  "private CA set `ca_file`; a firewall that inspects TLS must be told to leave {host} alone. When it has expired, its owner must renew it, or this server's clock is wrong." },
 	{ NETWORK_ROW("resolve", IN(PHASE_RESOLVE), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
 	  "The name {host} is not found: check DNS and the spelling of the host." },
 	{ NETWORK_ROW("connect", IN(PHASE_CONNECT), false), FAIL_WAIT, SCHEDULE_NETWORK, 0,
@@ -174,6 +177,9 @@ static const struct row rows[] = {
 	{ OWN_ROW("no-xoauth2"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "{host} does not offer XOAUTH2: check `host` and `port` of {mailbox}." },
 	{ OWN_ROW("secret-file"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,	/* put right, it is noticed at the next attempt: that comes soon */
 	  "Put the client secret of app {client_id} into {path}, readable by the daemon's user." },
+	{ OWN_ROW("secret-credential"), FAIL_ADMIN, SCHEDULE_NETWORK, 0,
+	  "systemd gives no credential {path} to the service: name the client secret's file with LoadCredential={path}:FILE (systemctl edit mailpolld), "
+	  "then systemctl restart mailpolld." },
 	{ OWN_ROW("no-credential"), FAIL_ADMIN, SCHEDULE_TOKEN_ADMIN, 0, "Add the credential to the configuration, or name another." },
 	{ OWN_ROW("ca-file"), FAIL_ADMIN, SCHEDULE_REFUSED, 0, "Correct `ca_file` of {mailbox} in the configuration." },
 	{ OWN_ROW("protocol"), FAIL_WAIT, SCHEDULE_NETWORK, 0,
@@ -516,6 +522,19 @@ void failure_set(struct failure *ret, enum fail fail, enum schedule schedule, co
 	va_start(args, fmt);
 	put_text(ret->text, sizeof(ret->text), fmt, args);
 	va_end(args);
+}
+
+void failure_from_disk(struct failure *ret, const char *name, const char *what, const char *path, int error)
+{
+	char *hint;
+
+	if (error == EROFS)		/* by what its user may do there, it could: the unit has not let it, or the file system had errors */
+		hint = xasprintf("%s is read-only for the daemon: name it in the unit's RequiresMountsFor= and ReadWritePaths= (systemctl edit mailpolld), "
+		    "then systemctl restart mailpolld; or mount it for writing. mailpolld doctor tells which.", path);
+	else
+		hint = xasprintf("Make %s writable for the daemon's user, with free space.", path);
+	failure_set(ret, FAIL_WAIT, SCHEDULE_SINK, name, hint, "%s %s: %s", what, path, strerror(error));
+	free(hint);
 }
 
 void failure_keep(struct failure **to, const struct failure *why)

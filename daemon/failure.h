@@ -75,6 +75,8 @@ void failure_from_token_answer(struct failure *ret, long http_status, const char
     unsigned retry_after_s, const struct failure_subject *);
 /* Seen by ourselves: the row of that name, fmt fills text. The name must be in the table. */
 void failure_own(struct failure *ret, const char *name, const struct failure_subject *, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* From this machine's disk: what ("cannot write into") and path make the text, with errno's. */
+void failure_from_disk(struct failure *ret, const char *name, const char *what, const char *path, int error);
 /* What no table can foresee (a sink's, a disk's): fmt fills text; hint may be NULL. */
 void failure_set(struct failure *ret, enum fail, enum schedule, const char *name, const char *hint, const char *fmt, ...)
     PRINTF_LIKE(6, 7);

@@ -262,10 +262,8 @@ static void put_back_one(struct folder *f, uint32_t uid)
 static void hold_for_disk(struct mailbox *m, const struct folder *f, int error)
 {
 	struct failure why;
-	char hint[512];
 
-	snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", f->place_dir);
-	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "disk", hint, "cannot write into %s: %s", f->place_dir, strerror(error));
+	failure_from_disk(&why, "disk", "cannot write into", f->place_dir, error);
 	delivery_hold(m->delivery, &why);
 }
 

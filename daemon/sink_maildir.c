@@ -429,14 +429,12 @@ static void work_prepare(struct job *job)
 
 static void disk_failure(struct failure *why, const char *what, const char *path, int error)
 {
-	char hint[256];
-
 	if (error == EOPNOTSUPP)	/* only `group` asks for something that a file system may not have */
-		snprintf(hint, sizeof(hint), "`group` needs a file system with access control lists; else let the daemon run with that group and "
-		    "keep its own (systemctl edit mailpolld: Group= and SupplementaryGroups=mailpolld); that group may then use the control socket.");
+		failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", "`group` needs a file system with access control lists; else let the daemon run with "
+		    "that group and keep its own (systemctl edit mailpolld: Group= and SupplementaryGroups=mailpolld); that group may then use the "
+		    "control socket.", "%s %s: %s", what, path, strerror(error));
 	else
-		snprintf(hint, sizeof(hint), "Make %s writable for the daemon's user, with free space.", path);
-	failure_set(why, FAIL_WAIT, SCHEDULE_SINK, "maildir", hint, "%s %s: %s", what, path, strerror(error));
+		failure_from_disk(why, "maildir", what, path, error);
 }
 
 static bool begins_alike(const struct prepare_job *a, size_t a_len, const struct prepare_job *b, size_t b_len)

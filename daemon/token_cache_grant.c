@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "backoff.h"
 #include "http.h"
 #include "log.h"
@@ -32,6 +33,7 @@ struct secret_job {
 	char *secret;			/* wiped; NULL: why says what is wrong */
 	uint8_t digest[SECRET_DIGEST_BYTES];
 	char why[200];
+	bool is_missing;		/* the file */
 };
 
 /* --- what can be handed out --- */
@@ -349,13 +351,15 @@ static void grant_post(struct grant *g, const struct secret_job *j)
 	secret_free(&form);
 }
 
-static void secret_failed(struct grant *g, const char *why)
+static void secret_failed(struct grant *g, const char *why, bool is_missing)
 {
+	const struct credential_conf *conf = g->credential->conf;
+	bool not_given = is_missing && conf->secret_credential != NULL;		/* by systemd: nobody puts anything there by hand */
 	struct failure_subject subject = subject_of(g);
 	struct failure failure;
 
-	subject.path = g->credential->conf->secret_file;
-	failure_own(&failure, "secret-file", &subject, "%s", why);
+	subject.path = not_given ? conf->secret_credential : conf->secret_file;
+	failure_own(&failure, not_given ? "secret-credential" : "secret-file", &subject, "%s", why);
 	g->has_digest = false;
 	grant_failed(g, &failure);
 }
@@ -383,7 +387,7 @@ static void done_secret(struct job *job)
 		if (j->only_if_changed && is_unchanged(g, j))
 			grant_arm(g);
 		else if (j->secret == NULL)
-			secret_failed(g, j->why);
+			secret_failed(g, j->why, j->is_missing);
 		else
 			grant_post(g, j);
 	}
@@ -395,6 +399,7 @@ static void work_secret(struct job *job)
 	struct secret_job *j = (struct secret_job *)job;
 
 	j->secret = config_read_secret(j->path, j->why, sizeof(j->why));
+	j->is_missing = j->secret == NULL && access(j->path, F_OK) < 0;
 	if (j->secret != NULL && EVP_Digest(j->secret, strlen(j->secret), j->digest, NULL, EVP_sha256(), NULL) != 1)
 		abort();
 }
@@ -432,7 +437,7 @@ static void secret_is_late(struct grant *g)
 	if (only_look)
 		grant_arm(g);
 	else
-		secret_failed(g, "reading the secret's file takes longer than 30 s");
+		secret_failed(g, "reading the secret's file takes longer than 30 s", false);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)

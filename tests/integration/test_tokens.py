@@ -434,6 +434,20 @@ def test_secret_file_that_is_away_for_a_while(simulator, make_daemon):
     daemon.wait(lambda s: credential(s)["state"] == "fresh" and credential(s)["error"] is None)
 
 
+def test_credential_that_systemd_does_not_give(simulator, daemon):
+    """Nobody is told to put a file where only systemd does; one that is there is read"""
+    simulator.mailbox(ADDRESS)
+    secret, given = daemon.secret_file, os.path.join(daemon.directory, "given")
+    os.mkdir(given)
+    daemon.secret_file = "credential:contoso"
+    daemon.config([ADDRESS])
+    daemon.start(env={"CREDENTIALS_DIRECTORY": given})
+    line = daemon.wait_line("event=token-failed")
+    assert "failure=secret-credential" in line and "LoadCredential=contoso:FILE" in line and "systemctl restart mailpolld" in line, line
+    shutil.copy(secret, os.path.join(given, "contoso"))
+    daemon.wait_state(ADDRESS, "watching", timeout=20)
+
+
 def test_secret_file_that_is_missing_at_the_start(simulator, daemon):
     """Its own credential fails, and no other; put there, it needs no restart"""
     other, secret = "other@contoso.example", os.path.join(daemon.directory, "other-secret")

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -278,6 +279,22 @@ static void test_set(void **state)
 	assert_string_equal(f.hint, "");
 }
 
+/* A daemon that began before its unit was told of a place cannot write there, whoever owns it. */
+static void test_disk(void **state)
+{
+	struct failure f;
+
+	(void)state;
+	failure_from_disk(&f, "maildir", "cannot make", "/data/mail", EROFS);
+	expect(&f, "maildir", FAIL_WAIT, SCHEDULE_SINK);
+	assert_string_equal(f.text, "cannot make /data/mail: Read-only file system");
+	expect_hint(&f, "/data/mail is read-only for the daemon: name it in the unit's RequiresMountsFor= and ReadWritePaths=");
+	expect_hint(&f, "then systemctl restart mailpolld");
+	failure_from_disk(&f, "disk", "cannot write into", "/data/mail", ENOSPC);
+	expect(&f, "disk", FAIL_WAIT, SCHEDULE_SINK);
+	assert_string_equal(f.hint, "Make /data/mail writable for the daemon's user, with free space.");
+}
+
 /* At whichever byte of a character the room ends. */
 static void test_cut_texts(void **state)
 {
@@ -304,7 +321,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_access), cmocka_unit_test(test_sign_in), cmocka_unit_test(test_ends), cmocka_unit_test(test_unavailable),
 		cmocka_unit_test(test_throttled), cmocka_unit_test(test_opening_and_other_answers), cmocka_unit_test(test_network),
-		cmocka_unit_test(test_token_answers), cmocka_unit_test(test_token_status), cmocka_unit_test(test_rows), cmocka_unit_test(test_own), cmocka_unit_test(test_set),
+		cmocka_unit_test(test_token_answers), cmocka_unit_test(test_token_status), cmocka_unit_test(test_rows), cmocka_unit_test(test_own), cmocka_unit_test(test_set), cmocka_unit_test(test_disk),
 		cmocka_unit_test(test_room_for_a_hint), cmocka_unit_test(test_cut_texts),
 	};
 
