@@ -189,10 +189,9 @@ static struct volume *find_state_volume(struct fleet *f)
 {
 	struct volume *volume;
 	struct statvfs vfs;
-	struct stat st;
+	struct stat st = { 0 };
 
-	if (stat(f->config->state_dir, &st) < 0)
-		return NULL;
+	(void)stat(f->config->state_dir, &st);	/* the store has just been opened in it */
 	volume = volume_get(f->volumes, st.st_dev, f->config->state_dir);
 	if (statvfs(f->config->state_dir, &vfs) == 0)
 		volume_note_free(volume, (uint64_t)vfs.f_bavail * vfs.f_frsize);
@@ -230,7 +229,8 @@ static void make_modules(struct fleet *f)
 
 	RAND_bytes(run, sizeof(run));
 	hex_encode(run, sizeof(run), f->run);
-	f->spool = spool_new(f->config->spool_limit_bytes, f->config->min_free_bytes);
+	f->state_volume = find_state_volume(f);
+	f->spool = spool_new(f->config->spool_limit_bytes, f->config->min_free_bytes, f->state_volume);
 	f->resolver = resolver_new(f->base, f->workers);
 	f->dialer = dialer_new(f->base, f->resolver);
 	f->tls = tls_new();
@@ -240,7 +240,6 @@ static void make_modules(struct fleet *f)
 	f->audit = audit_new(f->base, f->workers);
 	f->look_lane = lane_new(f->workers, "look", LANE_DISK, LOOK_THREADS);
 	f->admission = admission_new(f->base);
-	f->state_volume = find_state_volume(f);
 	make_sinks(f);
 	make_env(f);
 	f->check_timer = event_new(f->base, -1, EV_PERSIST, on_check, f);
@@ -399,6 +398,19 @@ void fleet_stop(struct fleet *f, msec_t at_most_ms, void (*on_stopped)(void *arg
 	check_stopped(f);
 }
 
+static void state_was_looked_at(void *arg)
+{
+	((struct fleet *)arg)->state_looked_at = false;
+}
+
+/* Whoever delivers into Maildirs elsewhere does not see what others leave there. */
+static void look_at_state(struct fleet *f)
+{
+	if (!f->state_looked_at)
+		volume_look_free(f->state_volume, f->config->state_dir, state_was_looked_at, f);
+	f->state_looked_at = true;
+}
+
 /* A mailbox past its own deadline is a bug of ours or a stuck peer that no timer caught: its session is torn down
  * once; when that does not help within 60 s, the watchdog is not fed any more (promise 8). */
 static void on_check(evutil_socket_t fd, short what, void *arg)
@@ -409,6 +421,7 @@ static void on_check(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd, (void)what;
 	f->stuck = false;
+	look_at_state(f);
 	for (size_t i = 0; i < f->n_members; i++) {
 		struct mailbox *mailbox = f->members[i]->mailbox;
 		struct log_context ctx = { .mailbox = mailbox_conf(mailbox)->address };

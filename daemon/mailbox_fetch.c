@@ -88,7 +88,7 @@ static uint64_t estimate(const struct folder *f, const struct ranges *uids)
 	return bytes;
 }
 
-static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t bytes)
+static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t bytes, const char *why)
 {
 	bool first = m->no_room == NULL;
 	msec_t wait_ms;
@@ -96,7 +96,7 @@ static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t by
 	if (first)
 		m->no_room = xcalloc(1, sizeof(*m->no_room));
 	failure_set(m->no_room, FAIL_WAIT, SCHEDULE_SINK, "no-room", "Free space on that file system, or raise spool_limit or lower min_free.",
-	    "no room for %llu bytes in the spool or on the disk of %s", (unsigned long long)bytes, f->place_dir);
+	    "no room for %llu bytes in %s: %s", (unsigned long long)bytes, f->place_dir, why);
 	wait_ms = backoff_next_ms(&m->room_waits, m->no_room, (uint32_t)clock_random(UINT32_MAX));
 	if (wait_ms > ROOM_WAIT_MS_MAX)
 		wait_ms = ROOM_WAIT_MS_MAX;
@@ -131,10 +131,12 @@ static enum step fetch_batch(struct mailbox *m, struct folder *f)
 {
 	struct ranges batch = { 0 };
 	uint64_t bytes, own = room_for_bytes(m), all = spool_room_bytes(m->env->spool);
+	const char *no_room;
 
 	folder_pick(f, batch_max(m, f), own < all ? own : all, &batch);
 	bytes = estimate(f, &batch);
-	if (spool_has_room(m->env->spool, f->volume, bytes)) {
+	no_room = spool_no_room(m->env->spool, f->volume, bytes);
+	if (no_room == NULL) {
 		m->room_waits = (struct backoff){ 0 };
 		send_fetch(m, f, &batch);
 		return STEP_SENT;
@@ -142,7 +144,7 @@ static enum step fetch_batch(struct mailbox *m, struct folder *f)
 	folder_put_back(f, &batch);
 	ranges_done(&batch);
 	fetch_release(m);
-	wait_for_room(m, f, bytes);
+	wait_for_room(m, f, bytes, no_room);
 	return STEP_NOTHING;
 }
 
@@ -150,10 +152,11 @@ static enum step fetch_batch(struct mailbox *m, struct folder *f)
 static enum step fetch_owed(struct mailbox *m, struct folder *f, uint32_t uid)
 {
 	struct ranges batch = { 0 };
+	const char *no_room = spool_no_room(m->env->spool, f->volume, 0);
 
-	if (!spool_has_room(m->env->spool, f->volume, 0)) {
+	if (no_room != NULL) {
 		fetch_release(m);
-		wait_for_room(m, f, 0);
+		wait_for_room(m, f, 0, no_room);
 		return STEP_NOTHING;
 	}
 	m->room_waits = (struct backoff){ 0 };

@@ -22,6 +22,7 @@
 
 struct spool {
 	uint64_t bytes, limit_bytes, min_free_bytes;
+	const struct volume *state;	/* lent */
 	size_t files;
 };
 struct spool_file {
@@ -283,10 +284,11 @@ void spool_remove(struct volume *volume, const char *path)
 
 /* --- the account --- */
 
-struct spool *spool_new(uint64_t limit_bytes, uint64_t min_free_bytes)
+struct spool *spool_new(uint64_t limit_bytes, uint64_t min_free_bytes, const struct volume *state)
 {
 	struct spool *s = xcalloc(1, sizeof(*s));
 
+	s->state = state;
 	spool_set_limits(s, limit_bytes, min_free_bytes);
 	return s;
 }
@@ -308,13 +310,20 @@ uint64_t spool_room_bytes(const struct spool *s)
 	return s->bytes < s->limit_bytes ? s->limit_bytes - s->bytes : 0;
 }
 
-bool spool_has_room(const struct spool *s, const struct volume *volume, uint64_t bytes)
+static bool is_at_limit(const struct spool *s, uint64_t bytes)
+{
+	return s->bytes > 0 && (s->bytes >= s->limit_bytes || spool_room_bytes(s) < bytes);
+}
+
+const char *spool_no_room(const struct spool *s, const struct volume *volume, uint64_t bytes)
 {
 	uint64_t free_bytes = volume_free_bytes(volume);
 
 	if (free_bytes < s->min_free_bytes || free_bytes - s->min_free_bytes < bytes)
-		return false;
-	return s->bytes == 0 || (s->bytes < s->limit_bytes && spool_room_bytes(s) >= bytes);
+		return "its file system is at min_free";
+	if (volume_free_bytes(s->state) < s->min_free_bytes)
+		return "the file system of state_dir is at min_free";
+	return is_at_limit(s, bytes) ? "the spool is at spool_limit" : NULL;
 }
 
 uint64_t spool_bytes(const struct spool *s)

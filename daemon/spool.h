@@ -12,11 +12,12 @@ struct evbuffer; struct volume;
 struct spool;				/* the account of all of them */
 struct spool_file;
 
-struct spool *spool_new(uint64_t limit_bytes, uint64_t min_free_bytes);
+/* state: the volume of state_dir, lent: below min_free there nothing has room, wherever it goes. */
+struct spool *spool_new(uint64_t limit_bytes, uint64_t min_free_bytes, const struct volume *state);
 void spool_free(struct spool **);
 void spool_set_limits(struct spool *, uint64_t limit_bytes, uint64_t min_free_bytes);
-/* Is there room for about that many bytes more on this volume? An empty spool always takes one message. */
-bool spool_has_room(const struct spool *, const struct volume *, uint64_t bytes);
+/* Why there is no room for about that many bytes more on this volume, for a person; NULL: there is. An empty spool always takes one message. */
+const char *spool_no_room(const struct spool *, const struct volume *, uint64_t bytes);
 uint64_t spool_room_bytes(const struct spool *);		/* below the limit, whatever the volume */
 uint64_t spool_bytes(const struct spool *);
 size_t spool_files(const struct spool *);

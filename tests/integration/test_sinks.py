@@ -374,7 +374,7 @@ def test_room_for_commands(simulator, daemon, tmp_path):
 
         def wait_held():
             status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
-            assert "min_free" in status["mailboxes"][0]["hint"] and status["mailboxes"][0]["error"].endswith(mount + "/spool")
+            assert "min_free" in status["mailboxes"][0]["hint"] and status["mailboxes"][0]["error"].endswith(mount + "/spool: its file system is at min_free")
 
         daemon.config([{"address": ADDRESS, "deliver": {"command": ["/bin/cat"]}}], top={"state_dir": mount, "min_free": "2M"})
         fill_some()
@@ -392,6 +392,30 @@ def test_room_for_commands(simulator, daemon, tmp_path):
         os.unlink(mount + "/full")
         daemon.poll(ADDRESS)
         daemon.wait_delivered(ADDRESS, 3, timeout=20)
+
+
+def test_room_for_the_state(simulator, make_daemon, tmp_path):
+    """min_free of state_dir's file system holds for Maildirs on others, too: it is looked at without any delivery there"""
+    simulator.mailbox(ADDRESS)
+    daemon = make_daemon(program="mailpolld-scaled")
+    with small_disk(daemon, tmp_path, "4m") as mount:
+        daemon.config([ADDRESS], top={"state_dir": mount, "min_free": "2M"})
+        daemon.start(env={"MAILPOLLD_CLOCK_RATE": "10"})
+        daemon.wait_state(ADDRESS, "watching")
+        with open(mount + "/full", "wb") as f:
+            f.write(bytes(3 << 20))
+
+        def is_held(status):
+            if status["mailboxes"][0]["state"] == "watching":     # till that is seen, messages are delivered
+                simulator.add(ADDRESS, [{"seed": len(simulator.sums(ADDRESS)) + 1, "size": 500}])
+            return status["mailboxes"][0]["state"] == "held"
+
+        status = daemon.wait(is_held, timeout=20)
+        assert status["mailboxes"][0]["error"].endswith(": the file system of state_dir is at min_free") and "min_free" in status["mailboxes"][0]["hint"]
+        assert len(Maildir(daemon.maildir(ADDRESS))) < len(simulator.sums(ADDRESS)) and simulator.state(ADDRESS)["sessions"] == 1
+        os.unlink(mount + "/full")
+        daemon.wait_delivered(ADDRESS, len(simulator.sums(ADDRESS)), timeout=20)
+        assert daemon.of(ADDRESS)["error"] is None
 
 
 def test_too_little_room_for_an_owed_message(simulator, make_daemon):
