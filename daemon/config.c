@@ -80,7 +80,7 @@ static void look_at_secret(struct loading *l, const struct node *n, const char *
 
 	if (secret == NULL)
 		suspect(l, n, where, "%s", why);
-	else if (is_guid(secret))
+	else if (is_guid(secret) && credential_conf_is_entra(c))
 		suspect(l, n, where, "the secret has the form of a GUID: that is the secret's ID; its Value is wanted");
 	secret_free(&secret);
 }

@@ -191,6 +191,18 @@ def test_secret_files(tmp_path):
         assert code == 0 and expected in err, err
 
 
+def test_secret_of_another_server_may_be_a_guid(tmp_path):
+    """Only Entra's secrets have an ID that is one"""
+    path = tmp_path / "other"
+    path.write_text("1b2c3d4e-0000-1111-2222-333344445555\n")
+    path.chmod(0o600)
+    entra = GOOD.replace("client_secret_file: secret", "client_secret_file: other")
+    other = entra.replace("tenant: contoso.onmicrosoft.com", "token_url: https://sso.example/token, scope: imap").replace("defaults:\n", "defaults:\n  host: h\n")
+    for text, told in ((entra, True), (other, False), (other.replace("scope: imap", "scope: https://outlook.office365.com/.default"), True)):
+        code, err, _ = check(tmp_path, text)
+        assert code == 0 and ("that is the secret's ID" in err) == told, err
+
+
 def test_polls_beyond_admission(tmp_path):
     text = GOOD.replace("client_id: a", "client_id: a, admission: {sessions_per_second: 1}").replace("defaults:\n", "defaults:\n  watch: poll\n  interval: 10s\n")
     code, err, _ = check(tmp_path, text + "".join("  - b%d@x.org\n" % i for i in range(99)))
