@@ -81,7 +81,7 @@ static void job_free(struct audit_job *j)
 
 static void note_outcome(struct audit *a, const struct audit_job *j)
 {
-	static const char hint[] = "Make its directory writable for the daemon's user, or make room there; mailpolld goes on by itself.";
+	static const char hint[] = "Use a directory that the daemon's user may write to, as the unit's own (/var/log/mailpolld), or make room there; the lines wait.";
 	unsigned untold;
 	char repeated[16];
 

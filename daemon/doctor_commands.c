@@ -114,6 +114,14 @@ char *commands_make_directory(const char *user, const char *group, const char *p
 	return all;
 }
 
+char *commands_give(const char *user, const char *group, const char *path)
+{
+	char *word = quote(path), *all = xasprintf("chown -R %s:%s %s", user, group, word);
+
+	free(word);
+	return all;
+}
+
 /* A setting with one path, as a line of a unit and as one word of the shell. */
 static char *unit_setting(const char *name, const char *path)
 {
@@ -174,11 +182,10 @@ char *commands_close_secret(const char *path)
 	return all;
 }
 
-char *commands_open_secret(const char *group, const char *path, const char *barrier)
+char *commands_open_secret(const char *group, const char *path)
 {
-	char *word = quote(barrier != NULL ? barrier : path), *all;
+	char *word = quote(path), *all = xasprintf("chgrp %s %s\nchmod 0640 %s", group, word, word);
 
-	all = xasprintf("chgrp %s %s\nchmod %s %s", group, word, barrier != NULL ? "g+x" : "0640", word);
 	free(word);
 	return all;
 }

@@ -13,6 +13,8 @@
 
 #define DAEMON_USER "mailpolld"		/* of the unit, as it is delivered */
 
+static const char unit_closes[] = "for the daemon it is read-only, since mailpolld.service does not name it";
+
 struct machine {
 	const struct config *config;
 	const struct unit *unit;	/* NULL: none */
@@ -181,7 +183,7 @@ static void add_places(struct machine *m)
 	m->room = room;
 	m->places = places_new(room);
 	m->sinks = xcalloc(m->n + 1, sizeof(*m->sinks));
-	add_place(m, PLACE_DIRECTORY, m->config->state_dir);
+	add_place(m, PLACE_STATE, m->config->state_dir);
 	add_directory_of(m, m->config->control_socket);
 	if (m->config->audit == AUDIT_FILE)
 		add_directory_of(m, m->config->audit_file);
@@ -249,21 +251,38 @@ static char *fixed_part(const char *template)
 static void report_directory_error(const struct machine *m, const struct place *p, const char *base, const struct report_at *at, const char *step)
 {
 	bool make = p->missing && access(base, F_OK) < 0;		/* not one that others may use */
-	char *hint, *commands = make ? commands_make_directory(m->user, m->group, base) : NULL;
+	bool is_inside = strlen(p->where) > strlen(p->path);
+	char *hint, *commands = NULL;
 
-	if (make)
+	if (make) {
 		hint = xasprintf("Make %s for user %s.", base, m->user);
-	else if (p->error == ENOTDIR)
+		commands = commands_make_directory(m->user, m->group, base);
+	} else if (p->error == ENOTDIR) {
 		hint = xstrdup("There is a file where a directory must be: use another place, or move it away.");
-	else if (p->error == EROFS)
+	} else if (p->error == EROFS) {
 		hint = xasprintf("The file system of %s is read-only: use another place, or mount it for writing.", p->where);
-	else if (p->error == EACCES && strncmp(p->path, p->where, strlen(p->where)) == 0 && !p->missing && strcmp(p->path, p->where) != 0)
+	} else if (p->kind == PLACE_STATE && is_inside) {
+		hint = xasprintf("Another user has made it, by a start by hand perhaps: give user %s all that lies in %s.", m->user, p->path);
+		commands = commands_give(m->user, m->group, p->path);
+	} else if (p->error == EACCES && strncmp(p->path, p->where, strlen(p->where)) == 0 && !p->missing && strcmp(p->path, p->where) != 0) {
 		hint = xasprintf("Let user %s pass through %s (chmod o+x, or a group), and write to %s.", m->user, p->where, p->path);
-	else
+	} else {
 		hint = xasprintf("Make %s writable for user %s.", p->where, m->user);
+	}
 	report_failed(at, step, hint, commands, "%s: %s%s", p->where, strerror(p->error), p->missing ? ", so nothing can be made in it" : "");
 	free(hint);
 	free(commands);
+}
+
+/* A mount that nobody waits for may come after the daemon: then mail goes below it. Those of the root's file system have no such. */
+static const char *mount_hint(const struct machine *m, const struct place *p)
+{
+	struct stat root;
+
+	if (m->unit == NULL || p->missing || stat("/", &root) < 0 || p->dev == root.st_dev || unit_waits_for(m->unit, p->path))
+		return NULL;
+	return "It lies on a mount of its own: name it in the unit's RequiresMountsFor=, too (systemctl edit mailpolld), or a start before that is mounted "
+	    "uses the directory below.";
 }
 
 static void report_directory(const struct machine *m, const struct place *p, const char *base, const struct report_at *at, const char *step)
@@ -278,7 +297,7 @@ static void report_directory(const struct machine *m, const struct place *p, con
 	} else if (m->unit != NULL && !unit_lets_write(m->unit, p->path)) {
 		commands = commands_unit_writable(m->user, m->group, base);
 		report_failed(at, step, "Name it in the unit's RequiresMountsFor= and ReadWritePaths=; the daemon has to be restarted then.", commands,
-		    "%s: for the daemon it is read-only, since mailpolld.service does not name it", p->path);
+		    "%s: %s", p->path, unit_closes);
 		free(commands);
 	} else if (p->error != 0) {
 		report_directory_error(m, p, base, at, step);
@@ -286,7 +305,7 @@ static void report_directory(const struct machine *m, const struct place *p, con
 		report_failed(at, step, "Free space on that file system, or lower min_free: nothing is fetched below it.", NULL,
 		    "%s: %s free, min_free is %s", p->where, size_text(p->free_bytes, has), size_text(m->config->min_free_bytes, wants));
 	} else {
-		report_ok(at, step, NULL, "%s: %s, %s free", p->path, p->missing ? "will be made when first needed" : "writable",
+		report_ok(at, step, mount_hint(m, p), "%s: %s, %s free", p->path, p->missing ? "will be made when first needed" : "writable",
 		    size_text(p->free_bytes, has));
 	}
 }
@@ -315,26 +334,32 @@ static void report_control_socket(const struct machine *m, const struct report_a
 	} else if (p->missing || p->error != 0 || is_closed) {
 		hint = xasprintf("Use a directory that is there and that user %s may write to; systemd makes those of the unit's RuntimeDirectory= "
 		    "(systemctl edit mailpolld).", m->user);
-		report_failed(at, step, hint, NULL, "%s: %s", p->path, p->missing ? strerror(ENOENT) : p->error != 0 ? strerror(p->error) :
-		    "for the daemon it is read-only, since mailpolld.service does not name it");
+		report_failed(at, step, hint, NULL, "%s: %s", p->path, p->missing ? strerror(ENOENT) : p->error != 0 ? strerror(p->error) : unit_closes);
 		free(hint);
 	} else {
 		report_ok(at, step, NULL, "%s: its directory is writable", m->config->control_socket);
 	}
 }
 
-/* Nobody makes its directory but systemd. */
+/* Nobody makes its directory but systemd, and what is written there is little. */
 static void report_audit(const struct machine *m, const struct report_at *at)
 {
+	static const char step[] = "audit";
 	const struct place *p = &m->places[2];
+	bool is_made = m->unit != NULL && unit_makes(m->unit, p->path), is_closed = m->unit != NULL && !unit_lets_write(m->unit, p->path);
 	char *hint;
 
-	if (p->missing && p->looked && !m->is_blind && !(m->unit != NULL && unit_makes(m->unit, p->path))) {
-		hint = xasprintf("Make it, writable for user %s; till then the audit's lines wait.", m->user);
-		report_failed(at, "audit", hint, NULL, "%s: %s", p->path, strerror(ENOENT));
+	if (report_unseen(m, p, at, step))
+		return;
+	if (p->missing && is_made) {
+		report_ok(at, step, NULL, "%s: systemd makes it at the first start", p->path);
+	} else if (p->missing || p->error != 0 || is_closed) {
+		hint = xasprintf("Use a directory that is there and that user %s may write to, as the unit's own (/var/log/mailpolld); till then the audit's "
+		    "lines wait.", m->user);
+		report_failed(at, step, hint, NULL, "%s: %s", p->path, p->missing ? strerror(ENOENT) : is_closed ? unit_closes : strerror(p->error));
 		free(hint);
 	} else {
-		report_directory(m, p, p->path, at, "audit");
+		report_ok(at, step, NULL, "%s: writable", p->path);
 	}
 }
 
@@ -461,10 +486,12 @@ static void report_closed_secret(const struct machine *m, const struct place *p,
 
 	if (!has_group(m, m->own_gid)) {	/* the members of Group= are not to read it */
 		hint = xasprintf("Let the daemon have its own group, too (systemctl edit mailpolld: SupplementaryGroups=%s).", m->group);
+	} else if (strcmp(p->where, p->path) != 0) {	/* others may keep their secrets there: the directory's group is not ours to change */
+		hint = xasprintf("Keep it where user %s may pass, as in /etc/mailpolld/secrets, or let that user through %s (setfacl -m u:%s:x).", m->user,
+		    p->where, m->user);
 	} else {
-		hint = strcmp(p->where, p->path) != 0 ? xasprintf("Let user %s pass through %s.", m->user, p->where) :
-		    xasprintf("Make it readable for user %s.", m->user);
-		commands = commands_open_secret(m->group, p->path, strcmp(p->where, p->path) != 0 ? p->where : NULL);
+		hint = xasprintf("Make it readable for user %s.", m->user);
+		commands = commands_open_secret(m->group, p->path);
 	}
 	report_failed(at, "secret", hint, commands, "%s: user %s cannot read it (%s)", p->path, m->user, strerror(p->error));
 	free(hint);
@@ -475,11 +502,14 @@ bool machine_check_secret(const struct machine *m, const struct credential_conf 
 {
 	const struct place *p = secret_place(m, credential);
 	struct report_at at = { r, SCOPE_CREDENTIAL, credential->name };
+	bool others_look = (m->unit != NULL && unit_loads(m->unit, p->path)) || m->is_blind;	/* systemd, as root; or nobody can tell */
 	char why[PATH_MAX + 100], *hint, *secret;
 
 	if (p->path[0] == '$') {
-		report_failed(&at, "secret", "Give it to the unit with LoadCredential= (systemctl edit mailpolld); then run the doctor as root. "
-		    "With LoadCredentialEncrypted= mailpolld.service must be running.", NULL, "a systemd credential, which is not to be had here");
+		hint = xasprintf("Give it to the unit with LoadCredential=%s:FILE (systemctl edit mailpolld; a service that runs must be restarted); then run "
+		    "the doctor as root. With LoadCredentialEncrypted= mailpolld.service must be running.", credential->secret_credential);
+		report_failed(&at, "secret", hint, NULL, "a systemd credential, which is not to be had here");
+		free(hint);
 		return false;
 	}
 	secret = config_read_secret(p->path, why, sizeof(why));
@@ -487,8 +517,12 @@ bool machine_check_secret(const struct machine *m, const struct credential_conf 
 		report_no_secret(m, p->path, why, &at);
 		return false;
 	}
-	if ((m->unit != NULL && unit_loads(m->unit, p->path)) || m->is_blind || !p->looked || p->error == 0) {
-		if (is_guid(secret)) {
+	if (!others_look && report_unseen(m, p, &at, "secret")) {
+		;			/* told */
+	} else if (!others_look && p->error != 0) {
+		report_closed_secret(m, p, &at);
+	} else {
+		if (is_guid(secret) && credential_conf_is_entra(credential)) {
 			hint = xasprintf("Create a new secret for app %s (Entra admin center, App registrations, Certificates & secrets) and copy its "
 			    "Value column, not its Secret ID.", credential->client_id);
 			report_failed(&at, "secret", hint, NULL, "%s: this is a GUID, so most likely the secret's ID and not its value", p->path);
@@ -496,8 +530,6 @@ bool machine_check_secret(const struct machine *m, const struct credential_conf 
 		} else {
 			report_ok(&at, "secret", NULL, "%s, %zu characters", p->path, strlen(secret));
 		}
-	} else {
-		report_closed_secret(m, p, &at);
 	}
 	secret_free(&secret);
 	return true;			/* the token endpoint has the last word */

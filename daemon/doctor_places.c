@@ -59,9 +59,10 @@ static void look_at_file(struct place *p, int mode)
 static void look_at_directory(struct place *p, const char *path)
 {
 	struct statvfs fs;
-	struct stat st;
+	struct stat st = { 0 };
 
 	p->error = stat(path, &st) == 0 && !S_ISDIR(st.st_mode) ? ENOTDIR : access_error(path, R_OK | W_OK | X_OK);
+	p->dev = st.st_dev;
 	if (p->error != EACCES || !find_barrier(path, p->where))
 		snprintf(p->where, sizeof(p->where), "%s", path);
 	if (p->error == 0 && statvfs(path, &fs) == 0)
@@ -96,6 +97,27 @@ static void look_at_maildir(struct place *p)
 	}
 }
 
+/* What another user's start by hand has left there, or a copy that was put back, ends each start of the daemon. */
+static void look_at_state(struct place *p)
+{
+	static const char *const files[] = { "lock", "state.db", "state.db-wal", "state.db-shm" }, *const directories[] = { "spool", "quarantine" };
+	char path[PATH_MAX + 16];
+
+	look_at_or_above(p, p->path);
+	for (size_t i = 0; i < ARRAY_LEN(files) && p->error == 0 && !p->missing; i++) {
+		snprintf(path, sizeof(path), "%s/%s", p->path, files[i]);
+		if (access_error(path, R_OK | W_OK) == EACCES) {
+			p->error = EACCES;
+			snprintf(p->where, sizeof(p->where), "%.*s", (int)sizeof(p->where) - 1, path);
+		}
+	}
+	for (size_t i = 0; i < ARRAY_LEN(directories) && p->error == 0 && !p->missing; i++) {
+		snprintf(path, sizeof(path), "%s/%s", p->path, directories[i]);
+		if (access_error(path, F_OK) != ENOENT)
+			look_at_directory(p, path);
+	}
+}
+
 /* The daemon gives a group its right to mail by access control lists, unless it is root or runs with that group. */
 static void look_at_shared(struct place *p)
 {
@@ -110,6 +132,9 @@ static void look_at(struct place *p)
 	switch (p->kind) {
 	case PLACE_DIRECTORY:
 		look_at_or_above(p, p->path);
+		break;
+	case PLACE_STATE:
+		look_at_state(p);
 		break;
 	case PLACE_MAILDIR:
 		look_at_maildir(p);

@@ -50,10 +50,11 @@ char *commands_permit(const struct credential_conf *, const char *tenant, const 
 char *commands_find_mailbox(const struct credential_conf *, const char *tenant, const char *address);
 /* A shell on this machine, as root. */
 char *commands_make_directory(const char *user, const char *group, const char *path);
+char *commands_give(const char *user, const char *group, const char *path);		/* with all that lies in it */
 char *commands_unit_writable(const char *user, const char *group, const char *path);
 char *commands_put_secret(const char *group, const char *path);		/* reads it from the terminal */
 char *commands_close_secret(const char *path);
-char *commands_open_secret(const char *group, const char *path, const char *barrier);	/* barrier: a directory that cannot be passed, or NULL */
+char *commands_open_secret(const char *group, const char *path);
 
 /* --- what takes part in every step on the network --- */
 
@@ -81,11 +82,12 @@ bool unit_loads(const struct unit *, const char *path);		/* as such a file: syst
 /* The setting that keeps path from the daemon's eyes; NULL: none. */
 const char *unit_hides(const struct unit *, const char *path);
 bool unit_lets_write(const struct unit *, const char *path);
+bool unit_waits_for(const struct unit *, const char *path);	/* starts only when what is to be mounted there is */
 bool unit_makes(const struct unit *, const char *path);		/* systemd makes this directory before the daemon starts */
 
 /* --- doctor_places.c --- */
 
-enum place_kind { PLACE_DIRECTORY, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_FILE /* to be read */, PLACE_LIST /* a directory, likewise */ };
+enum place_kind { PLACE_DIRECTORY, PLACE_STATE /* with what the daemon keeps in it */, PLACE_MAILDIR, PLACE_COMMAND, PLACE_SHARED, PLACE_FILE /* to be read */, PLACE_LIST /* a directory, likewise */ };
 struct place {
 	enum place_kind kind;
 	gid_t gid;			/* PLACE_SHARED: a Maildir's, with this group */
@@ -96,6 +98,7 @@ struct place {
 	bool missing;			/* not there yet; error is about where it would be made */
 	char where[PATH_MAX];		/* what error is about */
 	uint64_t free_bytes;
+	dev_t dev;			/* of a directory, or the one above */
 };
 /* What a process has of them: its user, the group of the files that it makes, and all its groups. */
 struct rights { uid_t uid; gid_t gid; gid_t *groups; size_t n_groups; };

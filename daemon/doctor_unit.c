@@ -19,6 +19,7 @@ struct unit {
 	int private_tmp;
 	char **writable;		/* ReadWritePaths=, then the directories that systemd makes for the unit; NULL-terminated */
 	size_t n_writable, n_not_made;	/* of them ReadWritePaths= */
+	char **mounts;			/* RequiresMountsFor=; NULL-terminated; NULL: none */
 	struct { char *name, *path; } *credentials;
 	size_t n_credentials;
 };
@@ -89,6 +90,7 @@ struct unit *unit_read(void)
 		u->user = text_property(bus, MANAGER ".Service", "User");
 		u->group = text_property(bus, MANAGER ".Service", "Group");
 		sd_bus_get_property_strv(bus, MANAGER, OBJECT, MANAGER ".Service", "SupplementaryGroups", NULL, &u->groups);
+		sd_bus_get_property_strv(bus, MANAGER, OBJECT, MANAGER ".Unit", "RequiresMountsFor", NULL, &u->mounts);
 		u->protect_system = text_property(bus, MANAGER ".Service", "ProtectSystem");
 		u->protect_home = text_property(bus, MANAGER ".Service", "ProtectHome");
 		sd_bus_get_property_trivial(bus, MANAGER, OBJECT, MANAGER ".Service", "PrivateTmp", NULL, 'b', &u->private_tmp);
@@ -105,6 +107,13 @@ struct unit *unit_read(void)
 	return u;
 }
 
+static void free_list(char **v)
+{
+	for (size_t i = 0; v != NULL && v[i] != NULL; i++)
+		free(v[i]);
+	free(v);
+}
+
 void unit_free(struct unit **unit)
 {
 	struct unit *u = *unit;
@@ -117,13 +126,12 @@ void unit_free(struct unit **unit)
 		free(u->credentials[i].name);
 		free(u->credentials[i].path);
 	}
-	for (size_t i = 0; u->groups != NULL && u->groups[i] != NULL; i++)
-		free(u->groups[i]);
+	free_list(u->groups);
+	free_list(u->mounts);
 	free(u->writable);
 	free(u->credentials);
 	free(u->user);
 	free(u->group);
-	free(u->groups);
 	free(u->protect_system);
 	free(u->protect_home);
 	free(u);
@@ -225,4 +233,13 @@ bool unit_makes(const struct unit *u, const char *path)
 {
 	return u->n_writable > u->n_not_made &&
 	    is_below_any(path, (const char *const *)u->writable + u->n_not_made, u->n_writable - u->n_not_made);
+}
+
+bool unit_waits_for(const struct unit *u, const char *path)
+{
+	size_t n = 0;
+
+	while (u->mounts != NULL && u->mounts[n] != NULL)
+		n++;
+	return is_below_any(path, (const char *const *)u->mounts, n);
 }

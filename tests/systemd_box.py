@@ -167,6 +167,28 @@ def test_doctor_before_the_first_start():
             assert "/data/new mail" in show("RequiresMountsFor") and "/data/new mail" in show("ReadWritePaths")
             os.unlink("/etc/systemd/system/mailpolld.service.d/mail.conf")
             run("systemctl", "daemon-reload")
+    os.makedirs("/data/disk/mail")
+    run("mount", "-t", "tmpfs", "none", "/data/disk")
+    shutil.chown("/data/disk", "mailpolld")
+    write(FILE, good.replace("/srv/mail/%{domain}/%{local}", "/data/disk/%{local}"))
+    drop_in("disk", "[Service]\nReadWritePaths=/data/disk\n")
+    run("mkdir", "/data/disk/" + M.split("@")[0])
+    shutil.chown("/data/disk/" + M.split("@")[0], "mailpolld")
+    sink = doctor(0, M)["sink"]
+    assert sink["result"] == "ok" and "RequiresMountsFor=" in sink["hint"], sink
+    drop_in("disk", "[Unit]\nRequiresMountsFor=/data/disk\n[Service]\nReadWritePaths=/data/disk\n")
+    assert doctor(0, M)["sink"]["hint"] is None
+    os.unlink("/run/systemd/system/%s.d/disk.conf" % UNIT)
+    run("systemctl", "daemon-reload")
+    run("umount", "/data/disk")
+    write("/home/secret", "x\n", 0o640)
+    shutil.chown("/home/secret", group="mailpolld")
+    write(FILE, good.replace("credential:contoso", "/home/secret"))
+    secret = doctor(1, M)["secret"]
+    assert "ProtectHome= of mailpolld.service hides it" in secret["text"], secret
+    write(FILE, good.replace("credential:contoso", "credential:other"))
+    secret = doctor(1, M)["secret"]
+    assert "LoadCredential=other:FILE" in secret["hint"] and secret["commands"] is None, secret
     write(FILE, good)
     assert "good" in run("mailpolld", "check").stdout       # it names neither state_dir nor control_socket
     assert not as_user("stranger", "mailpolld", "doctor", M)

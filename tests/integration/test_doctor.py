@@ -282,8 +282,8 @@ def test_state_dir_that_cannot_be_written(simulator, ready):
 
 def test_audit_in_a_directory_that_is_not_there(simulator, ready):
     audit = os.path.join(ready.directory, "audits", "audit.log")
-    ready.config([M], top={"audit": audit})
-    expect(ready, "audit", "audits: No such file or directory", "Make it, writable for user")
+    ready.config([M], top={"audit": audit, "min_free": "1K"})
+    expect(ready, "audit", "audits: No such file or directory", "Use a directory that is there and that user")
     os.mkdir(os.path.dirname(audit))
     code, steps = doctor(ready)
     assert code == 0 and step(steps, "audit")["result"] == "ok"
@@ -291,7 +291,7 @@ def test_audit_in_a_directory_that_is_not_there(simulator, ready):
 
 @ROOT
 def test_directories_that_cannot_be_passed(simulator, ready):
-    """What is told is the directory that is in the way; the command opens it"""
+    """What is told is the directory that is in the way; its rights may be others' concern, so that no command changes them"""
     hand_over(ready)
     closed = os.path.join(ready.directory, "closed")
     os.makedirs(os.path.join(closed, "mail"))
@@ -305,8 +305,26 @@ def test_directories_that_cannot_be_passed(simulator, ready):
     ready.config([{"address": M, "deliver": {"maildir": closed + "/mail/x"}}])
     code, steps = doctor(ready)
     assert code == 1 and step(steps, "sink")["hint"].startswith("Let user nobody pass through %s " % closed)
-    assert step(steps, "secret")["hint"] == "Let user nobody pass through %s." % closed
-    subprocess.run(["sh", "-c", step(steps, "secret")["commands"]], check=True)
+    assert "as in /etc/mailpolld/secrets, or let that user through %s (setfacl -m u:nobody:x)" % closed in step(steps, "secret")["hint"]
+    assert step(steps, "secret")["commands"] is None
+    os.chmod(closed, 0o711)
+    assert doctor(ready)[0] == 0
+
+
+@ROOT
+@pytest.mark.parametrize("name, mode", [("lock", 0o600), ("state.db", 0o600), ("spool", 0o700), ("quarantine", 0o700)])
+def test_state_that_another_user_has_made(simulator, ready, name, mode):
+    """By a start as root, say: no start as the daemon's user would do"""
+    hand_over(ready)
+    shutil.chown(os.path.join(ready.directory, "mail"), "nobody")
+    shutil.chown(ready.secret_file, "nobody")
+    path = os.path.join(ready.state_dir, name)
+    if mode == 0o700:
+        os.mkdir(path, mode)
+    else:
+        os.close(os.open(path, os.O_CREAT, mode))
+    steps = expect(ready, "state_dir", "%s: Permission denied" % path, "give user nobody all that lies in %s" % ready.state_dir, "chown -R nobody:nogroup ")
+    subprocess.run(["sh", "-c", step(steps, "state_dir")["commands"]], check=True)
     assert doctor(ready)[0] == 0
 
 
