@@ -34,6 +34,7 @@ struct admission {
 };
 
 static void gate_next(struct gate *g);
+static void fetch_next(struct gate *g);
 static void count_starts(struct gate *g);
 static void on_recovery(evutil_socket_t fd, short what, void *arg);
 
@@ -174,6 +175,7 @@ void admission_configure(struct admission *a, const struct config *config)
 			g = gate_make(a, c->name);
 		g->conf = c->admission;
 		gate_next(g);
+		fetch_next(g);
 	}
 }
 

@@ -208,6 +208,25 @@ static void test_fetching_in_turn(void **state)
 	assert_int_equal(w.boxes[3].fetches, 0);
 }
 
+/* Those who wait for it need not wait for the end of another's turn. */
+static void test_more_may_fetch(void **state)
+{
+	(void)state;
+	configure(0, 0, 1);
+	for (int i = 0; i < 4; i++) {
+		seat_take(w.admission, &w.boxes[i].seat, "contoso", &ops, &w.boxes[i]);
+		seat_want_fetch(&w.boxes[i].seat);
+	}
+	assert_int_equal(w.boxes[0].fetches, 1);
+	assert_int_equal(w.boxes[1].fetches, 0);
+	configure(0, 0, 3);
+	assert_int_equal(w.boxes[1].fetches, 1);
+	assert_int_equal(w.boxes[2].fetches, 1);
+	assert_int_equal(w.boxes[3].fetches, 0);
+	configure(0, 0, 0);
+	assert_int_equal(w.boxes[3].fetches, 1);
+}
+
 /* exchange-online 5.6: several mailboxes throttled within a minute make the credential slower; it recovers. */
 static void test_slowed_by_throttling(void **state)
 {
@@ -269,7 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_longest_without_a_look_first), TEST(test_order_of_many), TEST(test_no_more_at_once), TEST(test_never_all_at_once),
-		TEST(test_no_more_in_a_second), TEST(test_fetching_in_turn),
+		TEST(test_no_more_in_a_second), TEST(test_fetching_in_turn), TEST(test_more_may_fetch),
 		TEST(test_slowed_by_throttling), TEST(test_slowed_by_throttling_of_two), TEST(test_slowed_without_a_limit),
 	};
 
