@@ -25,7 +25,8 @@ struct audit_job {
 };
 struct audit {
 	struct lane *lane;
-	char *path;			/* NULL: no file */
+	char *path;			/* NULL: there was none yet */
+	bool off;			/* nothing more comes; what waits is tried once more */
 	int fd;				/* the job's while one runs */
 	char *text;			/* what waits */
 	size_t len, room;
@@ -115,6 +116,17 @@ static void put_back(struct audit *a, const struct audit_job *j)
 	a->len += left;
 }
 
+static void drop_waiting(struct audit *a)
+{
+	for (size_t i = 0; i < a->len; i++)
+		a->dropped += a->text[i] == '\n';
+	a->len = 0;
+	if (a->dropped > 0)
+		log_write(LOG_LEVEL_ERROR, EVENT_AUDIT_FAILED, NULL, NULL, 0, "the audit is not written into %s any more: %llu lines were dropped",
+		    a->path, (unsigned long long)a->dropped);
+	a->dropped = 0;
+}
+
 static void done_audit(struct job *job)
 {
 	struct audit_job *j = (struct audit_job *)job;
@@ -129,10 +141,11 @@ static void done_audit(struct job *job)
 		a->fd = j->fd;
 		note_outcome(a, j);
 		put_back(a, j);
-		if (j->error != 0)
+		if (j->error != 0 && a->off)
+			drop_waiting(a);
+		else if (j->error != 0)
 			event_add(a->retry, &wait);
-		else
-			audit_next(a);
+		audit_next(a);
 	}
 	job_free(j);
 }
@@ -215,8 +228,14 @@ void audit_free(struct audit **audit)
 
 void audit_set_file(struct audit *a, const char *path)
 {
-	free(a->path);
-	a->path = xstrdup(path);
+	a->off = path == NULL;
+	if (!a->off) {
+		free(a->path);
+		a->path = xstrdup(path);
+	} else if (event_pending(a->retry, EV_TIMEOUT, NULL)) {
+		event_del(a->retry);
+		drop_waiting(a);
+	}
 	a->reopen = true;
 	audit_next(a);
 }

@@ -144,11 +144,50 @@ static void test_other_file_and_stop(void **state)
 	assert_int_equal(written(), MIB);
 }
 
+/* It is switched off: what waits is still written, or counted. */
+static void test_off_while_it_is_slow(void **state)
+{
+	(void)state;
+	audit_set_file(w.audit, w.path);
+	add(2);
+	audit_set_file(w.audit, NULL);
+	run();
+	run();
+	assert_int_equal(written(), 2 * MIB);
+	assert_string_equal(w.told, "");
+}
+
+static void test_off_while_it_fails(void **state)
+{
+	(void)state;
+	audit_set_file(w.audit, "/dev/full");
+	add(1);
+	run();
+	add(1);
+	audit_set_file(w.audit, NULL);
+	assert_string_equal(w.told, "the audit is not written into /dev/full any more: 2 lines were dropped");
+	audit_set_file(w.audit, w.path);
+	add(1);
+	run();
+	assert_int_equal(written(), MIB);
+}
+
+static void test_off_and_then_it_fails(void **state)
+{
+	(void)state;
+	audit_set_file(w.audit, "/dev/full");
+	add(3);
+	audit_set_file(w.audit, NULL);
+	run();
+	assert_string_equal(w.told, "the audit is not written into /dev/full any more: 3 lines were dropped");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_slow), TEST(test_slow_and_failing), TEST(test_other_file_and_stop) };
+	const struct CMUnitTest tests[] = { TEST(test_slow), TEST(test_slow_and_failing), TEST(test_other_file_and_stop),
+		TEST(test_off_while_it_is_slow), TEST(test_off_while_it_fails), TEST(test_off_and_then_it_fails) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
