@@ -176,6 +176,8 @@ static void begin_next(struct mailbox *m)
 		return;
 	}
 	if (clock_now_ms() < m->wait_until_ms) {
+		if (m->state == MAILBOX_HELD && !mailbox_is_held(m))
+			mailbox_set_state(m, MAILBOX_SLEEPING);
 		mailbox_wake_at(m, m->wait_until_ms);
 		return;
 	}

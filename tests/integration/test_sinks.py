@@ -462,6 +462,23 @@ def test_held_mailbox_keeps_nobodys_turn(simulator, daemon):
     daemon.wait_delivered(other, 2, timeout=20)
 
 
+def test_polled_mailbox_that_was_held(simulator, make_daemon):
+    """Between two polls, when its command goes again, it sleeps as any other"""
+    daemon = make_daemon(program="mailpolld-scaled")
+    simulator.mailbox(ADDRESS)
+    simulator.add(ADDRESS, [{"seed": 1, "size": 1500}])
+    path = script(daemon, 'while [ ! -e "$out/go" ]; do sleep 0.05; done; [ -e "$out/mended" ] || exit 75')
+    daemon.config([{"address": ADDRESS, "deliver": {"command": [path], "timeout": "10h"}, "watch": "poll", "interval": "24h"}])
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": "30"})
+    daemon.wait_state(ADDRESS, "sleeping")      # its message is still on its way
+    open(os.path.join(daemon.directory, "out", "go"), "w").close()
+    daemon.wait_state(ADDRESS, "held")
+    open(os.path.join(daemon.directory, "out", "mended"), "w").close()
+    daemon.wait_delivered(ADDRESS, 1)
+    daemon.wait_state(ADDRESS, "sleeping", timeout=10)
+    assert simulator.counts("logins") == 1
+
+
 def test_held_mailbox_asks_for_nothing(simulator, make_daemon):
     """Also when it owes a message that is due: it comes after the hold"""
     simulator.mailbox(ADDRESS)
