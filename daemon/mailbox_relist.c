@@ -58,8 +58,8 @@ static int64_t policy_floor_s(const struct mailbox *m, const struct folder *f)
 	switch (m->conf->start) {
 	case START_SINCE:		/* a day of room for the server's time zone */
 		return date_start_s(m->conf->start_year, m->conf->start_month, m->conf->start_day) - 86400;
-	case START_NEW:
-		return f->at.begun_wall_s;
+	case START_NEW:			/* a time to come is of a clock that was ahead: it tells of no message that it is old */
+		return f->at.begun_wall_s <= clock_wall_s() ? f->at.begun_wall_s : 0;
 	default:
 		return 0;
 	}

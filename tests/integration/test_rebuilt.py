@@ -1,6 +1,8 @@
 """A mailbox that was moved or restored has other UIDs for the same messages: what was delivered is not delivered again, what is
 new is; an operator may want it again all the same (exchange-online 5.12)."""
+import contextlib
 import os
+import sqlite3
 import time
 
 import pytest
@@ -174,6 +176,26 @@ def test_what_start_left_out_stays_out(simulator, daemon):
     delivered(daemon, 1)
     assert daemon.of(M)["folders"][0]["rebuilt"]["known"] == 5
     assert daemon.of(M)["folders"][0]["delivered"] == 1
+
+
+def test_first_contact_by_a_clock_that_was_ahead(simulator, daemon):
+    """`start: new`: what has come since looks older than the first contact, and is new all the same"""
+    simulator.mailbox(M)
+    simulator.add(M, [{"seed": 1, "size": 1500}])
+    daemon.config([{"address": M, "start": "new"}])
+    daemon.start()
+    daemon.wait_state(M, "watching")
+    simulator.add(M, [{"seed": 2, "size": 1500}])
+    delivered(daemon, 1)
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(os.path.join(daemon.state_dir, "state.db"))) as db, db:
+        assert db.execute("UPDATE folder SET begun = begun + 30 * 86400").rowcount == 1
+    simulator.post("/folder", address=M, uidvalidity=15)
+    new = simulator.add(M, [{"seed": 3, "size": 1500}])
+    daemon.start()
+    daemon.wait_line("event=uidvalidity-changed")
+    daemon.wait(lambda s: str(new[0]) in simulator.folder(M)["fetched"])
+    delivered(daemon, 2)
 
 
 def test_one_message_hinders_the_listing(simulator, daemon):
