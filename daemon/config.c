@@ -803,6 +803,7 @@ struct config *config_load(const char *path, struct config_messages *ret_errors,
 	for (size_t i = 0; i < l.n_roots; i++)
 		node_free(&l.roots[i]);
 	free(l.roots);
+	forget_groups(&l);
 	if (ret_errors->n > 0)
 		config_free(&c);
 	return c;

@@ -8,6 +8,7 @@ struct loading {
 	struct config *config;
 	struct config_messages *errors, *warnings;
 	struct node **roots; size_t n_roots;
+	struct group_found *groups;	/* config_sink.c; those that have been looked up */
 };
 
 /* An error at a node, once per node: "where: what is wrong". */
@@ -36,3 +37,4 @@ bool is_kind(struct loading *, struct node *, const char *where, enum node_kind)
 
 /* `deliver`. NULL: an error was added. The same node gives the same object. */
 const struct sink_conf *read_deliver(struct loading *, struct node *, const char *where);
+void forget_groups(struct loading *);

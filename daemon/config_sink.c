@@ -44,27 +44,64 @@ static void read_mode(struct loading *l, struct node *n, const char *where, mode
 		*ret = (mode_t)mode;
 }
 
-/* The buffer may have to be large: a group has as many members as it likes. An error is no word on the group: a directory service that does
- * not answer may fail with ENOENT, too, for want of its socket. */
-static void find_group(struct loading *l, struct node *n, const char *where, struct sink_conf *s)
+struct group_found { struct group_found *next; bool is_there; gid_t gid; int error; char name[]; };
+
+/* The buffer may have to be large: a group has as many members as it likes. */
+static void look_up(struct group_found *g)
 {
 	size_t size = 4096;
 	char *room = NULL;
 	struct group group, *found = NULL;
-	int error;
 
 	do {
 		size *= 2;
 		room = xreallocarray(room, size, 1);
-		error = getgrnam_r(s->group, &group, room, size, &found);
-	} while (error == ERANGE && size < 64 * 1024 * 1024);
-	if (found != NULL)
-		s->gid = found->gr_gid;
-	else if (error != 0)
-		cannot_tell(l, n, where, "group %s cannot be looked up: %s", s->group, strerror(error));
+		g->error = getgrnam_r(g->name, &group, room, size, &found);
+	} while (g->error == ERANGE && size < 64 * 1024 * 1024);
+	g->is_there = found != NULL;
+	if (g->is_there)
+		g->gid = found->gr_gid;
+	free(room);
+}
+
+/* Once each: a directory service is asked over the network, and each of thousands of mailboxes may have a `deliver` of its own. */
+static const struct group_found *group_of(struct loading *l, const char *name)
+{
+	struct group_found *g;
+
+	for (g = l->groups; g != NULL && strcmp(g->name, name) != 0; g = g->next)
+		;
+	if (g == NULL) {
+		g = xcalloc(1, sizeof(*g) + strlen(name) + 1);
+		strcpy(g->name, name);
+		look_up(g);
+		g->next = l->groups;
+		l->groups = g;
+	}
+	return g;
+}
+
+void forget_groups(struct loading *l)
+{
+	struct group_found *g;
+
+	while ((g = l->groups) != NULL) {
+		l->groups = g->next;
+		free(g);
+	}
+}
+
+/* An error is no word on the group: a directory service that does not answer may fail with ENOENT, too, for want of its socket. */
+static void find_group(struct loading *l, struct node *n, const char *where, struct sink_conf *s)
+{
+	const struct group_found *g = group_of(l, s->group);
+
+	if (g->is_there)
+		s->gid = g->gid;
+	else if (g->error != 0)
+		cannot_tell(l, n, where, "group %s cannot be looked up: %s", s->group, strerror(g->error));
 	else
 		bad(l, n, where, "there is no group %s on this machine", s->group);
-	free(room);
 }
 
 static void read_maildir(struct loading *l, struct node *map, const char *where, struct sink_conf *s)

@@ -239,6 +239,7 @@ static void make_modules(struct fleet *f)
 	f->quarantined = quarantine_scan(f->config->state_dir);
 	f->audit = audit_new(f->base, f->workers);
 	f->look_lane = lane_new(f->workers, "look", LANE_DISK, LOOK_THREADS);
+	f->config_lane = lane_new(f->workers, "config", LANE_REMOTE, 1);	/* a group's name may be a directory service's to tell */
 	f->admission = admission_new(f->base);
 	make_sinks(f);
 	make_env(f);

@@ -40,7 +40,8 @@ struct fleet {
 	bool state_looked_at;		/* its free space, just now */
 	struct mailbox_env env;
 	struct mailbox_ops ops;
-	struct lane *look_lane;		/* configuration files, the quarantine */
+	struct lane *look_lane;		/* the quarantine */
+	struct lane *config_lane;	/* configuration files */
 	struct member **members; size_t n_members;	/* in the order of the configuration */
 	TAILQ_HEAD(, member) leaving; size_t n_leaving;
 	size_t by_state[MAILBOX_STATE_N];

@@ -213,7 +213,7 @@ static void start_reading(struct fleet *f)
 	r->job.done = done_read;
 	r->fleet = f;
 	r->path = xstrdup(f->config->path);
-	lane_submit(f->look_lane, &r->job);
+	lane_submit(f->config_lane, &r->job);
 }
 
 void fleet_reload(struct fleet *f, void (*done)(void *arg, const struct reload_outcome *), void *arg)

@@ -21,7 +21,7 @@ struct job {				/* first member of the caller's own struct; zero it */
 
 enum lane_kind {
 	LANE_DISK,			/* watched: a job of more than 20 s is told, one of more than 180 s withholds the watchdog's ping */
-	LANE_REMOTE,			/* waits for others (DNS, the service manager, the place a backup goes to): not watched */
+	LANE_REMOTE,			/* waits for others (DNS, a directory service, the service manager, the place a backup goes to): not watched */
 };
 
 struct workers *workers_new(struct event_base *);

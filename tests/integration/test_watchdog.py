@@ -1,5 +1,6 @@
 """What the service manager's watchdog hears (promise 8): each of its checks, broken; and what must not break it. The clock runs fast."""
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -58,6 +59,50 @@ def test_disk_that_hangs(simulator, make_daemon, tmp_path, whose):
     daemon.wait_delivered(A, 2)
     assert Maildir(daemon.maildir(A)).sums() == {digest: 1 for digest in simulator.sums(A).values()}
     daemon.wait(lambda s: s["health"] == "ok")
+
+
+SLOW_GROUPS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <grp.h>
+#include <stdlib.h>
+#include <unistd.h>
+typedef int function(const char *, struct group *, char *, size_t, struct group **);
+int getgrnam_r(const char *name, struct group *group, char *room, size_t size, struct group **found)
+{
+	while (access(getenv("SLOW_GROUPS"), F_OK) == 0)
+		usleep(10000);
+	return ((function *)dlsym(RTLD_NEXT, "getgrnam_r"))(name, group, room, size, found);
+}
+"""
+
+
+@pytest.mark.skipif("asan" in BUILD, reason="its library must be loaded first")
+def test_directory_service_that_hangs(simulator, make_daemon, tmp_path):
+    """A reload waits for it, to learn which group that is; the mail does not, and no disk is at fault"""
+    daemon, slow, library = make_daemon(program="mailpolld-scaled"), tmp_path / "slow", str(tmp_path / "slow.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=SLOW_GROUPS, text=True, check=True)
+
+    def config(*addresses):
+        daemon.config(list(addresses), {"deliver": {"maildir": os.path.join(daemon.directory, "mail", "%{address}"), "group": "mail"}})
+    simulator.mailbox(A), simulator.mailbox(B)
+    config(A)
+    daemon.start(env={**FAST, "LD_PRELOAD": library, "SLOW_GROUPS": str(slow)})
+    daemon.wait_state(A, "watching")
+    slow.touch()
+    config(A, B)
+    asked = time.monotonic()
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_notified("RELOADING=1", since=asked)
+    while time.monotonic() < asked + 200 / RATE:        # longer than any disk may take
+        wait_pings(daemon, 1)
+        assert daemon.status("?summary=1")["health"] == "ok"
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    daemon.wait_delivered(A, 1)
+    assert len(daemon.status()["mailboxes"]) == 1 and not daemon.has_line("ping is withheld")
+    slow.unlink()
+    daemon.wait_line("event=reloaded .*1 mailboxes added")
+    daemon.wait_state(B, "watching")
 
 
 def test_program_on_a_disk_that_hangs(simulator, make_daemon, tmp_path):

@@ -73,10 +73,12 @@ int __wrap_lstat(const char *path, struct stat *st)
 
 /* A directory service that does not answer. */
 static int group_error;
+static unsigned groups_asked;
 int __real_getgrnam_r(const char *, struct group *, char *, size_t, struct group **);
 int __wrap_getgrnam_r(const char *, struct group *, char *, size_t, struct group **);
 int __wrap_getgrnam_r(const char *name, struct group *group, char *room, size_t size, struct group **ret)
 {
+	groups_asked++;
 	if (group_error == 0)
 		return __real_getgrnam_r(name, group, room, size, ret);
 	*ret = NULL;
@@ -332,6 +334,25 @@ static void test_group_that_cannot_be_looked_up(void **state)
 	group_error = 0;
 }
 
+/* A directory service is asked once for each, however many mailboxes name it. */
+static void test_each_group_is_looked_up_once(void **state)
+{
+	char many[32000] = "";
+
+	(void)state;
+	for (int i = 0; i < 200; i++)
+		snprintf(many + strlen(many), sizeof(many) - strlen(many), ", {address: m%d@y.z, deliver: {maildir: /m, group: %s}}", i,
+		    i % 2 == 0 ? "root" : "no-such-group");
+	groups_asked = 0;
+	expect_of_group("root", many, "there is no group no-such-group on this machine", false);
+	assert_int_equal(groups_asked, 2);
+	group_error = EIO;
+	groups_asked = 0;
+	expect_of_group("root", many, "group root cannot be looked up: ", true);
+	assert_int_equal(groups_asked, 2);
+	group_error = 0;
+}
+
 /* --- files --- */
 
 static void expect_of_files(const char *pattern, const char *error, const char *warning)	/* NULL: none */
@@ -383,7 +404,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_defaults_of_the_whole), TEST(test_defaults_of_a_credential),
 		TEST(test_defaults_of_a_mailbox), TEST(test_precedence), TEST(test_deliver_is_replaced_whole),
-		TEST(test_inbox_has_one_name), TEST(test_group_that_cannot_be_looked_up), TEST(test_disk_error_among_files) };
+		TEST(test_inbox_has_one_name), TEST(test_group_that_cannot_be_looked_up), TEST(test_each_group_is_looked_up_once),
+		TEST(test_disk_error_among_files) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
