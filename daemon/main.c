@@ -126,6 +126,17 @@ static void add_signal(struct daemon *d, size_t i, int signal, event_callback_fn
 	event_add(d->signals[i], NULL);
 }
 
+/* Until its handler is there, which may be minutes after the first line of the configuration was read, a wish for a reload would end the
+ * process: it waits. Who is started meanwhile has a mask of its own (workers.c, log.c, sink_command.c). */
+static void let_hangups_wait(bool wait)
+{
+	sigset_t hangup;
+
+	sigemptyset(&hangup);
+	sigaddset(&hangup, SIGHUP);
+	pthread_sigmask(wait ? SIG_BLOCK : SIG_UNBLOCK, &hangup, NULL);
+}
+
 /* As many connections as the unit allows. */
 static void limit_process(void)
 {
@@ -175,6 +186,7 @@ static int daemon_init(struct daemon *d, struct config *config)
 	add_signal(d, 0, SIGTERM, on_stop_signal);
 	add_signal(d, 1, SIGINT, on_stop_signal);
 	add_signal(d, 2, SIGHUP, on_hangup);
+	let_hangups_wait(false);
 	d->status_timer = event_new(d->base, -1, EV_PERSIST, on_status_timer, d);
 	return 0;
 }
@@ -272,9 +284,12 @@ static int not_started(int status)
 static int load_and_run(const char *path)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
-	struct config *config = config_load(path, &errors, &warnings);
-	int status = config_may_pass(&errors) ? EX_OSERR : EX_CONFIG;	/* after EX_CONFIG the unit lets it rest */
+	struct config *config;
+	int status;
 
+	let_hangups_wait(true);
+	config = config_load(path, &errors, &warnings);
+	status = config_may_pass(&errors) ? EX_OSERR : EX_CONFIG;	/* after EX_CONFIG the unit lets it rest */
 	log_set_target(log_detect_target());
 	for (size_t i = 0; i < errors.n; i++)
 		log_write(LOG_LEVEL_ERROR, EVENT_START_FAILED, NULL, NULL, 0, "%s", errors.v[i]);

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from lib.daemon import BUILD
+from lib.gate import Gate
 from lib.maildir import Maildir
 
 A, B, C = "a@contoso.example", "b@contoso.example", "c@contoso.example"
@@ -215,6 +216,24 @@ def test_changed_in_the_middle_of_its_mail(simulator, daemon):
     daemon.wait(lambda s: sum(f["delivered"] for f in s["mailboxes"][0]["folders"]) >= 200 and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
     maildir = Maildir(daemon.maildir(A))
     assert len(maildir) == 200 and set(maildir.digests().values()) == {1} and maildir.tmp() == []
+
+
+def test_asked_for_while_it_starts(simulator, daemon, tmp_path):
+    """It has not come to its signals yet: the reload waits, and reads what the file says then"""
+    for address in (A, B):
+        simulator.mailbox(address)
+    gate = Gate(tmp_path / "gate", daemon.state_dir)
+    gate.shut()
+    daemon.config([A])
+    daemon.start(ready=False, env=gate.env)
+    gate.wait_stalled()                     # it makes its state
+    daemon.config([A, B])
+    daemon.process.send_signal(signal.SIGHUP)
+    gate.open()
+    daemon.wait_line("event=reloaded .*1 mailboxes added, 0 removed, 0 changed, 1 unchanged")
+    daemon.wait_notified("READY=1")
+    daemon.wait(lambda s: s["totals"]["watching"] == 2)
+    assert simulator.counts("connections") == 2
 
 
 def test_many_at_once(simulator, two):
