@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "control_private.h"
+#include "fleet.h"
 #include "http_server.h"
 #include "log.h"
 #include "status_json.h"
@@ -36,10 +37,19 @@ void control_reply_error(struct evhttp_request *req, int code, const char *sente
 	control_reply(req, code, status_json_error(sentence));
 }
 
-void control_reply_no_mailbox(struct evhttp_request *req, const char *address)
+bool control_reply_stopping(struct control *c, struct evhttp_request *req)
+{
+	if (fleet_is_stopping(c->fleet))
+		control_reply_error(req, HTTP_SERVUNAVAIL, "mailpolld is stopping.");
+	return fleet_is_stopping(c->fleet);
+}
+
+void control_reply_no_mailbox(struct control *c, struct evhttp_request *req, const char *address)
 {
 	char name[320], sentence[sizeof(name) + 64];
 
+	if (control_reply_stopping(c, req))
+		return;
 	printable(name, sizeof(name), address, strlen(address));
 	snprintf(sentence, sizeof(sentence), "No mailbox \"%s\" is configured.", name);
 	control_reply_error(req, HTTP_NOTFOUND, sentence);

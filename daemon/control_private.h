@@ -1,6 +1,7 @@
 /* control_private.h - what the files of the control socket share: control.c (the socket, which request goes where), control_status.c
  * (reading), control_verbs.c (changing) and control_trace.c (a mailbox's wire, live). Nobody else includes it. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -32,7 +33,9 @@ control_handler control_get_status, control_get_mailbox, control_get_quarantine,
 void control_reply(struct evhttp_request *, int code, char *json);	/* takes json */
 void control_reply_later(struct http_later *, int code, char *json);
 void control_reply_error(struct evhttp_request *, int code, const char *sentence);
-void control_reply_no_mailbox(struct evhttp_request *, const char *address);
+/* During a stop no mailbox is there any more, and none has been taken out of the configuration. False: it is no stop, and nothing was replied. */
+bool control_reply_stopping(struct control *, struct evhttp_request *);
+void control_reply_no_mailbox(struct control *, struct evhttp_request *, const char *address);
 /* Who asks for it, for the log. mailbox, about: NULL, or what it is asked of. */
 void control_log_peer(struct evhttp_request *, const char *verb, const char *mailbox, const char *about);
 void control_drop_reloads(struct control *);	/* they end without us */

@@ -132,7 +132,7 @@ void control_get_mailbox(struct control *c, struct evhttp_request *req, const ch
 	const struct mailbox *mailbox = fleet_find(c->fleet, address);
 
 	if (mailbox == NULL)
-		control_reply_no_mailbox(req, address);
+		control_reply_no_mailbox(c, req, address);
 	else
 		send_small(c, req, mailbox);
 }

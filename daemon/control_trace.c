@@ -95,7 +95,7 @@ void control_get_trace(struct control *c, struct evhttp_request *req, const char
 	char text[400];
 
 	if (mailbox == NULL) {
-		control_reply_no_mailbox(req, address);
+		control_reply_no_mailbox(c, req, address);
 		return;
 	}
 	if (c->n_traces == TRACES_MAX) {

@@ -138,7 +138,7 @@ static void post_poll(struct control *c, struct evhttp_request *req, const char 
 	size_t paused = 0, n = strlen(who) <= CONTROL_PATTERN_BYTES ? fleet_poll(c->fleet, who, &paused) : 0;
 
 	if (n == 0)
-		control_reply_no_mailbox(req, who);
+		control_reply_no_mailbox(c, req, who);
 	else
 		control_reply(req, HTTP_OK, done_json(c, req, who, "poll", n, paused));
 }
@@ -162,7 +162,7 @@ static void do_kept_verb(struct control *c, struct evhttp_request *req, const ch
 	size_t paused = 0, n = strlen(who) <= CONTROL_PATTERN_BYTES ? act(c->fleet, who, &paused, on_kept, r) : 0;
 
 	if (n == 0) {
-		control_reply_no_mailbox(req, who);
+		control_reply_no_mailbox(c, req, who);
 		free(r);
 		return;
 	}
@@ -190,7 +190,7 @@ static void post_resync(struct control *c, struct evhttp_request *req, const cha
 	if (since == NULL || date_parse(since, &day.year, &day.month, &day.day) < 0) {
 		control_reply_error(req, HTTP_BADREQUEST, "since must be a date such as 2026-01-31");
 	} else if (mailbox == NULL) {
-		control_reply_no_mailbox(req, address);
+		control_reply_no_mailbox(c, req, address);
 	} else {
 		control_log_peer(req, "resync", mailbox_conf(mailbox)->address, since);
 		r = xcalloc(1, sizeof(*r));
@@ -212,6 +212,8 @@ static void on_forgotten(void *arg, uint64_t folders)
 
 static void post_forget(struct control *c, struct evhttp_request *req, const char *id)
 {
+	if (control_reply_stopping(c, req))
+		return;
 	if (!fleet_may_forget(c->fleet, id)) {
 		control_reply_error(req, HTTP_CONFLICT, "A mailbox with this id is in the configuration, or on its way out of it: take it out and "
 		    "reload first.");

@@ -477,6 +477,11 @@ bool fleet_is_serving(const struct fleet *f)
 	return f->started && !f->stopping;
 }
 
+bool fleet_is_stopping(const struct fleet *f)
+{
+	return f->stopping;
+}
+
 static void poll_one(struct fleet *f, struct mailbox *mailbox, store_cb *kept, void *arg)
 {
 	(void)f, (void)kept, (void)arg;
@@ -535,7 +540,7 @@ bool fleet_may_forget(const struct fleet *f, const char *id)
 	for (size_t i = 0; i < f->n_members; i++)
 		if (strcmp(mailbox_conf(f->members[i]->mailbox)->id, id) == 0)
 			return false;
-	return fleet_last_leaving(f, id) == NULL;
+	return !f->stopping && fleet_last_leaving(f, id) == NULL;
 }
 
 void fleet_forget(struct fleet *f, const char *id, void (*done)(void *arg, uint64_t folders), void *arg)

@@ -35,7 +35,7 @@ size_t fleet_pause(struct fleet *, const char *who, size_t *ret_paused, store_cb
 size_t fleet_resume(struct fleet *, const char *who, size_t *ret_paused, store_cb *kept, void *arg);
 /* kept: the wish outlives us. From the loop, once. False: no such mailbox. */
 bool fleet_resync(struct fleet *, const char *address, const struct store_day *since, store_cb *kept, void *arg);
-/* May its state be removed? The configuration does not have it any more, and it has stopped. */
+/* May its state be removed? The configuration does not have it any more, and it has stopped. In a stop: none. */
 bool fleet_may_forget(const struct fleet *, const char *id);
 void fleet_forget(struct fleet *, const char *id, void (*done)(void *arg, uint64_t folders), void *arg);
 /* Refused messages. Each answers later, from the loop, exactly once. list takes json: {"messages":[...]}; keys must be sane. */
@@ -55,6 +55,7 @@ struct fleet_trace *fleet_trace_start(struct fleet *, const char *address, const
 void fleet_trace_stop(struct fleet_trace **);
 
 bool fleet_is_serving(const struct fleet *);		/* it has started, and does not stop */
+bool fleet_is_stopping(const struct fleet *);		/* its mailboxes are not to be found any more */
 /* Reading. Mailboxes by index in configuration order, valid until the loop turns. */
 size_t fleet_size(const struct fleet *);
 const struct mailbox *fleet_mailbox(const struct fleet *, size_t i);

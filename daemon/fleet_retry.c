@@ -87,6 +87,11 @@ static void on_taken_down(void *arg, int error, const struct quarantined *found)
 		retry_over(r, error == ENOENT ? RETRY_UNKNOWN : RETRY_LATER, strerror(error));
 		return;
 	}
+	if (r->fleet->stopping) {
+		spool_remove(r->volume, r->path);
+		retry_over(r, RETRY_LATER, "mailpolld is stopping");
+		return;
+	}
 	if (conf == NULL || conf->deliver->kind != SINK_COMMAND) {
 		spool_remove(r->volume, r->path);
 		retry_over(r, RETRY_LATER, conf == NULL ? "its mailbox is not in the configuration" : "its mailbox is delivered to a Maildir now");

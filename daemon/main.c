@@ -103,6 +103,7 @@ static void on_stop_signal(evutil_socket_t fd, short what, void *arg)
 
 	(void)what;
 	log_info(NULL, "signal %d: stopping", (int)fd);
+	event_del(d->status_timer);		/* mailboxes that stop are none of those it counts */
 	health_stopping(d->health);
 	fleet_stop(d->fleet, STOP_AT_MOST_MS, on_stopped, d);
 }

@@ -167,6 +167,31 @@ def test_stop_in_a_command(simulator, daemon, command):
     assert daemon.stop(10) == 0
 
 
+def test_asked_during_a_stop(simulator, daemon):
+    """Its mailboxes stop, and have not been taken out of the configuration: nobody is told so, and their state is nobody's to forget"""
+    simulator.mailbox(A)
+    simulator.mailbox(B)
+    simulator.add(A, [{"seed": 1, "size": 1500}])
+    simulator.add(B, [{"seed": 2, "size": 1500}])
+    taken, go = (os.path.join(daemon.directory, name) for name in ("taken", "go"))
+    wait = "cat > /dev/null; touch %s; while [ ! -e %s ]; do sleep 0.05; done" % (taken, go)
+    daemon.config([A, {"address": B, "deliver": {"command": ["/bin/sh", "-c", wait]}}])
+    daemon.start()
+    daemon.wait_delivered(A, 1)
+    daemon.wait(lambda s: os.path.exists(taken))
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_line("signal 15: stopping")
+    for args in (("forget", A), ("forget", B), ("poll", A), ("pause", A), ("resume", "*"), ("resync", A, "--since", "2026-01-31"), ("status", A), ("trace", A)):
+        told = daemon.ctl(*args)
+        assert told.returncode == 75 and "mailpolld is stopping." in told.stderr, (args, told)
+    assert daemon.finish(15) == 0           # the command is given up, so the time for the next STATUS= has come several times
+    assert not [line for _, line in daemon.notified if line.startswith("STATUS=0 mailboxes")]
+    open(go, "w", encoding="utf-8").close()
+    daemon.start()
+    daemon.wait_total(2)
+    assert simulator.folder(A)["fetched"]["1"] == 1
+
+
 def test_notifications(simulator, daemon):
     began = time.monotonic()
     start(simulator, daemon)
