@@ -68,8 +68,10 @@ static struct member *look_up(struct member **sorted, size_t n, const char *id)
 static void follow(struct member *old, struct member *new)
 {
 	new->predecessor = old;
-	if (old != NULL)
-		old->successor = new;
+	if (old == NULL)
+		return;
+	old->successor = new;
+	mailbox_await_start(new->mailbox);
 }
 
 /* A changed mailbox is another one that takes over when the old one has stopped: both would write the same state. */

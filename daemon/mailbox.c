@@ -11,6 +11,7 @@
 #include "token_cache.h"
 #include "util.h"
 
+#define START_AWAITED_MS 30000			/* an ordinary stop takes seconds, and a command its time */
 #define TORN_DOWN_LIMIT_MS 60000		/* for a session to end; it takes one turn of the loop */
 
 static const char *const state_names[MAILBOX_STATE_N] = {
@@ -200,6 +201,27 @@ static void begin_next(struct mailbox *m)
 	session_want(m);
 }
 
+/* Started it is not for want of a turn: what it waits for may take for ever, and is told. */
+static void await_start(struct mailbox *m)
+{
+	struct failure why;
+	struct log_field fields[] = { { "FAILURE", "waits-for-old" }, { "HINT", why.hint } };
+
+	if (m->awaits_start_ms == 0 || m->paused || m->failure != NULL)
+		return;
+	if (clock_now_ms() < m->awaits_start_ms + START_AWAITED_MS) {
+		mailbox_wake_at(m, m->awaits_start_ms + START_AWAITED_MS);
+		return;
+	}
+	failure_set(&why, FAIL_WAIT, SCHEDULE_SINK, "waits-for-old", "Look for a command of its `deliver` that does not end, and for a disk that does "
+	    "not answer; a restart of mailpolld does not wait for them.", "it was changed by a reload, and what it had under way before that has not ended");
+	m->failures = 1;
+	m->failing_since_ms = m->awaits_start_ms;
+	failure_keep(&m->failure, &why);
+	log_write(LOG_LEVEL_WARNING, EVENT_MAILBOX_STALLED, &m->log, fields, ARRAY_LEN(fields), "%s; %s", why.text, why.hint);
+	m->env->ops->state_changed(m->env->arg, m, m->state, m->state);
+}
+
 static void mailbox_next(struct mailbox *m)
 {
 	if (m->no_room != NULL && clock_now_ms() >= m->no_room_until_ms) {
@@ -209,7 +231,7 @@ static void mailbox_next(struct mailbox *m)
 	if (m->stopping) {
 		stop_next(m);
 	} else if (!m->started) {
-		return;			/* the one before it, of the same id, has not stopped yet */
+		await_start(m);
 	} else if (m->session == NULL) {
 		begin_next(m);
 	} else {
@@ -389,8 +411,22 @@ void mailbox_free(struct mailbox **mailbox)
 	*mailbox = NULL;
 }
 
+void mailbox_await_start(struct mailbox *m)
+{
+	m->awaits_start_ms = clock_now_ms();
+	mailbox_wake(m);
+}
+
 void mailbox_start(struct mailbox *m)
 {
+	if (m->awaits_start_ms != 0 && m->failure != NULL) {
+		log_write(LOG_LEVEL_INFO, EVENT_MAILBOX_RECOVERED, &m->log, NULL, 0, "what was under way before the reload has ended after %lld s",
+		    (long long)(clock_now_ms() - m->awaits_start_ms) / 1000);
+		m->failures = 0;
+		failure_drop(&m->failure);
+		m->env->ops->state_changed(m->env->arg, m, m->state, m->state);
+	}
+	m->awaits_start_ms = 0;
 	m->started = true;
 	mailbox_wake(m);
 }

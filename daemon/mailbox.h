@@ -57,6 +57,8 @@ struct mailbox_env {		/* lent, outlives every mailbox */
 struct mailbox *mailbox_new(const struct mailbox_env *, const struct mailbox_conf *, void *owner);
 void *mailbox_owner(const struct mailbox *);
 void mailbox_start(struct mailbox *);		/* loads its folders, then wants a session */
+/* The one before it, of the same id, has not stopped yet: it waits for mailbox_start(), and fails when that takes long. */
+void mailbox_await_start(struct mailbox *);
 /* Ends the session, lets what a sink has begun come to its end, then says stopped. */
 void mailbox_stop(struct mailbox *);
 void mailbox_free(struct mailbox **);		/* only after stopped, or at the very end of the process */

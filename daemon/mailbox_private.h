@@ -49,6 +49,7 @@ struct mailbox {
 	bool poll_asked;		/* since the session began to look; one that ends now is not the answer */
 	bool started, paused, not_owner, stopping, stop_told;
 	bool queued, starting;			/* want_session() has not been answered; started() is due */
+	msec_t awaits_start_ms;			/* since then; 0: it does not, or has been started */
 	msec_t wait_until_ms;			/* no session before; 0: now */
 	unsigned answers_due;			/* of prepare() and the store; nothing is freed before they have come */
 	struct token_request *token_request;

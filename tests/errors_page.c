@@ -30,6 +30,7 @@ static const struct { const char *name, *seen; } local[] = {
 	{ "maildir", "A Maildir cannot be made or written. The hint says what to mend, the doctor looks at it with the daemon's rights." },
 	{ "command", "The command of `deliver` cannot be run, ended with a status other than 0 and 65 (which refuses the message), took too long or ended by a signal." },
 	{ "command-stuck", "A command of `deliver` does not end though killed: it waits in the kernel. Its message waits for it, and the sink does once at_once of them do." },
+	{ "waits-for-old", "A reload has changed the mailbox, and what was under way for it before has not ended for 30 s, as a command that does not: it starts when that has." },
 	{ "disk", "A message cannot be written where it waits for its sink, or is gone from there: then it is fetched again." },
 	{ "no-room", "The spool has reached spool_limit, or a file system min_free: mail stays on the server until there is room." },
 	{ "quarantine", "A refused message cannot be put into the quarantine directory of state_dir." },

@@ -40,6 +40,7 @@ static struct {
 	msec_t before_ms;		/* it was not so yet */
 	bool dead;			/* the watchdog was not fed at some moment */
 	msec_t until_ms;		/* what is awaited is that time */
+	bool reloaded;
 	size_t n_tokens, failed_from;	/* of the credentials the verdict sees, those from there on */
 } w;
 
@@ -106,8 +107,9 @@ struct imap_session *__wrap_imap_session_new(struct event_base *base, struct dia
 void __wrap_imap_session_free(struct imap_session **session);
 void __wrap_imap_session_free(struct imap_session **session)
 {
+	if (*session != NULL)
+		w.arg = NULL;
 	*session = NULL;
-	w.arg = NULL;
 }
 
 static void end_session(evutil_socket_t fd, short what, void *arg)
@@ -133,29 +135,28 @@ static void on_ready(void *arg)
 	(void)arg;
 }
 
-static void write_config(const char *path)
+static void write_config(const char *path, const char *mailboxes)
 {
 	FILE *f = fopen(path, "w");
 
 	assert_non_null(f);
-	fprintf(f, "state_dir: %s\ncontrol_socket: %s/control\n"
+	fprintf(f, "log_level: error\nstate_dir: %s\ncontrol_socket: %s/control\n"
 	    "credentials: {c: {tenant: t.example, client_id: 05cd6963-0000-0000-0000-000000000000, client_secret_file: secret}}\n"
-	    "defaults: {credential: c, deliver: {maildir: \"%s/mail\"}}\nmailboxes: [a@t.example]\n", w.dir, w.dir, w.dir);
+	    "defaults: {credential: c, deliver: {maildir: \"%s/mail\"}}\nmailboxes: [%s]\n", w.dir, w.dir, w.dir, mailboxes);
 	fclose(f);
 }
 
-static int setup(void **state)
+static int setup_with(const char *mailboxes)
 {
 	struct config_messages errors = { 0 }, warnings = { 0 };
 	char path[128], error[256] = "";
 	struct config *config;
 
-	(void)state;
 	memset(&w, 0, sizeof(w));
 	strcpy(w.dir, "/tmp/test_fleet.XXXXXX");
 	assert_non_null(mkdtemp(w.dir));
 	snprintf(path, sizeof(path), "%s/mailpolld.yaml", w.dir);
-	write_config(path);
+	write_config(path, mailboxes);
 	config = config_load(path, &errors, &warnings);
 	assert_non_null(config);
 	config->log_level = LOG_LEVEL_NONE;
@@ -166,6 +167,12 @@ static int setup(void **state)
 	assert_string_equal(error, "");
 	fleet_start(w.fleet, on_ready, NULL);
 	return 0;
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	return setup_with("a@t.example");
 }
 
 static int teardown(void **state)
@@ -231,6 +238,31 @@ static bool has_second_session(void)
 static bool fails(void)
 {
 	return fleet_failing(w.fleet) > 0;
+}
+
+static bool does_not_fail(void)
+{
+	return fleet_failing(w.fleet) == 0;
+}
+
+static bool is_reloaded(void)
+{
+	return w.reloaded;
+}
+
+static void on_reloaded(void *arg, const struct reload_outcome *outcome)
+{
+	(void)arg;
+	assert_true(outcome->ok);
+	w.reloaded = true;
+}
+
+static void reload(const char *mailboxes)
+{
+	w.reloaded = false;
+	write_config(fleet_config(w.fleet)->path, mailboxes);
+	fleet_reload(w.fleet, on_reloaded, NULL);
+	wait_until(is_reloaded);
 }
 
 static bool is_then(void)
@@ -343,11 +375,40 @@ static void test_many_credentials(void **state)
 	assert_string_equal(reasons[0].what, "mailboxes");
 }
 
+/* It waits for the one before it, and says so; whoever takes its place goes on waiting. */
+static void test_changed_while_the_old_one_does_not_stop(void **state)
+{
+	struct mailbox_snapshot m;
+	msec_t asked_ms;
+
+	(void)state;
+	wait_until(has_session);
+	w.stubborn = true;
+	reload("{address: a@t.example, interval: 8m}");
+	assert_int_equal(fleet_failing(w.fleet), 0);
+	asked_ms = clock_now_ms();
+	reload("{address: a@t.example, interval: 7m}");
+	wait_until(fails);
+	assert_true(clock_now_ms() - asked_ms >= 30000);
+	mailbox_snapshot(fleet_mailbox(w.fleet, 0), &m);
+	assert_int_equal(m.state, MAILBOX_QUEUED);
+	assert_string_equal(m.failure->name, "waits-for-old");
+	assert_in_range(m.failing_since_wall_s, clock_wall_s() - (clock_now_ms() - asked_ms) / 1000 - 1, clock_wall_s() - 29);
+	assert_int_equal(w.sessions, 1);
+
+	w.stubborn = false;
+	end_session(-1, 0, NULL);
+	wait_until(does_not_fail);
+	wait_until(has_second_session);
+	assert_int_equal(fleet_failing(w.fleet), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later), TEST(test_since), TEST(test_many_credentials) };
+	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later), TEST(test_since), TEST(test_many_credentials),
+		TEST(test_changed_while_the_old_one_does_not_stop) };
 
 	alarm(60);			/* what is awaited may never come */
 	return cmocka_run_group_tests(tests, NULL, NULL);
