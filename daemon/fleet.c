@@ -438,14 +438,15 @@ static void on_check(evutil_socket_t fd, short what, void *arg)
 
 /* --- verbs --- */
 
+/* Addresses first: one mailbox's id may be what another's address is. */
 struct member *fleet_member(const struct fleet *f, const char *address_or_id)
 {
-	for (size_t i = 0; i < f->n_members; i++) {
-		const struct mailbox_conf *conf = mailbox_conf(f->members[i]->mailbox);
-
-		if (strcasecmp(conf->address, address_or_id) == 0 || strcmp(conf->id, address_or_id) == 0)
+	for (size_t i = 0; i < f->n_members; i++)
+		if (strcasecmp(mailbox_conf(f->members[i]->mailbox)->address, address_or_id) == 0)
 			return f->members[i];
-	}
+	for (size_t i = 0; i < f->n_members; i++)
+		if (strcmp(mailbox_conf(f->members[i]->mailbox)->id, address_or_id) == 0)
+			return f->members[i];
 	return NULL;
 }
 

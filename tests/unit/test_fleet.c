@@ -175,6 +175,13 @@ static int setup(void **state)
 	return setup_with("a@t.example");
 }
 
+/* The first one's id is the other's address. */
+static int setup_of_two(void **state)
+{
+	(void)state;
+	return setup_with("{address: a@t.example, id: b@t.example}, {address: b@t.example, id: c}");
+}
+
 static int teardown(void **state)
 {
 	char *command = xasprintf("rm -rf %s", w.dir);
@@ -403,12 +410,21 @@ static void test_changed_while_the_old_one_does_not_stop(void **state)
 	assert_int_equal(fleet_failing(w.fleet), 0);
 }
 
+static void test_address_before_id(void **state)
+{
+	(void)state;
+	assert_string_equal(mailbox_conf(fleet_find(w.fleet, "b@t.example"))->address, "b@t.example");
+	assert_string_equal(mailbox_conf(fleet_find(w.fleet, "B@T.example"))->address, "b@t.example");
+	assert_string_equal(mailbox_conf(fleet_find(w.fleet, "c"))->address, "b@t.example");
+	assert_string_equal(mailbox_conf(fleet_find(w.fleet, "a@t.example"))->address, "a@t.example");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = { TEST(test_past_its_deadline), TEST(test_still_there_a_minute_later), TEST(test_since), TEST(test_many_credentials),
-		TEST(test_changed_while_the_old_one_does_not_stop) };
+		TEST(test_changed_while_the_old_one_does_not_stop), cmocka_unit_test_setup_teardown(test_address_before_id, setup_of_two, teardown) };
 
 	alarm(60);			/* what is awaited may never come */
 	return cmocka_run_group_tests(tests, NULL, NULL);
