@@ -82,6 +82,7 @@ static void on_loaded(void *arg, enum store_result result, struct store_folder *
 			m->subject.worked_before = true;
 		if (f->resync.year == 0)	/* else it is younger than what has been read */
 			f->resync = f->at.resync;
+		after_drop_unwanted(m, f);
 	} else {
 		m->paused = m->not_owner = true;	/* another machine's: neither sink nor `after` */
 	}

@@ -69,6 +69,19 @@ enum step after_step(struct mailbox *m, struct folder *f)
 	return STEP_SENT;
 }
 
+/* Else it would be owed for ever, or be done when somebody wants an `after` again, a year later perhaps. */
+void after_drop_unwanted(struct mailbox *m, struct folder *f)
+{
+	struct log_context ctx = { .mailbox = m->log.mailbox, .folder = f->name };
+
+	if (m->conf->after != AFTER_KEEP || f->at.after_owed.n == 0)
+		return;
+	log_info(&ctx, "`after` is keep now: what was still to be done for %llu delivered messages is not done",
+	    (unsigned long long)ranges_count(&f->at.after_owed));
+	store_after_done(m->env->store, f->at.ref, &f->at.after_owed, NULL, NULL);
+	ranges_done(&f->at.after_owed);
+}
+
 static void settle_after(struct mailbox *m, struct folder *f, const struct ranges *uids)
 {
 	store_after_done(m->env->store, f->at.ref, uids, NULL, NULL);

@@ -185,6 +185,7 @@ void look_resync(struct mailbox *, struct folder *, const struct ranges *uids, c
 
 /* mailbox_after.c */
 bool after_is_due(const struct mailbox *, const struct folder *);
+void after_drop_unwanted(struct mailbox *, struct folder *);	/* what is owed by a configuration that wants it no more */
 enum step after_step(struct mailbox *, struct folder *);
 void after_on_looked(struct mailbox *, struct folder *, const struct imap_done *);
 void after_on_done(struct mailbox *, struct folder *, const struct imap_done *);

@@ -601,6 +601,27 @@ def test_move_that_ends_the_connection(simulator, daemon):
     assert "S * OK [COPYUID 14  ]" in simulator.log_lines() and not daemon.has_line("event=after-refused")
 
 
+def test_after_that_is_not_wanted_any_more(simulator, daemon):
+    """It is owed no longer, and is not done when an `after` comes again"""
+    simulator.mailbox(ADDRESS)
+    simulator.fault("store-no", ADDRESS)
+    simulator.add(ADDRESS, [{"seed": i, "size": 1500} for i in range(3)])
+    daemon.config([{"address": ADDRESS, "after": "delete"}])
+    daemon.start()
+    daemon.wait_line("event=after-refused")
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["after_owed"] == 3)
+    daemon.config([ADDRESS])
+    assert daemon.ctl("reload").returncode == 0
+    daemon.wait_line("mailbox=%s folder=INBOX .*is keep now: what was still to be done for 3 delivered messages is not done" % ADDRESS)
+    daemon.wait(lambda s: s["mailboxes"][0]["state"] == "watching" and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    simulator.clear(ADDRESS)
+    daemon.config([{"address": ADDRESS, "after": "delete"}])
+    assert daemon.ctl("reload").returncode == 0
+    new = simulator.add(ADDRESS, [{"seed": 3, "size": 1500}])
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["delivered"] == 4 and s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    assert new == [4] and set(simulator.folder(ADDRESS)["messages"]) == {"1", "2", "3"}
+
+
 def test_after_that_fails_does_not_stop_delivery(simulator, daemon):
     simulator.mailbox(ADDRESS)
     simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(3)])
