@@ -593,6 +593,11 @@ uint64_t fleet_delivered(const struct fleet *f)
 	return f->delivered;
 }
 
+uint64_t fleet_quarantined(const struct fleet *f)
+{
+	return quarantine_count_all(f->quarantined);
+}
+
 size_t fleet_failing(struct fleet *f)
 {
 	msec_t since;

@@ -62,6 +62,7 @@ const struct mailbox *fleet_mailbox(const struct fleet *, size_t i);
 const struct mailbox *fleet_find(const struct fleet *, const char *address_or_id);	/* any case; NULL: none */
 size_t fleet_count(const struct fleet *, enum mailbox_state);
 uint64_t fleet_delivered(const struct fleet *);			/* since the start */
+uint64_t fleet_quarantined(const struct fleet *);		/* also of mailboxes that are not in the configuration any more */
 size_t fleet_failing(struct fleet *);			/* mailboxes whose last try failed */
 int64_t fleet_config_loaded_wall_s(const struct fleet *);
 const char *fleet_config_error(const struct fleet *);		/* of the last reload; NULL: it was good */

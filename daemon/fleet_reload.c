@@ -5,6 +5,7 @@
 #include "audit.h"
 #include "fleet_private.h"
 #include "log.h"
+#include "quarantine.h"
 #include "tls.h"
 #include "util.h"
 #include "workers.h"
@@ -84,6 +85,19 @@ static struct member *replace(struct fleet *f, struct member *old, const struct 
 	return new;
 }
 
+/* Nothing but a list of the quarantine and the sum in the metrics shows them any more. */
+static void tell_what_is_left(const struct fleet *f, const struct mailbox_conf *conf)
+{
+	struct log_context ctx = { .mailbox = conf->address };
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < conf->n_folders; i++)
+		n += quarantine_count(f->quarantined, conf->id, conf->folders[i]);
+	if (n > 0)
+		log_write(LOG_LEVEL_WARNING, EVENT_CONFIG_DOUBTFUL, &ctx, NULL, 0, "it is not in the configuration any more, and %llu refused messages "
+		    "of it stay in quarantine: `mailpollctl quarantine list` shows them", (unsigned long long)n);
+}
+
 static void take_mailboxes(struct fleet *f, const struct config *config, struct reload_outcome *outcome)
 {
 	struct member **old = f->members, **new = xcalloc(config->n_mailboxes, sizeof(*new));
@@ -111,6 +125,7 @@ static void take_mailboxes(struct fleet *f, const struct config *config, struct 
 	for (size_t i = 0; i < n_old; i++) {
 		if (!old[i]->kept && !old[i]->leaving) {
 			outcome->removed++;
+			tell_what_is_left(f, mailbox_conf(old[i]->mailbox));
 			member_retire(old[i]);
 		}
 		old[i]->kept = false;

@@ -61,7 +61,7 @@ static void histogram(FILE *to, const char *name, const char *help, const struct
 
 static void put_mailboxes(FILE *to, struct fleet *fleet)
 {
-	uint64_t owed = 0, given_up = 0, backlog = 0, quarantined = 0, after_owed = 0;
+	uint64_t owed = 0, given_up = 0, backlog = 0, after_owed = 0;
 	int64_t since, oldest = 0;
 	msec_t failing_ms, longest_ms = 0;
 
@@ -86,7 +86,6 @@ static void put_mailboxes(FILE *to, struct fleet *fleet)
 			owed += folder.owed;
 			given_up += folder.given_up;
 			backlog += folder.backlog;
-			quarantined += folder.quarantined;
 			after_owed += folder.after_owed;
 		}
 	}
@@ -95,7 +94,7 @@ static void put_mailboxes(FILE *to, struct fleet *fleet)
 	single(to, "messages_backlog", "gauge", "Messages that servers list and that are not delivered yet.", (double)backlog);
 	single(to, "messages_owed", "gauge", "Messages that could not be had from the server, given up ones included.", (double)owed);
 	single(to, "messages_unretrievable", "gauge", "Messages given up after the last try; they are still on the server.", (double)given_up);
-	single(to, "messages_quarantined", "gauge", "Refused messages that lie in quarantine.", (double)quarantined);
+	single(to, "messages_quarantined", "gauge", "Refused messages that lie in quarantine.", (double)fleet_quarantined(fleet));
 	single(to, "messages_after_owed", "gauge", "Delivered messages whose `after` is still to be done.", (double)after_owed);
 	single(to, "oldest_undelivered_age_seconds", "gauge", "How long the oldest message that is known and not delivered has waited; 0: none.",
 	    oldest != 0 ? (double)(clock_wall_s() - oldest) : 0);

@@ -242,6 +242,15 @@ void quarantine_counts_free(struct quarantine_counts **counts)
 	*counts = NULL;
 }
 
+uint64_t quarantine_count_all(const struct quarantine_counts *counts)
+{
+	uint64_t n = 0;
+
+	for (const struct count *c = counts->list; c != NULL; c = c->next)
+		n += c->n;
+	return n;
+}
+
 uint64_t quarantine_count(const struct quarantine_counts *counts, const char *id, const char *folder)
 {
 	uint64_t n = 0;

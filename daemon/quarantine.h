@@ -14,6 +14,7 @@ struct quarantine_counts;
 struct quarantine_counts *quarantine_scan(const char *state_dir);	/* blocking, before the loop; makes the directory */
 void quarantine_counts_free(struct quarantine_counts **);
 uint64_t quarantine_count(const struct quarantine_counts *, const char *id, const char *folder);
+uint64_t quarantine_count_all(const struct quarantine_counts *);	/* also of mailboxes that nobody knows any more */
 
 /* --- for operators: quarantine_shelf.c. Each answers later, from the loop, exactly once; no cancel. --- */
 

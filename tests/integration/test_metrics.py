@@ -343,6 +343,10 @@ def test_messages_on_their_way(simulator, make_daemon):
     n = wait_numbers(daemon, port, spool_bytes=0, spool_files=0, messages_backlog=0, messages_after_owed=0, messages_quarantined=1, sinks_failing=0,
                      oldest_undelivered_age_seconds=0)
     assert deliveries(n) == [1, 1, 1] and list(simulator.folder(M)["messages"]) == ["2"]
+    daemon.config([], top={"metrics_listen": "127.0.0.1:%d" % port})
+    assert daemon.ctl("reload").returncode == 0             # whoever it was for: it lies there
+    daemon.wait_line("event=config-doubtful mailbox=%s .*1 refused messages of it stay in quarantine" % M)
+    wait_numbers(daemon, port, messages_quarantined=1, messages_backlog=0)
     assert daemon.ctl("quarantine", "drop", "%s%%2FINBOX%%2F14%%2F2" % M).returncode == 0
     assert deliveries(wait_numbers(daemon, port, messages_quarantined=0)) == [1, 1, 1]
 
