@@ -1,6 +1,7 @@
 /* The queue: one transaction runs, what is submitted meanwhile shares the next, and what may wait begins none by itself for a while:
  * a message's settlement shares the next message's intent. SQL is in store_db.c. */
 #include <event2/event.h>
+#include <sqlite3.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +42,7 @@ struct commit_job {
 	struct store *store;
 	struct db *db;
 	struct ops ops;
-	int result;
+	int code;			/* SQLite's; 0: done */
 	char error[200];
 	atomic_bool started, finished;
 };
@@ -162,8 +163,27 @@ static void work_commit(struct job *job)
 	struct commit_job *c = (struct commit_job *)job;
 
 	atomic_store(&c->started, true);
-	c->result = db_apply(c->db, c->ops.first, c->error, sizeof(c->error));
+	c->code = db_apply(c->db, c->ops.first, c->error, sizeof(c->error));
 	atomic_store(&c->finished, true);
+}
+
+/* It is tried again, whatever it is; not all of it goes away by that. */
+static const char *hint_of(int code)
+{
+	switch (code) {
+	case SQLITE_FULL:
+		return "Make room on the file system of state_dir; mailpolld goes on by itself.";
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return "End the program that has the state open; mailpolld goes on by itself.";
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+		return "The state is damaged, which does not mend itself: stop mailpolld, put back a copy of state.db without its -wal and -shm (mailpollctl "
+		    "backup makes one), or move all three away to begin anew, and start it.";
+	default:
+		return "Mend the file system of state_dir, or make it writable again: the kernel's log may tell what is wrong. mailpolld goes on by itself, "
+		    "unless it was mounted anew, or files were replaced: then restart mailpolld.";
+	}
 }
 
 static void on_refused(struct store *s, struct commit_job *c)
@@ -173,8 +193,7 @@ static void on_refused(struct store *s, struct commit_job *c)
 	unsigned untold;
 	char repeated[16];
 
-	failure_set(&s->failure, FAIL_WAIT, SCHEDULE_SINK, "store", "Make room on the file system of state_dir, or mend it; mailpolld goes on "
-	    "by itself.", "cannot write the state in %s: %s", s->state_dir, c->error);
+	failure_set(&s->failure, FAIL_WAIT, SCHEDULE_SINK, "store", hint_of(c->code), "cannot write the state in %s: %s", s->state_dir, c->error);
 	if (repeats_tell(&s->failing, s->failure.name, &untold))
 		log_write(LOG_LEVEL_ERROR, EVENT_STORE_FAILED, NULL, (struct log_field[]){ { "FAILURE", s->failure.name }, { "HINT", s->failure.hint },
 		    { "REPEATED", repeats_text(untold, repeated, sizeof(repeated)) } }, 3, "%s; %s", s->failure.text, s->failure.hint);
@@ -218,7 +237,7 @@ static void done_commit(struct job *job)
 	struct store *s = c->store;
 
 	s->job = NULL;
-	if (c->result < 0) {
+	if (c->code != 0) {
 		on_refused(s, c);
 	} else {
 		commit_next(s);		/* what waits need not wait for the callbacks */

@@ -623,7 +623,7 @@ int db_apply(struct db *db, struct op *ops, char *ret_error, size_t size)
 	snprintf(ret_error, size, "%s (%s)", sqlite3_errstr(db->error), sqlite3_errmsg(db->sqlite));
 	if (!sqlite3_get_autocommit(db->sqlite))
 		exec(db, "ROLLBACK");
-	return -1;
+	return db->error & 0xff;
 }
 
 char **db_paused(struct db *db, size_t *ret_n)

@@ -34,7 +34,7 @@ struct op {				/* one change or question, with copies of all it needs */
 /* All four block. db_open() takes the lock, checks, makes or migrates; NULL: ret_error says why not. */
 struct db *db_open(const char *state_dir, char *ret_error, size_t size);
 void db_close(struct db **);
-/* Does the ops in one transaction: all or, when the disk refuses, none (-1, ret_error). */
+/* Does the ops in one transaction: all (0) or, when the disk refuses, none (SQLite's primary code, ret_error). */
 int db_apply(struct db *, struct op *ops, char *ret_error, size_t size);
 /* What the write-ahead log holds, into the file it belongs to: for a moment when nobody waits for a commit. */
 void db_checkpoint(struct db *);

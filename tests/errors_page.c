@@ -35,7 +35,7 @@ static const struct { const char *name, *seen; } local[] = {
 	{ "no-room", "The spool has reached spool_limit, or a file system min_free: mail stays on the server until there is room." },
 	{ "quarantine", "A refused message cannot be put into the quarantine directory of state_dir." },
 	{ "audit", "The file of `audit` cannot be written: its lines wait, 4 MiB of them at most; tried again every 5 s." },
-	{ "store", "The state cannot be written: nothing is settled until it can." },
+	{ "store", "The state cannot be written: nothing is settled until it can. When its file is damaged, or its file system was mounted anew, a person must act." },
 	{ "not-owner", "Another machine has this mailbox in its state. No state is shared by machines yet, so this does not come." },
 };
 

@@ -612,6 +612,7 @@ static void on_refused_timer(evutil_socket_t fd, short what, void *arg)
 	}
 	assert_int_equal(why->fail, FAIL_WAIT);
 	assert_non_null(strstr(why->text, w->dir));
+	assert_non_null(strstr(why->hint, "goes on by itself, unless it was mounted anew"));
 	setrlimit(RLIMIT_FSIZE, &limit);	/* mended */
 }
 
@@ -637,6 +638,43 @@ static void test_disk_that_refuses(void **state)
 	load(w);
 	expect_ranges(&w->folder.settled, "1:50");
 	assert_int_equal(w->folder.delivered, 50);	/* once each */
+}
+
+static void on_damaged_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct world *w = arg;
+	const struct failure *why = store_failure(w->store);
+	struct timeval soon = { .tv_usec = 20000 };
+
+	(void)fd, (void)what;
+	if (why == NULL) {
+		event_base_once(w->base, -1, EV_TIMEOUT, on_damaged_timer, w, &soon);
+		return;
+	}
+	assert_non_null(strstr(why->hint, "does not mend itself"));
+	assert_null(strstr(why->hint, "goes on by itself"));
+	event_base_loopbreak(w->base);
+}
+
+/* Found while it is used: to wait for that to go away is no use. */
+static void test_state_that_is_damaged_meanwhile(void **state)
+{
+	struct world *w = *state;
+	struct timeval soon = { .tv_usec = 20000 };
+	char *path = xasprintf("%s/state.db", w->dir);
+	sqlite3 *other;
+
+	begin(w, 14, NULL);
+	log_set_level(LOG_LEVEL_NONE);
+	assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(other, "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET rootpage = 99999 WHERE name = 'settled';"
+	    "PRAGMA schema_version = 999", NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(other);
+	settle(w, 1, 1, false);
+	event_base_once(w->base, -1, EV_TIMEOUT, on_damaged_timer, w, &soon);
+	event_base_dispatch(w->base);
+	assert_int_equal(w->answers, 1);
+	free(path);
 }
 
 static void expect_refused(struct world *w, const char *part)
@@ -783,7 +821,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_unknown_folder), TEST(test_settled_ranges), TEST(test_commits_are_grouped), TEST(test_settlements_wait_for_company), TEST(test_first_contacts_wait_for_company), TEST(test_checkpoints), TEST(test_after_and_owed), TEST(test_intents), TEST(test_recovered_intents),
 		TEST(test_settled_in_one_commit),
-		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_old_hashes_go), TEST(test_known_messages), TEST(test_unsettle), TEST(test_resync), TEST(test_disk_that_refuses), TEST(test_second_daemon),
+		TEST(test_new_uidvalidity), TEST(test_hashes_are_bounded), TEST(test_old_hashes_go), TEST(test_known_messages), TEST(test_unsettle), TEST(test_resync), TEST(test_disk_that_refuses), TEST(test_state_that_is_damaged_meanwhile), TEST(test_second_daemon),
 		TEST(test_newer_state), TEST(test_foreign_file), TEST(test_damaged_state), TEST(test_record_of_an_older_schema), TEST(test_migration),
 	};
 
