@@ -10,8 +10,11 @@
 #include "tls_stream.h"
 #include "util.h"
 
-/* As much is read from TLS at a time as makes one chain of libevent's with 16 KiB, about a record; by default it is two chains. */
+/* As much is read from TLS at a time as makes one chain of libevent's with 16 KiB, about a record; by default it is two chains of half and
+ * all of that. The rest of a full record, 48 bytes, follows at once: the watermark is above a record, since where it is reached libevent
+ * leaves to OpenSSL what that has decrypted, and goes on only when the server sends something else. */
 #define READ_BYTES (16 * 1024 - 48)
+#define WATERMARK_BYTES (3 * SSL3_RT_MAX_PLAIN_LENGTH)
 
 struct tls_stream {
 	const struct tls_stream_ops *ops;	/* lent */
@@ -87,7 +90,8 @@ void tls_stream_open(struct tls_stream *t, int fd)
 	t->bev = bufferevent_openssl_socket_new(t->base, fd, t->ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
 	bufferevent_openssl_set_allow_dirty_shutdown(t->bev, 1);
 	bufferevent_setcb(t->bev, on_readable, NULL, on_bev_event, t);
-	bufferevent_setwatermark(t->bev, EV_READ, 0, READ_BYTES);
+	bufferevent_set_max_single_read(t->bev, READ_BYTES);
+	bufferevent_setwatermark(t->bev, EV_READ, 0, WATERMARK_BYTES);
 	bufferevent_enable(t->bev, EV_READ | EV_WRITE);
 }
 

@@ -292,6 +292,33 @@ static void test_what_was_read_ahead_comes_too(void **state)
 	}
 }
 
+/* A record may be larger than what is taken from TLS at a time, and the server waits for our next command. */
+static void test_a_full_record_and_nothing_after_it(void **state)
+{
+	(void)state;
+	connected();
+	for (size_t n = 1; n <= 3; n++) {
+		server_sends(0, n * 16384, 16384);
+		UNTIL(evbuffer_get_length(w.got) == n * 16384);
+		assert_got(n * 16384);
+		evbuffer_drain(w.got, n * 16384);
+	}
+}
+
+/* The same when it is paused at the record, and what was told of it is left where it is. */
+static void test_a_full_record_while_paused(void **state)
+{
+	(void)state;
+	connected();
+	w.keep_bytes = w.pause_at_bytes = true;
+	server_sends(0, 16384, 16384);
+	UNTIL(w.calls == 1);
+	w.keep_bytes = w.pause_at_bytes = false;
+	tls_stream_resume(w.stream);
+	UNTIL(evbuffer_get_length(w.got) == 16384);
+	assert_got(16384);
+}
+
 static void test_what_is_left_stays(void **state)
 {
 	(void)state;
@@ -585,6 +612,8 @@ int main(void)
 		TEST(test_what_comes_with_the_handshake_is_told),
 		TEST(test_all_bytes_come_in_order),
 		TEST(test_what_was_read_ahead_comes_too),
+		TEST(test_a_full_record_and_nothing_after_it),
+		TEST(test_a_full_record_while_paused),
 		TEST(test_what_is_left_stays),
 		TEST(test_nothing_is_told_while_paused),
 		TEST(test_paused_before_it_is_open),
