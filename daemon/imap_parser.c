@@ -455,7 +455,10 @@ static bool give_body_start(struct imap_parser *p, uint64_t size, bool is_nil, s
 {
 	char *name = text_end(&p->name), *end = strrchr(name, ']');
 
-	*end = '\0';			/* without the origin, <0> */
+	if (strcmp(end + 1, "<0>") == 0 || end[1] == '\0')
+		*end = '\0';
+	else
+		memmove(end, end + 1, strlen(end));	/* it begins elsewhere: "<4096>" is no "" */
 	for (char *c = name; *c != '\0'; c++)
 		*c = (char)toupper((unsigned char)*c);
 	p->response.fetch.n_bodies++;

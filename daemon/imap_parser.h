@@ -65,7 +65,7 @@ struct imap_event {
 	enum imap_what what;
 	const struct imap_response *response;	/* lent until the next push */
 	uint32_t lo, hi;
-	const char *section;			/* BODY_START: "" for BODY[], "HEADER", "HEADER.FIELDS (MESSAGE-ID)" */
+	const char *section;			/* BODY_START: "" for BODY[], "HEADER", "HEADER.FIELDS (MESSAGE-ID)"; "<4096>" for what begins there */
 	uint32_t uid;
 	uint64_t size_bytes;
 	bool is_nil;				/* BODY_START: the value was NIL */

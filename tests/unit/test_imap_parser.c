@@ -278,6 +278,9 @@ static void test_fetch(void **state)
 	EXPECT("* 3 FETCH (FLAGS (\\Seen) UID 23072)\r\n", "fetch 3 uid=23072 flags=S bodies=0 ''\n");
 	EXPECT("* 1 FETCH (UID 7 BODY[header.fields (message-id)] {2}\r\nab BODY[TEXT]<0> {1}\r\nc)\r\n",
 	    "body 'HEADER.FIELDS (MESSAGE-ID)' uid=7 size=2 <ab>\nbody 'TEXT' uid=7 size=1 <c>\nfetch 1 uid=7 bodies=2 ''\n");
+	/* what begins elsewhere is not the whole */
+	EXPECT("* 1 FETCH (UID 7 BODY[]<4096> {1}\r\na BODY[TEXT]<12> {1}\r\nb BODY[]<0> {1}\r\nc)\r\n",
+	    "body '<4096>' uid=7 size=1 <a>\nbody 'TEXT<12>' uid=7 size=1 <b>\nbody '' uid=7 size=1 <c>\nfetch 1 uid=7 bodies=3 ''\n");
 	EXPECT("* 1 FETCH ()\r\n", "fetch 1 uid=0 bodies=0 ''\n");
 	EXPECT("* 5000000000 FETCH (UID 4294967295)\n", "fetch 4294967295 uid=4294967295 bodies=0 ''\n");
 }
