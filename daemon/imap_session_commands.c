@@ -94,7 +94,7 @@ void imap_session_fetch(struct imap_session *s, const struct ranges *uids)
 
 void imap_session_fetch_split(struct imap_session *s, const struct ranges *uids)
 {
-	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID INTERNALDATE BODY.PEEK[HEADER] BODY.PEEK[TEXT])");
+	command_on_uids(s, COMMAND_FETCH, PHASE_FETCH, "UID FETCH", uids, " (UID INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER] BODY.PEEK[TEXT])");
 }
 
 void imap_session_add_flag(struct imap_session *s, const struct ranges *uids, const char *flag)

@@ -304,13 +304,16 @@ static void on_spooled(void *arg, struct incoming *incoming, struct message *mes
 static const struct incoming_ops incoming_ops = { .on_room = on_room, .on_spooled = on_spooled };
 
 /* A part of a message that comes in two begins. True: the first; the second goes where the first went. */
-static bool split_part(struct mailbox *m, const char *section)
+static bool split_part(struct mailbox *m, const char *section, uint64_t size_bytes)
 {
 	if (m->split == SPLIT_TRY && strcmp(section, "HEADER") == 0) {
 		m->split = SPLIT_HEADER;
 		return true;
 	}
-	m->split = m->split == SPLIT_HEADER && strcmp(section, "TEXT") == 0 ? SPLIT_TEXT : SPLIT_BROKEN;
+	if (m->split == SPLIT_HEADER && strcmp(section, "TEXT") == 0)
+		m->split = size_bytes > 0 ? SPLIT_TEXT : SPLIT_NO_TEXT;
+	else
+		m->split = SPLIT_BROKEN;
 	return false;
 }
 
@@ -322,7 +325,7 @@ void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, u
 	struct arrival *a;
 	char name[64];
 
-	if (m->task == TASK_FETCH && m->split != SPLIT_NO && split_part(m, section))
+	if (m->task == TASK_FETCH && m->split != SPLIT_NO && split_part(m, section, size_bytes))
 		section = "";		/* it begins as a whole one does */
 	if (m->task != TASK_FETCH || m->coming != NULL || section[0] != '\0' || size_bytes == 0 || (uid != 0 && !ranges_has(&m->batch, uid)))
 		return;			/* nobody asked for it: its bytes are dropped */
@@ -377,6 +380,22 @@ static struct message *make_message(const struct mailbox *m, const struct folder
 	return message;
 }
 
+/* As one body, or as its two parts and nothing else: what else came is in the file, too. An empty TEXT is not to be believed (exchange-online
+ * 5.9), unless the message is as large as its header. */
+static bool is_whole(const struct mailbox *m, const struct imap_fetch *fetch)
+{
+	switch (m->split) {
+	case SPLIT_NO:
+		return fetch->n_bodies == 1;
+	case SPLIT_TEXT:
+		return fetch->n_bodies == 2;
+	case SPLIT_NO_TEXT:
+		return fetch->n_bodies == 2 && fetch->has_size && fetch->rfc822_size_bytes == incoming_bytes(m->coming->incoming);
+	default:
+		return false;
+	}
+}
+
 void fetch_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 {
 	struct arrival *a = m->coming;
@@ -385,7 +404,7 @@ void fetch_on_fetched(struct mailbox *m, const struct imap_fetch *fetch)
 		folder_note_size(m->task_folder, fetch->uid, fetch->rfc822_size_bytes);
 	if (a == NULL)
 		return;
-	if (fetch->uid == 0 || !ranges_has(&m->batch, fetch->uid) || (m->split != SPLIT_NO && m->split != SPLIT_TEXT)) {
+	if (fetch->uid == 0 || !ranges_has(&m->batch, fetch->uid) || !is_whole(m, fetch)) {
 		drop_coming(m);
 		return;
 	}

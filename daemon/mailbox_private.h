@@ -111,7 +111,8 @@ struct mailbox {
 	struct arrival *arrivals, **arrivals_end;	/* in the order they came */
 	size_t n_arrivals;
 	struct arrival *coming;			/* the last of them, while its body comes */
-	enum split { SPLIT_NO, SPLIT_TRY, SPLIT_HEADER, SPLIT_TEXT, SPLIT_BROKEN } split;	/* of an owed one: it comes in two parts, in that order */
+	/* of an owed one: it comes in two parts, in that order; NO_TEXT: the second is empty */
+	enum split { SPLIT_NO, SPLIT_TRY, SPLIT_HEADER, SPLIT_TEXT, SPLIT_NO_TEXT, SPLIT_BROKEN } split;
 	uint64_t had_none;			/* messages in a row that could not be had, since one could */
 	bool some_came;				/* since the last look one could */
 	unsigned rests;				/* sessions that ended for that, since one could */

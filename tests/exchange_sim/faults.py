@@ -17,9 +17,9 @@ With "command": "DONE" it comes in answer to that (4.8, 5.4).
 in-idle has one of these as "play" and comes while the client idles, by itself; mid-fetch comes in place of a message (uids), after others.
 
 In imap.py and fetch.py, within an answer:
-    messages     fetch-no (text), fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form)          5.8, 5.9
+    messages     fetch-no (text), fetch-empty, fetch-whole-empty (in parts it can be had), substitute (text), body-nil (form; sections: only these)          5.8, 5.9
                  size-off (by, is), close-mid-literal (after, at_expiry), hang-mid-literal (after), lie (by), drip, number-above-exists, odd-flags, fetch-descending
-                 fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge)
+                 fetch-odd (form: reversed, uid-last, lower-case, extra, quoted, plus, literal8, no-date, flags-first, unasked, twice, expunge, two-bodies, more-bodies, from-the-middle)
     anywhere     unsolicited (before each answer), news (add: messages, one each time; remove: one that has been fetched): with "command": "UID FETCH" between
                  messages, "UID SEARCH" between its numbers and its OK, "SELECT" before its OK, "IDLE" before the `+`, "DONE" before its OK
     looking      search-hides (only), search-also (words), search-descending, search-lines (each), search-silent, search-rest (seconds: before its OK), esearch, expunge-alone,

@@ -157,9 +157,12 @@ class Fetching:
             data = messages.body(spec)[start:start + count]
             spec, size, origin = {"data": base64.b64encode(data).decode()}, len(data), "<%d>" % start
         empty = self.fault("body-nil", message.uid)
-        if empty:
+        if empty and section in empty.get("sections", [section]):
             self.writer.write(b"BODY[%s] %s" % (section.encode(), empty.get("form", "NIL").encode()))
             return
+        if form == "from-the-middle" and not section:       # though all of it was asked for
+            size, origin = size - 100, "<100>"
+            spec = {"data": base64.b64encode(messages.body(spec)[100:]).decode()}
         if not section:
             self.folder.bodies[message.uid] += 1
             self.state.counts["bodies"] += 1
@@ -170,6 +173,10 @@ class Fetching:
         lie = self.fault("lie", message.uid)
         self.writer.write({"plus": b"{%d+}\r\n", "literal8": b"~{%d}\r\n"}.get(form, b"{%d}\r\n") % (size + (lie["by"] if lie else 0)))
         await self.literal(message, spec)
+        if form == "two-bodies" and not section:
+            self.writer.write(b" BODY[] {5}\r\nagain")
+        if form == "more-bodies" and not section:
+            self.writer.write(b" BODY[HEADER] {5}\r\nagain")
 
     async def literal(self, message, spec):
         cut, drip, hang = self.fault("close-mid-literal", message.uid), self.fault("drip"), self.fault("hang-mid-literal", message.uid)

@@ -489,6 +489,34 @@ def test_owed_message_comes_in_parts(scene):
     assert scene.daemon.of(BAD)["folders"][0]["owed"] == 0
 
 
+def test_owed_message_without_its_second_part(scene):
+    """exchange-online 5.9: an empty TEXT makes a header no message, and it stays owed; one that is no larger than its header has none"""
+    uids = scene.add(BAD, 5)
+    uids += scene.simulator.add(BAD, [{"text": "Message-ID: <header-only@sim.example>\r\nSubject: a header and nothing else\r\n\r\n"}])
+    scene.simulator.fault("fetch-whole-empty", BAD, uids=uids[2:])
+    scene.simulator.fault("size-off", BAD, uids=uids[5:], by=0)
+    for uid, form in zip(uids[2:5], ("NIL", '""', "{0}\r\n")):
+        scene.simulator.fault("body-nil", BAD, uids=[uid], form=form, sections=["TEXT"])
+    scene.start(60)
+    for uid in uids[2:5]:
+        scene.daemon.wait_line("message UID %d could not be had .*trying again in 600 s" % uid)
+    scene.daemon.wait_delivered(BAD, 3)
+    assert scene.daemon.of(BAD)["folders"][0]["owed"] == 3
+    scene.clear()
+    scene.mended()
+
+
+@pytest.mark.parametrize("form", ["two-bodies", "more-bodies", "from-the-middle"])
+def test_what_is_more_or_less_than_the_message(scene, form):
+    """RFC 3501 7.4.2: a second body is no part of the first, and what has an origin is a part of the whole: had again, alone"""
+    uids = scene.add(BAD, 6)
+    scene.simulator.fault("fetch-odd", BAD, uids=[uids[2]], form=form, count=1)
+    scene.start(40)
+    scene.daemon.wait_line("message UID %d could not be had .*trying again in 60 s" % uids[2])
+    scene.mended()
+    assert scene.daemon.of(BAD)["folders"][0]["owed"] == 0
+
+
 def test_message_that_is_given_up(simulator, make_daemon):
     """exchange-online 5.8: after 1 min, 10 min and 1 h it is reported; never dropped, moved or deleted; later mail flows on"""
     scene = Scene(simulator, make_daemon(program="mailpolld-scaled"))
