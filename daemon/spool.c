@@ -175,6 +175,16 @@ static void file_over(struct spool_file *f, bool whole)
 		ops->on_done(arg, error, size);
 }
 
+/* It is gone from the disk. More of it may come for long, and others need the room. */
+static void file_failed(struct spool_file *f, int error)
+{
+	if (f->error == 0)
+		f->error = error;
+	f->spool->bytes -= f->size_bytes;
+	f->size_bytes = 0;
+	evbuffer_drain(f->pending, evbuffer_get_length(f->pending));
+}
+
 static void done_write(struct job *job)
 {
 	struct write_job *w = (struct write_job *)job;
@@ -183,8 +193,8 @@ static void done_write(struct job *job)
 	f->busy = false;
 	f->writing_bytes = 0;
 	f->fd = w->fd;
-	if (f->error == 0)
-		f->error = w->error;
+	if (w->error != 0)
+		file_failed(f, w->error);
 	if (w->has_free)
 		volume_note_free(f->volume, w->free_bytes);
 	if (w->remove) {
