@@ -50,7 +50,7 @@ void folder_forget_uids(struct folder *f)
 	ranges_done(&f->given_up_away);
 	ranges_done(&f->after_copied);
 	ranges_done(&f->after_doubted);
-	f->suspect = f->singly_to = f->waiting_to = 0;
+	f->suspect = f->singly_to = f->waiting_to = f->large_uid = 0;
 }
 
 void folder_forget_session(struct folder *f)
@@ -200,8 +200,26 @@ void folder_note_size(struct folder *f, uint32_t uid, uint64_t bytes)
 	f->sizes[f->n_sizes++].bytes = bytes < FOLDER_SIZE_BELIEVED ? bytes : FOLDER_SIZE_BELIEVED;
 }
 
+void folder_note_large(struct folder *f, uint32_t uid, uint64_t bytes)
+{
+	f->large_uid = uid;
+	f->large_bytes = bytes;
+}
+
+uint64_t folder_estimate(const struct folder *f, const struct ranges *uids)
+{
+	uint64_t bytes = f->large_uid != 0 && ranges_has(uids, f->large_uid) ? f->large_bytes : 0;
+
+	for (size_t i = 0; i < f->n_sizes; i++)
+		if (f->sizes[i].uid != f->large_uid && ranges_has(uids, f->sizes[i].uid))
+			bytes += f->sizes[i].bytes;
+	return bytes;
+}
+
 static uint64_t size_of(const struct folder *f, uint32_t uid)
 {
+	if (uid == f->large_uid)
+		return f->large_bytes;
 	for (size_t i = 0; i < f->n_sizes; i++)
 		if (f->sizes[i].uid == uid)
 			return f->sizes[i].bytes;

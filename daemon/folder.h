@@ -36,6 +36,7 @@ struct folder {
 	unsigned first_searches;	/* at first contact: how many have been asked */
 	struct ranges left_out;		/* ... and what `start` leaves out, so far */
 	struct { uint32_t uid; uint64_t bytes; } *sizes; size_t n_sizes;	/* estimates for the lowest pending; NULL: not asked */
+	uint32_t large_uid; uint64_t large_bytes;	/* there was no room for this one when it came; it has told its size; 0: none */
 	char *place_dir; struct volume *volume; ino_t place_inode; mode_t mode; gid_t gid;	/* where its messages are spooled; NULL: not known */
 	bool place_stale;		/* prepare it again before the next fetch */
 	bool preparing, beginning;	/* an answer is due: of the sink's prepare; of the store */
@@ -87,6 +88,8 @@ void folder_pick_owed(struct folder *, uint32_t uid, struct ranges *ret_batch);	
 /* An estimate, and no more believed than the largest messages there are (exchange-online 5.7, 6). */
 #define FOLDER_SIZE_BELIEVED (UINT64_C(256) << 20)
 void folder_note_size(struct folder *, uint32_t uid, uint64_t bytes);
+void folder_note_large(struct folder *, uint32_t uid, uint64_t bytes);	/* no estimate; of the last such message */
+uint64_t folder_estimate(const struct folder *, const struct ranges *uids);	/* bytes, as far as is known */
 /* The lowest UID that may be settled along with uid, since none in between exists. */
 uint32_t folder_settle_from(const struct folder *, uint32_t uid);
 void folder_settled(struct folder *, uint32_t from, uint32_t uid);

@@ -9,6 +9,7 @@
 
 #define WINDOW_MESSAGES 400		/* fetched and not delivered for sure; what a crash may make us fetch again */
 #define WINDOW_BYTES (UINT64_C(32) << 20)
+#define BODY_BYTES_MAX UINT32_MAX	/* RFC 3501's numbers end there, and all messages long before */
 #define ROOM_WAIT_MS_MAX 60000		/* other mailboxes' messages soon leave the spool */
 
 struct arrival {			/* a message from its first byte until the delivery has it */
@@ -78,16 +79,6 @@ static void ask_sizes(struct mailbox *m, struct folder *f)
 	ranges_done(&rest);
 }
 
-static uint64_t estimate(const struct folder *f, const struct ranges *uids)
-{
-	uint64_t bytes = 0;
-
-	for (size_t i = 0; i < f->n_sizes; i++)
-		if (ranges_has(uids, f->sizes[i].uid))
-			bytes += f->sizes[i].bytes;
-	return bytes;
-}
-
 static void wait_for_room(struct mailbox *m, const struct folder *f, uint64_t bytes, const char *why)
 {
 	bool first = m->no_room == NULL;
@@ -134,7 +125,7 @@ static enum step fetch_batch(struct mailbox *m, struct folder *f)
 	const char *no_room;
 
 	folder_pick(f, batch_max(m, f), own < all ? own : all, &batch);
-	bytes = estimate(f, &batch);
+	bytes = folder_estimate(f, &batch);
 	no_room = spool_no_room(m->env->spool, f->volume, bytes);
 	if (no_room == NULL) {
 		m->room_waits = (struct backoff){ 0 };
@@ -151,12 +142,13 @@ static enum step fetch_batch(struct mailbox *m, struct folder *f)
 /* One that could not be had before, alone (exchange-online 5.8). */
 static enum step fetch_owed(struct mailbox *m, struct folder *f, uint32_t uid)
 {
+	uint64_t bytes = uid == f->large_uid ? f->large_bytes : 0;
 	struct ranges batch = { 0 };
-	const char *no_room = spool_no_room(m->env->spool, f->volume, 0);
+	const char *no_room = spool_no_room(m->env->spool, f->volume, bytes);
 
 	if (no_room != NULL) {
 		fetch_release(m);
-		wait_for_room(m, f, 0, no_room);
+		wait_for_room(m, f, bytes, no_room);
 		return STEP_NOTHING;
 	}
 	m->room_waits = (struct backoff){ 0 };
@@ -317,6 +309,29 @@ static bool split_part(struct mailbox *m, const char *section, uint64_t size_byt
 	return false;
 }
 
+/* What comes is that large, whatever was estimated. Without room for it the session ends, and the next one waits for that; a small one goes
+ * over the limits by no more than was allowed for. */
+static bool has_room(struct mailbox *m, struct folder *f, uint32_t uid, uint64_t size_bytes)
+{
+	const char *no_room = size_bytes > WINDOW_BYTES ? spool_no_room(m->env->spool, f->volume, size_bytes) : NULL;
+
+	if (no_room == NULL)
+		return true;
+	folder_note_large(f, uid != 0 ? uid : ranges_first(&m->batch), size_bytes);
+	wait_for_room(m, f, size_bytes, no_room);
+	mailbox_end_session(m, NULL);
+	return false;
+}
+
+/* No message is so large. fetch_over() finds out which one is told so. */
+static void end_by_size(struct mailbox *m, uint64_t size_bytes)
+{
+	struct failure why;
+
+	failure_own(&why, "protocol", &m->subject, "FETCH gave a message of %llu bytes", (unsigned long long)size_bytes);
+	mailbox_end_session(m, &why);
+}
+
 void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, uint64_t size_bytes)
 {
 	struct folder *f = m->task_folder;
@@ -325,10 +340,16 @@ void fetch_on_body_start(struct mailbox *m, const char *section, uint32_t uid, u
 	struct arrival *a;
 	char name[64];
 
+	if (size_bytes > BODY_BYTES_MAX) {
+		end_by_size(m, size_bytes);
+		return;
+	}
 	if (m->task == TASK_FETCH && m->split != SPLIT_NO && split_part(m, section, size_bytes))
 		section = "";		/* it begins as a whole one does */
 	if (m->task != TASK_FETCH || m->coming != NULL || section[0] != '\0' || size_bytes == 0 || (uid != 0 && !ranges_has(&m->batch, uid)))
 		return;			/* nobody asked for it: its bytes are dropped */
+	if (!has_room(m, f, uid, size_bytes))
+		return;
 	a = xcalloc(1, sizeof(*a));
 	a->mailbox = m;
 	a->folder = f;

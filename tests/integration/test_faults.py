@@ -106,6 +106,7 @@ BODIES = [
     Fault("hang-in-a-literal", "network", NETWORK, "timed out while in a command", "hang-mid-literal", {"after": 700}),
     Fault("literal-longer-than-told", "protocol", NETWORK, "what is not IMAP", "lie", {"by": -40}),
     Fault("literal-shorter-than-told", "network", NETWORK, "", "lie", {"by": 100000}),
+    Fault("literal-of-4-eib", "protocol", NETWORK, "what is not IMAP", "lie", {"by": 2 ** 62}),
 ]
 # what befalls one message as long as it lasts; 5.8 A, B, C and 5.9
 MESSAGES = [("fetch-empty", {}), ("substitute", {}), ("fetch-no", {}), ("fetch-no", {"text": "Server Unavailable. 15"}), ("close-mid-literal", {"after": 700}), ("body-nil", {"form": "NIL"})]

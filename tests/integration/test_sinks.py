@@ -364,6 +364,29 @@ def test_too_little_room(simulator, daemon):
     assert simulator.state(ADDRESS)["logins"] == 1
 
 
+def test_too_little_room_for_a_large_message(simulator, daemon, tmp_path):
+    """It says itself how large it is: nothing of it stays, and it is not asked for again before there is room"""
+    simulator.mailbox(ADDRESS)
+    with small_disk(daemon, tmp_path, "50m") as mount:
+        daemon.config([{"address": ADDRESS, "deliver": {"maildir": mount + "/m"}}], top={"min_free": "8M"})
+        daemon.start()
+        daemon.wait_state(ADDRESS, "watching")
+        uid, = simulator.add(ADDRESS, [{"big": 43 << 20}])      # alone: no size is asked for
+        status = daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+        assert status["mailboxes"][0]["error"].startswith("no room for %d bytes" % (43 << 20)) and "min_free" in status["mailboxes"][0]["hint"]
+        simulator.wait("logins", 2, ADDRESS)
+        simulator.add(ADDRESS, [{"seed": 1, "size": 2000}])
+        daemon.poll(ADDRESS)
+        simulator.wait("command:UID FETCH", 2)      # for the sizes of both
+        daemon.wait(lambda s: s["mailboxes"][0]["state"] == "held")
+        assert simulator.folder(ADDRESS)["fetched"] == {str(uid): 1} and simulator.state(ADDRESS)["logins"] == 2
+        assert Maildir(mount + "/m").tmp() == [] and not daemon.has_line("event=owed")
+        subprocess.run(["mount", "-o", "remount,size=100m", mount], check=True)
+        daemon.poll(ADDRESS)
+        daemon.wait_delivered(ADDRESS, 2, timeout=20)
+        assert Maildir(mount + "/m").sums() == collections.Counter(simulator.sums(ADDRESS).values())
+
+
 def test_room_for_commands(simulator, daemon, tmp_path):
     """min_free of state_dir's file system, where nothing but what a command reads is written: looked at anew by who waits for it"""
     simulator.mailbox(ADDRESS)

@@ -274,6 +274,28 @@ static void test_batches_by_size(void **state)
 	folder_done(&f);
 }
 
+/* One that has come and had no room is as large as it said, not as was estimated. */
+static void test_a_large_one_is_remembered(void **state)
+{
+	struct folder f;
+	struct ranges batch = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	look(&f, "1:4", 4, "");
+	for (uint32_t uid = 1; uid <= 4; uid++)
+		folder_note_size(&f, uid, 100);
+	folder_note_large(&f, 3, 2 * FOLDER_SIZE_BELIEVED);
+	folder_pick(&f, 100, 1000, &batch);
+	expect(&batch, "1:2");
+	assert_int_equal(folder_estimate(&f, &batch), 200);
+	folder_pick(&f, 100, 3 * FOLDER_SIZE_BELIEVED, &batch);
+	expect(&batch, "3:4");
+	assert_int_equal(folder_estimate(&f, &batch), 2 * FOLDER_SIZE_BELIEVED + 100);
+	ranges_done(&batch);
+	folder_done(&f);
+}
+
 /* Sums of what is told stay below 2^64. */
 static void test_sizes_that_cannot_be(void **state)
 {
@@ -444,7 +466,8 @@ int main(void)
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
 		cmocka_unit_test(test_what_came_since_proves_nothing), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
 		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
-		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
+		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_a_large_one_is_remembered),
+		cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 		cmocka_unit_test(test_owed_by_a_clock_that_was_ahead),
 	};
 

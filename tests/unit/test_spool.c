@@ -55,9 +55,9 @@ static int setup(void **state)
 	w->base = event_base_new();
 	w->workers = workers_new(w->base);
 	w->volumes = volumes_new(w->workers);
-	w->spool = spool_new(1 << 20, 0);
 	w->place = (struct spool_place){ .dir = w->dir, .volume = volume_get(w->volumes, st.st_dev, w->dir), .inode = st.st_ino, .mode = 0600,
 	    .gid = (gid_t)-1 };
+	w->spool = spool_new(1 << 20, 0, w->place.volume);
 	*state = w;
 	return 0;
 }
