@@ -373,10 +373,12 @@ static void on_auth_plus(struct imap_session *s, const struct imap_response *r)
 
 static void on_auth_done(struct imap_session *s, const struct imap_response *r)
 {
-	if (r->status != IMAP_OK || s->phase == P_AUTH_REFUSED) {
+	if (r->status != IMAP_OK) {
 		end_by_answer(s, r->status == IMAP_BAD ? ANSWER_BAD : ANSWER_NO, r);
 		return;
 	}
+	free(s->refusal);		/* a `+` that was none, after all */
+	s->refusal = NULL;
 	forget_capabilities(s);		/* those of before the login do not count any more */
 	if (r->code != NULL && strcmp(r->code, "CAPABILITY") == 0) {
 		keep_capabilities(s, r->code_args);

@@ -26,7 +26,7 @@ In imap.py and fetch.py, within an answer:
                  uidvalidity (is), uidnext (is), permanent-flags (flags), select-no (uids: names of folders), exists-before-plus, slow-plus (seconds), silent-idle,
                  idle-cut (after_s)
     afterwards   store-no, move-no, copy-no, expunge-no, move-nothing, bare-copyuid, close-after-move, slow-copy (each_s)
-    signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), no-permission, delay-CMD (seconds),
+    signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), odd-plus (says), no-permission, delay-CMD (seconds),
                  connections (most: so many sessions of a mailbox, 5.13)
     the server   options (greeting, before, after, without, bads), long-capability (words, lines), no-idle, no-move, no-uidplus, no-sasl-ir
     at once      close-on-connect, hang-greeting, greeting (line, close), cut (after: so many bytes the connection ends; single: each byte comes

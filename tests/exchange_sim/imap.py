@@ -332,6 +332,11 @@ class Session(fetch.Fetching):
                 self.say("* BYE Connection is closed.")
                 await self.close()
             return
+        odd = self.state.fault(mailbox, "odd-plus")
+        if odd:                                 # asks again for what it has, or has something to say, and takes it all the same
+            self.say("+ " + base64.b64encode(odd["says"].encode()).decode())
+            await self.writer.drain()
+            await self.read_line()
         self.mailbox, self.token = mailbox, token
         mailbox.came(self)
         self.state.counts["logins"] += 1

@@ -43,6 +43,18 @@ def test_capabilities_in_the_greeting(simulator, daemon, words, asks):
     assert simulator.state()["commands"]["CAPABILITY"] == 1 + asks         # after the sign-in, all the same (4.1)
 
 
+@pytest.mark.parametrize("says", ["", '{"status":"200"}'])
+def test_a_challenge_before_the_ok(simulator, daemon, says):
+    """exchange-online 4.2: a `+` after the response is a refusal's beginning, but the tagged answer tells"""
+    simulator.mailbox(M)
+    simulator.fault("odd-plus", M, says=says)
+    all_arrive(simulator, daemon, 1)
+    simulator.post("/drop", address=M)
+    simulator.wait("logins", 2, M)
+    daemon.wait_state(M, "watching")
+    assert not daemon.has_line("refused sign-in")
+
+
 @pytest.mark.parametrize("kind", ["esearch", "unsolicited", "odd-flags", "number-above-exists", "fetch-descending", "search-descending"])
 def test_answers_nobody_asked_for(simulator, daemon, kind):
     """exchange-online 4.6, 4.10; RFC 3501 7"""
