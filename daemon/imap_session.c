@@ -13,6 +13,7 @@
 #include "tls_stream.h"
 
 #define IDLE_END_MS 30000
+#define COPIED_RANGES_MAX 10000		/* of COPYUID; a command is for some hundreds of messages */
 #define REFUSAL_WORD 200		/* longer than a refusal's JSON, shorter than an access token */
 
 enum phase {
@@ -395,12 +396,14 @@ static void note_code(struct imap_session *s, const struct imap_response *r)
 {
 	if (r->code == NULL)
 		return;
-	if (strcmp(r->code, "COPYUID") == 0 && (s->command == COMMAND_COPY || s->command == COMMAND_MOVE) && imap_add_copied(r->code_args, &s->copied))
-		s->done.copied = &s->copied;
-	else if (strcmp(r->code, "UIDVALIDITY") == 0 && s->command == COMMAND_SELECT && r->has_code_number)
+	if (strcmp(r->code, "COPYUID") == 0 && (s->command == COMMAND_COPY || s->command == COMMAND_MOVE)) {
+		if (s->copied.n <= COPIED_RANGES_MAX && imap_add_copied(r->code_args, &s->copied))
+			s->done.copied = &s->copied;
+	} else if (strcmp(r->code, "UIDVALIDITY") == 0 && s->command == COMMAND_SELECT && r->has_code_number) {
 		s->done.uidvalidity = r->code_number;
-	else if (strcmp(r->code, "UIDNEXT") == 0 && s->command == COMMAND_SELECT && r->has_code_number)
+	} else if (strcmp(r->code, "UIDNEXT") == 0 && s->command == COMMAND_SELECT && r->has_code_number) {
 		s->done.uidnext = r->code_number;
+	}
 }
 
 static void on_command_line(struct imap_session *s, const struct imap_response *r)

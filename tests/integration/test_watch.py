@@ -622,6 +622,20 @@ def test_after_that_is_not_wanted_any_more(simulator, daemon):
     assert new == [4] and set(simulator.folder(ADDRESS)["messages"]) == {"1", "2", "3"}
 
 
+def test_copyuid_without_end(simulator, daemon):
+    """What is kept of an answer is bounded; what comes after that has not been heard, and is looked for"""
+    simulator.mailbox(ADDRESS, ["INBOX", "Done"])
+    uid, = simulator.add(ADDRESS, [{"seed": 1, "size": 1200}])
+    sets = [",".join(str(n) for n in range(first, first + 12000, 2)) for first in (10000, 30000)] + [str(uid)]
+    simulator.fault("answer", ADDRESS, command="UID MOVE", count=1, line="\n".join(["* OK [COPYUID 14 %s 1] moved" % s for s in sets] + ["{tag} OK MOVE completed."]))
+    daemon.config([{"address": ADDRESS, "after": DONE}])
+    daemon.start()
+    daemon.wait_line("event=after-refused .*the messages are where they were")
+    daemon.poll(ADDRESS)
+    daemon.wait(lambda s: s["mailboxes"][0]["folders"][0]["after_owed"] == 0)
+    assert simulator.folder(ADDRESS)["messages"] == {} and len(simulator.folder(ADDRESS, "Done")["messages"]) == 1
+
+
 def test_after_that_fails_does_not_stop_delivery(simulator, daemon):
     simulator.mailbox(ADDRESS)
     simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(3)])
