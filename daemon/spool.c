@@ -17,6 +17,7 @@
 
 #define ACL_XATTR "system.posix_acl_access"
 #define CHUNK_BYTES (64 * 1024)		/* written at a time */
+#define COPIED_BYTES 4096		/* less is copied: what brings it is a chain of libevent's with 16 KiB, however little a record has */
 #define LAG_HIGH_BYTES (256 * 1024)	/* waiting: stop reading */
 #define LAG_LOW_BYTES (64 * 1024)	/* waiting: go on */
 
@@ -233,13 +234,20 @@ struct spool_file *spool_file_new(struct spool *spool, const struct spool_place 
 
 void spool_file_take(struct spool_file *f, struct evbuffer *from, size_t len)
 {
+	char few[COPIED_BYTES];
+
 	if (f->error != 0) {		/* on_done will tell; the rest has nowhere to go */
 		evbuffer_drain(from, len);
 		return;
 	}
 	f->size_bytes += len;
 	f->spool->bytes += len;
-	evbuffer_remove_buffer(from, f->pending, len);
+	if (len < sizeof(few)) {
+		evbuffer_remove(from, few, len);
+		evbuffer_add(f->pending, few, len);
+	} else {
+		evbuffer_remove_buffer(from, f->pending, len);
+	}
 	file_next(f);
 }
 

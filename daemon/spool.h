@@ -1,5 +1,5 @@
-/* spool.h - messages streaming into files, and how much room they all take. Bytes are moved, not copied, from the
- * session's buffer; they are written in order on the volume's lane. */
+/* spool.h - messages streaming into files, and how much room they all take. Bytes are moved, and only a few at a time copied,
+ * from the session's buffer; they are written in order on the volume's lane. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -32,7 +32,7 @@ struct spool_file_ops {
 };
 /* Makes dir/name, not before its first byte is written. */
 struct spool_file *spool_file_new(struct spool *, const struct spool_place *, const char *name, const struct spool_file_ops *, void *arg);
-void spool_file_take(struct spool_file *, struct evbuffer *from, size_t len);	/* moves exactly len bytes */
+void spool_file_take(struct spool_file *, struct evbuffer *from, size_t len);	/* takes exactly len bytes out of it */
 bool spool_file_lags(struct spool_file *);	/* read no more until on_room */
 void spool_file_finish(struct spool_file *);
 void spool_file_abort(struct spool_file **);		/* removes the file; no callback comes. NULL inside is fine */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/event.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,31 @@ static void finish(struct world *w, struct spool_file *f)
 		event_base_loop(w->base, EVLOOP_ONCE);
 }
 
+static void test_small_records_take_little_memory(void **state)
+{
+	struct world *w = *state;
+	struct spool_file *f = spool_file_new(w->spool, &w->place, "one", &ops, w);
+	size_t before = mallinfo2().uordblks;
+	char *path = xasprintf("%s/one", w->dir), got[101];
+	FILE *file;
+
+	for (int i = 0; i < 1000; i++)
+		take(f, &"0123456789"[i % 10], 1);
+	assert_true(mallinfo2().uordblks - before < 64 * 1024);
+	finish(w, f);
+	assert_int_equal(w->error, 0);
+	assert_int_equal(w->size_bytes, 1000);
+	assert_int_equal(spool_bytes(w->spool), 1000);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	assert_int_equal(fread(got, 1, 100, file), 100);
+	assert_memory_equal(got + 95, "56789", 5);
+	fclose(file);
+	unlink(path);
+	free(path);
+	spool_release(w->spool, 1000);
+}
+
 /* A message may go on for long after a write has failed: what it does not take is others'. */
 static void test_what_cannot_be_written_takes_no_room(void **state)
 {
@@ -136,6 +162,7 @@ static void test_what_cannot_be_written_takes_no_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_small_records_take_little_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_what_cannot_be_written_takes_no_room, setup, teardown),
 	};
 
