@@ -1,5 +1,5 @@
 /* The queue: one transaction runs, what is submitted meanwhile shares the next, and what may wait begins none by itself for a while:
- * a message's settlement shares the next message's intent. SQL is in store_db.c. */
+ * a message's settlement shares the next message's intent. The SQL is in store_db.c. */
 #include <event2/event.h>
 #include <sqlite3.h>
 #include <stdatomic.h>
