@@ -1,11 +1,13 @@
 /* The state's file: its lock, whether it is sound and ours, and its schema. What is in it is read and written in store_db.c. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "store_private.h"
 #include "util.h"
@@ -119,11 +121,27 @@ int db_migrate(sqlite3 *sqlite, const char *path, const char *const *steps, int 
 	return -1;
 }
 
+/* What root made in another user's directory would be closed to that user, and end each start of the service. */
+static int check_owner(const char *state_dir, char *ret_error, size_t size)
+{
+	const struct passwd *owner;
+	struct stat st;
+
+	if (geteuid() != 0 || stat(state_dir, &st) < 0 || st.st_uid == 0)
+		return 0;
+	owner = getpwuid(st.st_uid);
+	snprintf(ret_error, size, "state_dir %s belongs to user %s: start mailpolld as that user (systemctl start mailpolld; by hand with runuser -u)",
+	    state_dir, owner != NULL ? owner->pw_name : "unknown");
+	return -1;
+}
+
 int db_lock(const char *state_dir, char *ret_error, size_t size)
 {
 	char *path = xasprintf("%s/lock", state_dir);
-	int fd, error = 0;
+	int fd = -1, error = 0;
 
+	if (check_owner(state_dir, ret_error, size) < 0)
+		goto out;
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
 		error = errno;
@@ -135,6 +153,7 @@ int db_lock(const char *state_dir, char *ret_error, size_t size)
 		close(fd);
 		fd = -1;
 	}
+out:
 	free(path);
 	return fd;
 }

@@ -3,6 +3,7 @@ import grp
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 
@@ -306,3 +307,13 @@ def test_directory_service_that_does_not_answer(simulator, daemon, tmp_path):
     assert [m["state"] for m in status["mailboxes"]] == ["watching"] and told in status["config"]["error"]
     no_groups.unlink()
     assert daemon.ctl("reload").returncode == 0 and simulator.state(address)["logins"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_in_another_users_state(simulator, daemon):
+    """Its files would be closed to the daemon's own user, for whom each start would fail then"""
+    daemon.config(["support@contoso.example"])
+    shutil.chown(daemon.state_dir, "nobody")
+    daemon.start(ready=False)
+    assert daemon.finish() == 71 and daemon.has_line("event=start-failed .*belongs to user nobody: start mailpolld as that user")
+    assert os.listdir(daemon.state_dir) == []
