@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.parse
 
 BUILD = os.environ.get("BUILD_DIR", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "build"))
 LAG_MOST_MS = 1000 if "/asan" in BUILD else 100         # of the loop, beside other tests; see Daemon.lag_ms()
@@ -240,8 +241,13 @@ class Daemon:
         assert code == 200
         return body
 
+    @staticmethod
+    def only(address):
+        """The query for a status of this mailbox alone."""
+        return "?match=" + urllib.parse.quote(address)
+
     def of(self, address):
-        return next(m for m in self.status()["mailboxes"] if m["address"] == address)
+        return next(m for m in self.status(self.only(address))["mailboxes"] if m["address"] == address)
 
     def poll(self, address):
         assert self.request("POST", "/mailboxes/%s/poll" % address)[0] == 200
@@ -256,19 +262,30 @@ class Daemon:
         """Until condition(status) is true; the daemon says so itself."""
         until = time.monotonic() + timeout
         while True:
+            told = self.told()
             status = self.status(query)
             if condition(status):
                 return status
             assert time.monotonic() < until, "%s: not within %d s: %s\n%s" % (what, timeout, json.dumps(status)[:6000], "\n".join(self.lines[-40:]))
             assert self.process.poll() is None, "it ended\n" + "\n".join(self.lines[-60:])
-            threading.Event().wait(0.02)
+            self.wait_told(told)
+
+    def told(self):
+        return len(self.lines) + len(self.notified)
+
+    def wait_told(self, before):
+        """Before it is asked again: until it has told more than this. Most of what changes has a line, not all."""
+        threading.Event().wait(0.02)            # what comes by the dozen is one change
+        with self.changed:
+            self.changed.wait_for(lambda: self.told() > before, 0.18)
 
     def wait_state(self, address, *states, timeout=60):
-        return self.wait(lambda s: any(m["address"] == address and m["state"] in states for m in s["mailboxes"]), timeout, "%s %s" % (address, states))
+        return self.wait(lambda s: any(m["address"] == address and m["state"] in states for m in s["mailboxes"]), timeout, "%s %s" % (address, states),
+                         self.only(address))
 
     def wait_delivered(self, address, n, timeout=120):
         self.wait(lambda s: sum(f["delivered"] for m in s["mailboxes"] if m["address"] == address for f in m["folders"]) >= n, timeout,
-                  "%d delivered to %s" % (n, address))
+                  "%d delivered to %s" % (n, address), self.only(address))
 
     def wait_total(self, n, timeout=240):
         self.wait(lambda s: sum(f["delivered"] for m in s["mailboxes"] for f in m["folders"]) >= n, timeout, "%d delivered" % n)

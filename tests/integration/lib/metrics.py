@@ -1,7 +1,6 @@
 """What the daemon tells on its port for Prometheus."""
 import contextlib
 import http.client
-import threading
 import time
 
 
@@ -23,9 +22,11 @@ def numbers(text):
 def wait_numbers(daemon, port, timeout=60, **expected):
     """Until all of these are so at the same time; gives all numbers. Names without mailpolld_; a function in place of a value judges it."""
     until, n = time.monotonic() + timeout, None
-    while n is None or not all(value(n[name]) if callable(value) else n.get(name) == value for name, value in expected.items()):
-        assert time.monotonic() < until and daemon.process.poll() is None, "%r of %r\n%s" % (expected, n, "\n".join(daemon.lines[-40:]))
-        threading.Event().wait(0.02)
+    while True:
+        told = daemon.told()
         with contextlib.suppress(ConnectionError, http.client.HTTPException):       # in fast time who asks has as much less time
             n = {name.partition("_")[2]: value for name, value in numbers(get(port, "/metrics")[2]).items()}
-    return n
+            if all(value(n[name]) if callable(value) else n.get(name) == value for name, value in expected.items()):
+                return n
+        assert time.monotonic() < until and daemon.process.poll() is None, "%r of %r\n%s" % (expected, n, "\n".join(daemon.lines[-40:]))
+        daemon.wait_told(told)
