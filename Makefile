@@ -101,7 +101,7 @@ $(BUILD)/obj $(BUILD)/unit:
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/unit/*.d)
 .PRECIOUS: $(BUILD)/obj/%.o
 
-# All that tests run, by all processors; the tests themselves come one after the other.
+# All that tests run, by all processors.
 JOBS ?= $(shell nproc)
 test-programs:
 	$(MAKE) -j$(JOBS) all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so $(BUILD)/errors_page $(UNIT_TESTS)
@@ -109,8 +109,12 @@ test-programs:
 # The package first where it can be built, so that no test competes with its compilers.
 test: test-programs unit check-tree $(and $(wildcard /usr/bin/dh),$(wildcard /usr/bin/lintian),deb) integration
 
+# Side by side, what each prints in one piece.
 unit: $(UNIT_TESTS)
-	@set -e; for t in $(UNIT_TESTS); do echo "== $$t"; $$t; done
+	@$(MAKE) --no-print-directory -j$(JOBS) --output-sync=target $(UNIT_TESTS:$(BUILD)/unit/%=unit-%)
+$(UNIT_TESTS:$(BUILD)/unit/%=unit-%): unit-%: $(BUILD)/unit/%
+	@echo "== $<"; $<
+.PHONY: $(UNIT_TESTS:$(BUILD)/unit/%=unit-%)
 
 integration: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
 	BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -rs -p no:cacheprovider $(if $(wildcard /usr/lib/python3/dist-packages/xdist),-n $(TEST_JOBS)) \
