@@ -164,15 +164,23 @@ crash soak: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
 format:
 	git clang-format --extensions c,h HEAD
 
-fuzz: $(FUZZERS:%=build/fuzz/%)
-	@set -e; for f in $(FUZZERS); do echo "== $$f"; mkdir -p build/fuzz/corpus/$$f; \
-		seeds=tests/fuzz/seeds/$$f; [ -d $$seeds ] || seeds=; \
-		build/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=200000 -verbosity=0 \
-			-print_final_stats=1 build/fuzz/corpus/$$f $$seeds; done
+# With -j side by side; with -O what each prints stands together.
+fuzz: $(FUZZERS:%=run-%)
+$(FUZZERS:%=run-%): run-%: build/fuzz/%
+	@echo "== $*"; mkdir -p build/fuzz/corpus/$*
+	@build/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=200000 -verbosity=0 \
+		-print_final_stats=1 build/fuzz/corpus/$* $(wildcard tests/fuzz/seeds/$*)
+.PHONY: $(FUZZERS:%=run-%)
 FUZZ_CC ?= clang
-build/fuzz/%: tests/fuzz/%.c $(SHARED)
-	@mkdir -p build/fuzz
-	$(FUZZ_CC) $(filter-out -Werror,$(CFLAGS_ALL)) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< $(SHARED) $(LIBS)
+FUZZ_FLAGS = $(filter-out -Werror,$(CFLAGS_ALL)) -fno-sanitize-recover=all
+build/fuzz/%: tests/fuzz/%.c build/fuzz/libshared.a
+	$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< build/fuzz/libshared.a $(LIBS)
+build/fuzz/libshared.a: $(SHARED:daemon/%.c=build/fuzz/obj/%.o)
+	rm -f $@ && ar rcs $@ $^
+build/fuzz/obj/%.o: daemon/%.c Makefile
+	@mkdir -p $(@D)
+	$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -MMD -c -o $@ $<
+-include $(wildcard build/fuzz/obj/*.d)
 
 demo: all
 	$(PYTHON) tests/demo.py
