@@ -29,8 +29,8 @@ In imap.py and fetch.py, within an answer:
     signing in   auth-refused (form: json, json-echo, echo, bye), hang-authenticate, slow-sign-in (seconds), odd-plus (says), no-permission, delay-CMD (seconds),
                  connections (most: so many sessions of a mailbox, 5.13)
     the server   options (greeting, before, after, without, bads), long-capability (words, lines), no-idle, no-move, no-uidplus, no-sasl-ir
-    at once      close-on-connect, hang-greeting, greeting (line, close), cut (after: so many bytes the connection ends; single: each byte comes
-                 by itself): for a line's port, or for everybody
+    at once      close-on-connect, hang-greeting, greeting (line, close), cut (after: so many bytes the connection ends, which "cuts" counts;
+                 single: each byte comes by itself): for a line's port, or for everybody
 """
 import asyncio
 import socket

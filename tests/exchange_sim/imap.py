@@ -152,7 +152,7 @@ class Session(fetch.Fetching):
     async def run(self):
         cut = self.fault("cut")
         if cut:
-            self.writer = wire.Cutting(self.writer, cut.get("single", False), cut.get("after"))
+            self.writer = wire.Cutting(self.writer, cut.get("single", False), cut.get("after"), lambda: self.state.counts.update(["cuts"]))
         if self.fault("close-on-connect"):
             return
         if self.fault("hang-greeting"):

@@ -10,10 +10,10 @@ import socket
 
 
 class Cutting:
-    """A writer that gives a record of TLS for each byte (single), or ends the connection after so many (after): what is above TLS, cut."""
+    """A writer that gives a record of TLS for each byte (single), or ends the connection after so many (after) and tells: what is above TLS, cut."""
 
-    def __init__(self, writer, single=False, after=None):
-        self.writer, self.single, self.left = writer, single, after
+    def __init__(self, writer, single=False, after=None, tell=None):
+        self.writer, self.single, self.left, self.tell = writer, single, after, tell
 
     def __getattr__(self, name):
         return getattr(self.writer, name)
@@ -26,6 +26,9 @@ class Cutting:
         if self.left is not None and self.left <= 0:
             self.left = 0
             self.writer.close()             # after what has been written
+            if self.tell:
+                self.tell()
+                self.tell = None
             raise ConnectionAbortedError
 
 

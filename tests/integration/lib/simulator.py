@@ -112,7 +112,12 @@ class Simulator:
         return sorted(at for at, _ in self.call("GET", "/sign-ins")["sign_ins"])
 
     def wait(self, what, at_least, address=None, timeout_s=30):
+        ok, value = self.comes(what, at_least, address, timeout_s)
+        assert ok, "%s is %r, not %r" % (what, value, at_least)
+        return value
+
+    def comes(self, what, at_least, address=None, timeout_s=30):
+        """Does it come to that within this time, and what is it now?"""
         query = {"what": what, "at_least": at_least, "timeout_s": timeout_s, **({"address": address} if address else {})}
         answer = self.call("GET", "/wait?" + urllib.parse.urlencode(query), timeout=timeout_s + 30)
-        assert answer["ok"], "%s is %r, not %r" % (what, answer["value"], at_least)
-        return answer["value"]
+        return answer["ok"], answer["value"]
