@@ -158,7 +158,7 @@ tsan:
 	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" \
 		PYTEST_ARGS="-k 'first_message or fifty or trace or sinks or control or backup'" integration
 crash soak: all $(BUILD)/mailpolld-scaled $(BUILD)/stall.so
-	CHAOS_SEED=$(SOAK_SEED) CHAOS_SECONDS=$(SOAK_SECONDS) BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider \
+	CRASH_KILLS=60 CHAOS_SEED=$(SOAK_SEED) CHAOS_SECONDS=$(SOAK_SECONDS) BUILD_DIR=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider \
 		tests/integration/test_$(if $(filter crash,$@),crash,chaos).py
 # The lines that are not committed yet.
 format:

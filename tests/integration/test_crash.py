@@ -1,4 +1,4 @@
-"""kill -9 at many moments: nothing is lost and nothing delivered twice, whatever a reader does meanwhile."""
+"""kill -9 at many moments, CRASH_KILLS of them: nothing is lost and nothing delivered twice, whatever a reader does meanwhile."""
 import collections
 import os
 import sqlite3
@@ -12,7 +12,7 @@ from lib.maildir import Maildir, sha256_of
 
 ADDRESSES = ["crash%d@contoso.example" % i for i in range(4)]
 PER_MAILBOX = 250
-KILLS = 30
+KILLS = int(os.environ.get("CRASH_KILLS", 12))
 
 
 class Reader:
@@ -57,16 +57,19 @@ def kill_often(simulator, daemon, total):
     """Kills when a FETCH is being answered or a flush runs, spread between 5 % and 95 % of the bodies."""
     in_flight = 0
     for i in range(KILLS):
+        before = simulator.counts("bodies")
         daemon.start(ready=False)
         goal = total * (5 + 90 * i // KILLS) // 100
         until = time.monotonic() + 30
         while True:
             state = simulator.state()
-            if state["counts"].get("bodies", 0) >= goal and state["in_flight"] > 0:
+            bodies = state["counts"].get("bodies", 0)
+            if bodies >= goal and bodies > before and state["in_flight"] > 0:       # of this one, not of the one before
                 break
-            if state["counts"].get("bodies", 0) >= total:
+            if bodies >= total and any(line == "READY=1" for _, line in daemon.notified):
                 break                       # all are on their way: what is in flight now are flushes
             assert time.monotonic() < until and daemon.process.poll() is None, "\n".join(daemon.lines[-30:])
+            threading.Event().wait(0.005)
         in_flight += state["in_flight"] > 0
         daemon.kill9()
     return in_flight
