@@ -8,10 +8,10 @@ import pytest
 
 from lib.simulator import most_within
 
-N, RATE, PER_SECOND, AT_ONCE = 1000, 10, 5, 20
+N, RATE, PER_SECOND, AT_ONCE = 400, 10, 5, 20
 
 
-def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
+def test_many_mailboxes(simulator, make_daemon, tmp_path):
     addresses = ["m%04d@contoso.example" % i for i in range(N)]
     for address in addresses:
         simulator.mailbox(address)
@@ -26,7 +26,7 @@ def test_a_thousand_mailboxes(simulator, make_daemon, tmp_path):
         started = time.monotonic()
         simulator.wait("idling", N, timeout_s=300)
         took_s = (time.monotonic() - started) * RATE
-        daemon.wait(lambda s: [daemon.status("?summary=1")["totals"][k] for k in ("watching", "delivered")] == [N, delivered])
+        daemon.wait(lambda s: [s["totals"][k] for k in ("watching", "delivered")] == [N, delivered], query="?summary=1")
         assert daemon.stop() == 0
         with open(log, encoding="utf-8", errors="replace") as f:
             return f.read().splitlines(), took_s
