@@ -37,7 +37,7 @@ SuccessAction=exit-force
 FailureAction=exit-force
 [Service]
 Type=oneshot
-TimeoutStartSec=180
+TimeoutStartSec=600
 Environment=UNIT=$(basename "$unit") SYSTEMD_COLORS=0 SYSTEMD_PAGER=
 ExecStart=/opt/test
 StandardOutput=file:/test.log

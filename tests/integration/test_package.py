@@ -13,7 +13,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 BOX = "systemd, dbus, python3, openssl, logrotate, "        # besides what the package depends on
 
 
-def run(*args, timeout=600, **more):
+def run(*args, timeout=900, **more):
     done = subprocess.run(args, capture_output=True, text=True, errors="replace", timeout=timeout, **more)
     assert done.returncode == 0, "%s: %s%s" % (args[0], done.stdout[-4000:], done.stderr[-4000:])
     return done.stdout

@@ -34,7 +34,7 @@ def test_under_a_real_systemd(record_property):
              ("%s/systemd/mailpolld.tmpfiles" % ROOT, "/usr/lib/tmpfiles.d/mailpolld.conf"),
              (os.path.join(HERE, "lib"), "/opt/integration/lib"), (os.path.join(ROOT, "tests", "exchange_sim"), "/opt/exchange_sim")]
     done = subprocess.run([os.path.join(ROOT, "tests", "unit_box.sh"), UNIT, os.path.join(ROOT, "tests", "systemd_box.py"),
-                           *("%s:%s" % pair for pair in files)], capture_output=True, text=True, timeout=240)
+                           *("%s:%s" % pair for pair in files)], capture_output=True, text=True, timeout=900)
     print(done.stdout[-6000:], done.stderr[-2000:])
     assert done.returncode == 0 and re.search(r"(?m)^ok all$", done.stdout)
     for line in re.findall(r"(?m)^exposure .*$", done.stdout):
