@@ -97,9 +97,9 @@ def test_garbage(served, to):
 @pytest.mark.parametrize("to", ["control", "metrics"])
 def test_a_slow_request_is_cut_off(served, to):
     """A byte now and then does not keep it: the whole has 10 s"""
+    began = time.monotonic()
     with connect(served, to) as s:
         s.sendall(b"GET /status HTTP/1.1\r\nX: ")
-        began = time.monotonic()
         while not select.select([s], [], [], 0.1)[0]:
             try:
                 s.sendall(b"y")
@@ -108,7 +108,7 @@ def test_a_slow_request_is_cut_off(served, to):
             assert time.monotonic() - began < 10
         answer = read_all(s)
         assert answer == b"" or code(answer) != 200
-        assert time.monotonic() - began > 0.2
+        assert time.monotonic() - began > 2     # 10 s of its own are 2.5
     assert is_alive(served)
 
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from lib.daemon import BUILD, LAG_MOST_MS
+from lib.daemon import BUILD
 from lib.ports import free_port
 
 A, B = "a@contoso.example", "b@contoso.example"
@@ -285,13 +285,14 @@ def test_three_thousand(daemon):
     addresses = ["box%04d@contoso.example" % i for i in range(3000)]
     daemon.config(addresses, defaults={"port": free_port()}, admission={"sessions_per_second": 1}, top={"log_level": "warning"})
     daemon.start()
-    before = daemon.status("?summary=1")["loop"]["lag_max_ms"]
+    daemon.lag_ms()                             # it is counted anew after each answer
     began = time.monotonic()
     shown = daemon.ctl("status")
     took = time.monotonic() - began
     assert len(rows(shown.stdout)) == 3000 and len(shown.stdout.split("\n")) < 3030 and took < 10
     assert len(daemon.status("?match=box29*")["mailboxes"]) == 100
-    assert daemon.status("?summary=1")["loop"]["lag_max_ms"] <= max(before, LAG_MOST_MS)
+    lag_ms, most_ms = daemon.lag_ms()
+    assert lag_ms <= most_ms
 
 
 def test_completion(simulator, daemon):
