@@ -85,7 +85,7 @@ def test_beside_too_many_connections(simulator, ready):
     simulator.post("/token", life_s=10)
     simulator.fault("connections", M, most=1)
     ready.start()
-    simulator.wait("logins", 4, M, timeout_s=60)
+    simulator.wait("logins", 3, M, timeout_s=60)
     assert ready.of(M)["failures"] == 0 and not ready.has_line("failure=")
     expect(ready, "sign-in", "BYE Connection closed. 14", "after errors or too many connections")
 

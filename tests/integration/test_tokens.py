@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lib.daemon import Daemon
+from lib.daemon import Daemon, lateness
 from lib.maildir import Maildir
 from lib.simulator import Simulator
 
@@ -55,9 +55,10 @@ def test_short_tokens(fast):
     simulator.post("/token", life_s=20)
     daemon.config(addresses)
     daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
-    started, n = time.monotonic(), 0
-    while time.monotonic() - started < 120 / FAST:
+    n = 0
+    while any(simulator.state(address)["logins"] < 5 for address in addresses):
         n += 1
+        assert n <= 120
         for address in addresses:
             simulator.add(address, [{"seed": n, "size": 1200}])
         daemon.wait_total(n * len(addresses))
@@ -65,9 +66,7 @@ def test_short_tokens(fast):
         status = daemon.status()
         assert all(m["failures"] == 0 and m["error"] is None for m in status["mailboxes"]), status
         assert credential(status)["error"] is None
-    for address in addresses:
-        assert simulator.state(address)["logins"] >= 5
-        assert simulator.state(address)["refused"] == 0
+    assert all(simulator.state(address)["refused"] == 0 for address in addresses)
     assert not daemon.has_line("event=(sign-in-failed|token-failed|mailbox-stalled)")
 
 
@@ -367,8 +366,9 @@ def test_mail_during_a_planned_sign_in(simulator, daemon, logout_s):
         assert simulator.state(address)["refused"] == 0
     took = sorted(s for address in addresses for s in simulator.state(address)["relogins_s"])
     assert len(waited) == n and not daemon.has_line("failure=|-> queued")
-    assert len(took) >= len(addresses) and took[len(took) // 2] < (1.0 if logout_s else 0.5) and took[-2] < 1.5, took
-    assert sorted(waited)[len(waited) * 95 // 100] < 1, sorted(waited)[-5:]         # who waited for LOGOUT would delay a quarter of them
+    late = lateness.most_s
+    assert len(took) >= len(addresses) and took[len(took) // 2] < (1.0 if logout_s else 0.5) and took[-2] < 1.5 + late, took
+    assert sorted(waited)[len(waited) * 95 // 100] < 1 + late, sorted(waited)[-5:]      # who waited for LOGOUT would delay a quarter of them
 
 
 def test_more_mailboxes_than_can_sign_in_anew(fast):
@@ -394,12 +394,13 @@ def test_more_mailboxes_than_can_sign_in_anew(fast):
 
 @pytest.mark.parametrize("fail", [{"status": 503}, {"status": 401, "error": "invalid_client", "code": 7000222}],
                          ids=["unavailable", "secret-expired"])
-def test_token_in_hand_outlives_the_endpoint(simulator, daemon, fail):
+def test_token_in_hand_outlives_the_endpoint(fast, fail):
     """exchange-online 3.2, 3.3: a renewal fails: the old token is used until its end, sessions go on; back again, nothing has happened"""
+    simulator, daemon = fast
     simulator.mailbox(ADDRESS)
-    simulator.post("/token", life_s=60, refresh_in=2)
+    simulator.post("/token", life_s=120, refresh_in=8)
     daemon.config([ADDRESS], {"watch": "poll", "interval": "1s"})
-    daemon.start()
+    daemon.start(env={"MAILPOLLD_CLOCK_RATE": str(FAST)})
     simulator.wait("logins", 1)
     simulator.post("/token", fail=fail)
     status = daemon.wait(lambda s: credential(s)["state"] == "stale", timeout=60)
