@@ -177,5 +177,5 @@ class Control:
     async def get_wait(self, query):
         until = time.monotonic() + float(query.get("timeout_s", 30))
         while self.value(query) < int(query["at_least"]) and time.monotonic() < until:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
         return {"ok": self.value(query) >= int(query["at_least"]), "value": self.value(query)}

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import shutil
 import sys
@@ -12,10 +13,16 @@ import certs  # noqa: E402  the simulator's
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
-    """Made once: openssl(1) takes longer for them than the simulator to start."""
-    directory = tmp_path_factory.mktemp("certificates")
-    directory.chmod(0o755)              # Dovecot reads them as another user
-    certs.Certificates(str(directory))
+    """Made once, for all workers: openssl(1) takes longer for them than the simulator to start."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    directory = base / "certificates"
+    with open(base / "certificates.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)          # Dovecot reads them as another user
+        certs.Certificates(str(directory))      # what is there stays
     return directory
 
 

@@ -18,7 +18,7 @@ PER_SECOND = 5
 LIFE_S = 65 * 60 if HOURS >= 6 else 30 * 60
 # Between the next token's arrival and five minutes before the end of this one's (exchange-online 5.3): at least so long
 WINDOW_S = LIFE_S / 2 - min(LIFE_S / 10, 300) - 300
-PAUSE_S = 20 / RATE             # deadlines are 30 s and more
+PAUSE_S = 15 / RATE             # deadlines are 30 s and more
 JITTER_S = 0.25 * RATE          # a quarter of a real second: the two processes do not run at the same instant
 
 

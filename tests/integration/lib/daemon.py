@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -25,8 +26,8 @@ class Lateness(threading.Thread):
 
     def run(self):
         while True:
-            until = time.monotonic() + 0.01
-            time.sleep(0.01)
+            until = time.monotonic() + 0.05
+            time.sleep(0.05)
             self.most_s = max(self.most_s, time.monotonic() - until)
 
 
@@ -54,7 +55,7 @@ class Daemon:
         self.state_dir = os.path.join(self.directory, "state")
         os.makedirs(self.state_dir, exist_ok=True)
         # a path to a socket has at most 107 characters
-        self.socket_dir = subprocess.check_output(["mktemp", "-d", "/tmp/mailpolld-test.XXXXXX"], text=True).strip()
+        self.socket_dir = tempfile.mkdtemp(prefix="mailpolld-test.", dir="/tmp")
         self.socket = os.path.join(self.socket_dir, "control")
         self.secret_file = os.path.join(self.directory, "secret")
         self.write_secret(simulator.secret if simulator else "x")
@@ -211,7 +212,7 @@ class Daemon:
                 if self.process.poll() is None:
                     self.process.kill()
                     self.process.wait()
-        subprocess.run(["rm", "-rf", self.socket_dir], check=True)
+        shutil.rmtree(self.socket_dir)
 
     # --- control ---
 

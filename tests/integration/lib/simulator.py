@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.parse
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -56,6 +57,7 @@ class Simulator:
             with open(log, "ab") as stderr:
                 self.process = subprocess.Popen(["/usr/bin/python3", SIMULATOR, *args], stdout=subprocess.PIPE, stderr=stderr)
             self.stdout = self.process.stdout
+        self.kept = threading.local()           # each thread's connection
         line = self.stdout.readline()
         assert line, "the simulator did not start"
         self.__dict__.update(json.loads(line))
@@ -67,15 +69,16 @@ class Simulator:
         self.stdout.close()
 
     def call(self, method, path, data=None, timeout=120):
-        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=timeout)
-        try:
-            connection.request(method, path, json.dumps(data) if data is not None else None)
-            answer = connection.getresponse()
-            body = json.loads(answer.read())
-            assert answer.status == 200, body
-            return body
-        finally:
-            connection.close()
+        connection = getattr(self.kept, "connection", None) or http.client.HTTPConnection("127.0.0.1", self.control_port)
+        self.kept.connection, connection.timeout = None, timeout
+        if connection.sock:
+            connection.sock.settimeout(timeout)
+        connection.request(method, path, json.dumps(data) if data is not None else None)
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        self.kept.connection = connection       # it has come to no harm
+        assert answer.status == 200, body
+        return body
 
     def post(self, path, **data):
         return self.call("POST", path, data)
