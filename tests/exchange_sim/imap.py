@@ -567,6 +567,10 @@ class Session(fetch.Fetching):
                     self.notices()
                 await self.writer.drain()
                 self.wake.clear()
+                fault = self.fault("in-idle")           # also one that was set before it idled
+                if fault:
+                    await faults.play(self, fault["play"], fault, tag, lambda: self.ok(tag, "IDLE completed."))
+                    continue
                 left = min(self.token.expires - clock.now(), cut["after_s"] - (clock.now() - began) if cut else 1e9)
                 waking = asyncio.ensure_future(self.wake.wait())
                 await asyncio.wait({reading, waking}, timeout=max(0.0, clock.real(left)), return_when=asyncio.FIRST_COMPLETED)
@@ -577,9 +581,6 @@ class Session(fetch.Fetching):
                 if cut and clock.now() - began >= cut["after_s"] and not reading.done():
                     self.writer.transport.abort()
                     raise ConnectionAbortedError
-                fault = self.fault("in-idle")
-                if fault:
-                    await faults.play(self, fault["play"], fault, tag, lambda: self.ok(tag, "IDLE completed."))
             line = reading.result()
         finally:
             self.state.idling -= 1

@@ -447,6 +447,12 @@ def test_faults_in_idle(simulator, signed_in, fault, lines):
         assert signed_in.line() == ""
 
 
+def test_fault_in_idle_that_was_set_before(simulator, signed_in):
+    simulator.fault("in-idle", ADDRESS, play="answer", line="* BYE Connection closed. 14", close=True, count=1)
+    signed_in.do("SELECT INBOX")
+    assert signed_in.do("IDLE") == (["+ IDLE accepted, awaiting DONE command.", "* BYE Connection closed. 14"], "(closed)")
+
+
 def test_token_ends(simulator, signed_in):
     """exchange-online 5.3: in IDLE at once, else with the next command"""
     signed_in.do("SELECT INBOX")
