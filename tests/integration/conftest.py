@@ -26,6 +26,28 @@ def certificates(tmp_path_factory):
     return directory
 
 
+# These take longest, from half a minute to two: they begin first, so that nobody waits for them at the end.
+SLOW = ["test_under_a_real_systemd", "test_quick", "test_life_of_the_package", "test_fifty_mailboxes", "_messages_that_cannot_be_had", "test_exactly_once",
+        "test_crash.py::test_after", "test_who_fails_does_not_stand_before_others", "test_what_lasts_is_told_hourly", "test_many_mailboxes"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: next((i for i, name in enumerate(SLOW) if name in item.nodeid), len(SLOW)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A worker has one test and the next: what it has been given nobody else takes, however long it is busy."""
+    from xdist.scheduler import LoadScheduling
+
+    class FewAtATime(LoadScheduling):
+        def _send_tests(self, node, num):
+            if not self.node2pending[node] and len(self.pending) > 2:   # the second one from the end, or two slow ones would be one worker's
+                self.pending.insert(1, self.pending.pop())
+            super()._send_tests(node, min(num, 2 - len(self.node2pending[node])))
+    return FewAtATime(config, log)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Figures that a test wants to be read: record_property("told", ...)."""
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
