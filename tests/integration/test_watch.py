@@ -483,13 +483,15 @@ def after_done(status):
     return all(f["after_owed"] == 0 and f["delivered"] == 30 for m in status["mailboxes"] for f in m["folders"])
 
 
-@pytest.mark.parametrize("without", [[], ["MOVE"], ["MOVE", "UIDPLUS"]])
-@pytest.mark.parametrize("after", ["keep", "seen", "delete", {"move": "Erledigt & f\u00fcr sp\u00e4ter"}])
+TARGET = "Erledigt & f\u00fcr sp\u00e4ter"
+
+
+@pytest.mark.parametrize("after,without", [("keep", []), ("seen", []), ("seen", ["MOVE", "UIDPLUS"]), ("delete", []), ("delete", ["MOVE", "UIDPLUS"]),
+                                           ({"move": TARGET}, []), ({"move": TARGET}, ["MOVE"]), ({"move": TARGET}, ["MOVE", "UIDPLUS"])])
 def test_after(simulator, daemon, after, without):
     """exchange-online 4.7; never a plain EXPUNGE"""
-    target = "Erledigt & f\u00fcr sp\u00e4ter"
     simulator.post("/options", without=without)
-    simulator.mailbox(ADDRESS, ["INBOX", target])
+    simulator.mailbox(ADDRESS, ["INBOX", TARGET])
     simulator.add(ADDRESS, [{"seed": i, "size": 1200} for i in range(30)])
     daemon.config([ADDRESS], {"after": after})
     daemon.start()
@@ -501,7 +503,7 @@ def test_after(simulator, daemon, after, without):
         assert list(left.values()) == [["\\Deleted"]] * 30 and daemon.wait_line("UIDPLUS")
     else:
         assert left == {}
-    moved = simulator.folder(ADDRESS, target)["messages"]
+    moved = simulator.folder(ADDRESS, TARGET)["messages"]
     assert len(moved) == (30 if isinstance(after, dict) else 0)
     assert simulator.counts("plain-expunge") == 0 and len(Maildir(daemon.maildir(ADDRESS))) == 30
 
