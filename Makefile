@@ -3,7 +3,7 @@
 # make demo       a simulator and mailpolld beside it
 # make check-tree does the tree keep what its documents say?
 # make asan       a build with the address and undefined-behaviour sanitizers
-# make asan-test  the tests with it, but for those of other programs and of time
+# make asan-test  the tests with it, but for those of other programs, of time and of volume
 # make tsan       some of them with the thread sanitizer
 # make crash      kill -9 at every stage
 # make soak       faults at random for SOAK_SECONDS
@@ -152,10 +152,11 @@ check-tree: $(BUILD)/errors_page
 SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 asan:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" all build/asan/mailpolld-scaled
-# Without those that are about other programs, or time.
+# Without those that are about other programs, time, or how much there is of something.
 asan-test:
 	$(MAKE) BUILD=build/asan SANITIZE="$(SAN_FLAGS)" HARDENING= OPTIMIZE="-O1 -g" TEST_JOBS=8 \
-		PYTEST_ARGS="$(foreach t,package systemd bench simulator day,--deselect=tests/integration/test_$(t).py)" test-programs unit integration
+		PYTEST_ARGS="$(foreach t,package.py systemd.py bench.py simulator.py day.py memory.py delivery.py::test_fifty_mailboxes \
+			restart.py::test_many_mailboxes,--deselect=tests/integration/test_$(t))" test-programs unit integration
 
 tsan:
 	TSAN_OPTIONS=suppressions=$(abspath tests/tsan.supp) $(MAKE) BUILD=build/tsan SANITIZE="-fsanitize=thread" HARDENING= OPTIMIZE="-O1 -g" unit
