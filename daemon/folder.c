@@ -141,6 +141,10 @@ static void find_gone(struct folder *f, struct ranges *holes, msec_t now_ms, str
 			ranges_add(ret_gone, proven.v[i].lo, proven.v[i].hi);
 		ranges_done(&proven);
 	}
+	if (ret_gone->n > FOLDER_GONE_MAX) {
+		memmove(ret_gone->v, ret_gone->v + ret_gone->n - FOLDER_GONE_MAX, FOLDER_GONE_MAX * sizeof(*ret_gone->v));
+		ret_gone->n = FOLDER_GONE_MAX;
+	}
 	if (!long_enough && f->missing.n > 0)
 		return;			/* what has been missing for a shorter time waits for the next round */
 	ranges_remove_all(holes, ret_gone);

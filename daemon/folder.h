@@ -81,6 +81,7 @@ void folder_listed(struct folder *);		/* that was all of them; before listed is 
  * UIDs below the settled ones that the server does not list any more: to be settled as not there. One look that leaves a
  * message out proves nothing, unless it listed as many as EXISTS tells; else looks must leave it out for FOLDER_GONE_MS. */
 #define FOLDER_GONE_MS (10 * 60 * 1000)
+#define FOLDER_GONE_MAX 20000		/* ranges from one look, the highest: each is a settlement of its own. The rest come from later looks */
 uint64_t folder_look_done(struct folder *, uint32_t from, msec_t now_ms, struct ranges *ret_gone);
 /* Moves a batch from pending to under way, the lowest first. At least one UID when there is any. */
 void folder_pick(struct folder *, uint64_t max_messages, uint64_t max_bytes, struct ranges *ret_batch);

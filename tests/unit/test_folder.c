@@ -125,6 +125,31 @@ static void test_a_listing_is_bounded(void **state)
 	folder_done(&f);
 }
 
+/* So many settlements at a time would hold the loop up. */
+static void test_what_is_gone_comes_in_portions(void **state)
+{
+	struct folder f;
+	struct ranges gone = { 0 };
+
+	(void)state;
+	folder_init(&f, "INBOX");
+	for (uint32_t uid = 1; uid <= 2 * FOLDER_GONE_MAX + 201; uid += 2)
+		ranges_add(&f.at.settled, uid, uid);
+	folder_look_done(&f, 2, now_ms, &gone);
+	assert_int_equal(gone.n, 0);
+	now_ms += FOLDER_GONE_MS;
+	folder_look_done(&f, 2, now_ms, &gone);
+	assert_int_equal(gone.n, FOLDER_GONE_MAX);
+	assert_int_equal(ranges_first(&gone), 202);
+	for (size_t i = gone.n; i-- > 0;)
+		folder_settled(&f, gone.v[i].lo, gone.v[i].hi);
+	now_ms += FOLDER_GONE_MS;
+	folder_look_done(&f, 2, now_ms, &gone);
+	assert_int_equal(gone.n, 100);
+	ranges_done(&gone);
+	folder_done(&f);
+}
+
 /* What one look leaves out may be listed by the next: only after ten minutes of such looks it is gone. */
 static void test_what_looks_leave_out(void **state)
 {
@@ -465,7 +490,7 @@ int main(void)
 		cmocka_unit_test(test_many_are_owed), cmocka_unit_test(test_since_when_something_waits), cmocka_unit_test(test_known_before),
 		cmocka_unit_test(test_a_look), cmocka_unit_test(test_owed_and_put_back), cmocka_unit_test(test_other_uids), cmocka_unit_test(test_a_listing_is_bounded), cmocka_unit_test(test_what_looks_leave_out), cmocka_unit_test(test_a_look_that_proves),
 		cmocka_unit_test(test_what_came_since_proves_nothing), cmocka_unit_test(test_proof_is_not_of_what_was_listed),
-		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_batches_by_size),
+		cmocka_unit_test(test_what_a_settlement_covers), cmocka_unit_test(test_what_is_gone_comes_in_portions), cmocka_unit_test(test_batches_by_size),
 		cmocka_unit_test(test_sizes_that_cannot_be), cmocka_unit_test(test_a_large_one_is_remembered),
 		cmocka_unit_test(test_suspect_is_fetched_alone), cmocka_unit_test(test_owed),
 		cmocka_unit_test(test_owed_by_a_clock_that_was_ahead),
