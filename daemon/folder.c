@@ -51,6 +51,7 @@ void folder_forget_uids(struct folder *f)
 	ranges_done(&f->after_copied);
 	ranges_done(&f->after_doubted);
 	f->suspect = f->singly_to = f->waiting_to = f->large_uid = 0;
+	f->uidnext_was_low = false;
 }
 
 void folder_forget_session(struct folder *f)

@@ -30,6 +30,7 @@ struct folder {
 	struct ranges absent;		/* UIDs between others that a look has proven not to exist, since it listed as many as SELECT told */
 	struct ranges missing; msec_t missing_ms;	/* holes between settled UIDs that looks have left out since then */
 	uint32_t new_uidvalidity;	/* SELECT showed that the UIDs are not ours any more; 0: they are. Over sessions, until it is listed anew */
+	bool uidnext_was_low;		/* as SELECT told it: the look that follows tells whether they are */
 	int64_t rebuilt_wall_s; uint64_t rebuilt_known, rebuilt_new;	/* when that last happened in this run, and its counts */
 	struct store_day resync, resync_asked;	/* an operator wants what came since then again; kept by the store until that is done */
 	unsigned resync_failures;	/* in a row */

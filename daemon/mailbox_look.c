@@ -107,9 +107,15 @@ static void on_first_look_done(struct mailbox *m, struct folder *f)
 
 /* --- opening --- */
 
-static bool uids_are_others(const struct folder *f, uint32_t uidvalidity, uint32_t uidnext)
+static bool uidvalidity_is_another(const struct folder *f, uint32_t uidvalidity)
 {
-	return (uidvalidity != 0 && uidvalidity != f->at.uidvalidity) || (uidnext != 0 && uidnext <= ranges_last(&f->at.settled));
+	return uidvalidity != 0 && uidvalidity != f->at.uidvalidity;
+}
+
+/* It must not be (RFC 3501 2.3.1.1): the UIDs are others, or the server tells an old one. */
+static bool uidnext_is_low(const struct folder *f, uint32_t uidnext)
+{
+	return uidnext != 0 && uidnext <= ranges_last(&f->at.settled);
 }
 
 /* The folder that IDLE is for: the first that can be opened. */
@@ -180,7 +186,7 @@ static bool tells_news(const struct folder *f, const struct imap_mailbox_status 
 		return s->messages > 0;
 	if (f->new_uidvalidity != 0 || f->resync.year != 0)
 		return true;
-	if (!s->has_uidnext || !s->has_uidvalidity || uids_are_others(f, s->uidvalidity, s->uidnext))
+	if (!s->has_uidnext || !s->has_uidvalidity || uidvalidity_is_another(f, s->uidvalidity) || uidnext_is_low(f, s->uidnext))
 		return true;
 	if (f->unanswered.n > 0 || f->at.after_owed.n > 0 || folder_owed_due(f, clock_wall_s(), INT64_MAX) != 0)
 		return true;
@@ -247,10 +253,12 @@ static void look_begins(struct folder *f)
 
 static void send_search(struct mailbox *m, struct folder *f)
 {
-	uint32_t from = folder_search_from(f), unanswered = ranges_first(&f->unanswered);
+	uint32_t from = folder_search_from(f), unanswered = ranges_first(&f->unanswered), top = f->uidnext_was_low ? ranges_last(&f->at.settled) : 0;
 
 	if (unanswered != 0 && (from == 0 || unanswered < from))
 		from = unanswered;
+	if (top != 0 && (from == 0 || top < from))
+		from = top;
 	m->search_from = from == 0 ? UINT32_MAX : from;
 	ranges_done(&f->listed);
 	look_begins(f);
@@ -323,11 +331,27 @@ static void plan_look_again(struct folder *f, bool found)
 	}
 }
 
+/* UIDNEXT was not above the highest settled UID, and that is not there, or may have come since. Else they are the same UIDs, whatever
+ * UIDNEXT says. */
+static bool finds_other_uids(struct folder *f)
+{
+	bool are_others = f->uidnext_was_low && (f->exists_rose || !ranges_has(&f->listed, ranges_last(&f->at.settled)));
+
+	f->uidnext_was_low = false;
+	return are_others;
+}
+
 static void on_look_done(struct mailbox *m, struct folder *f)
 {
 	struct ranges gone = { 0 };
 	uint64_t n, before = ranges_count(&f->pending);
 
+	if (finds_other_uids(f)) {
+		f->new_uidvalidity = f->at.uidvalidity;
+		f->look_due = true;		/* after it has been listed anew */
+		ranges_done(&f->listed);
+		return;
+	}
 	judge_unanswered(m, f);
 	m->some_came = false;
 	n = folder_look_done(f, m->search_from, clock_now_ms(), &gone);
@@ -376,10 +400,15 @@ static void on_selected(struct mailbox *m, struct folder *f, const struct imap_d
 	m->selected = f;
 	f->exists = done->exists;
 	f->select_due = false;
-	if (f->at.ref == 0)
+	if (f->at.ref == 0) {
 		first_contact(m, f, &told);
-	else if (f->new_uidvalidity != 0 || uids_are_others(f, told.uidvalidity, told.uidnext))
+	} else if (f->new_uidvalidity != 0 || f->uidnext_was_low || uidvalidity_is_another(f, told.uidvalidity)) {
 		f->new_uidvalidity = done->uidvalidity != 0 ? done->uidvalidity : f->at.uidvalidity;
+	} else if (uidnext_is_low(f, told.uidnext)) {
+		f->uidnext_was_low = true;	/* a look tells; when the session ends before that, they count as others */
+		told.has_uidnext = false;
+		told.uidnext = 0;
+	}
 	if (!look_told(m, f, &told))
 		return;
 	if (names_the_only_one(f, &told))

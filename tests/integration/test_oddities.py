@@ -163,6 +163,30 @@ def test_uidnext_of_one_beside_messages(simulator, daemon):
     assert simulator.counts("bodies") == 4 and not daemon.has_line("event=uidvalidity-changed")
 
 
+@pytest.mark.parametrize("told", [2, 3])
+def test_uidnext_that_lags(simulator, daemon, told):
+    """RFC 3501 2.3.1.1: it must be above all UIDs; where it is not, and the last one is still there, nothing is listed anew, nor delivered once more"""
+    simulator.mailbox(M, ["INBOX", "Second"])
+    for folder in ("INBOX", "Second"):
+        simulator.add(M, [{"text": "Subject: without a name\r\n\r\n%d %s\r\n" % (i, folder)} for i in range(3)], folder=folder)
+    daemon.config([{"address": M, "folders": ["INBOX", "Second"]}])
+    daemon.start()
+    daemon.wait_delivered(M, 6)
+    daemon.wait_state(M, "watching")
+    simulator.fault("uidnext", M, **{"is": told})
+    simulator.post("/drop", address=M)
+    simulator.wait("logins", 2, M)
+    daemon.wait_state(M, "watching")
+    for folder in ("INBOX", "Second"):
+        simulator.add(M, [{"seed": len(folder), "size": 1500}], folder=folder)
+    daemon.poll(M)
+    daemon.wait_delivered(M, 8)
+    simulator.post("/drop", address=M)
+    simulator.wait("logins", 3, M)
+    daemon.wait_state(M, "watching")
+    assert simulator.counts("bodies") == 8 and not daemon.has_line("event=uidvalidity-changed")
+
+
 @pytest.mark.parametrize("form", ["NIL", '""', "{0}\r\n"])
 def test_empty_bodies(simulator, daemon, form):
     """exchange-online 5.9: an entirely empty body is never the message; when it can be had, it is"""

@@ -258,12 +258,13 @@ def test_one_message_ends_the_session_that_lists(simulator, daemon, play):
     assert len(Maildir(daemon.maildir(M))) == 31
 
 
-def test_uidnext_goes_back_and_on_while_it_is_listed(simulator, daemon):
-    """The session that has seen it go back ends, and the next one sees a UIDNEXT that looks as it should"""
+@pytest.mark.parametrize("command", ["UID SEARCH", "UID FETCH"])
+def test_uidnext_goes_back_and_on_while_it_is_listed(simulator, daemon, command):
+    """The session that has seen it go back ends, and the next one sees a UIDNEXT that looks as it should, and a message with the highest known UID"""
     begin(simulator, daemon)
     simulator.post("/remove", address=M, uids=[1, 2, 3, 4, 5])
     move(simulator, 14)
-    simulator.fault("close-raw", M, command="UID FETCH", count=1)
+    simulator.fault("close-raw", M, command=command, count=1)
     look_anew(simulator, daemon)
     simulator.wait("fault-close-raw", 1)
     new = simulator.add(M, [{"seed": 100 + i, "size": 1500, "internaldate": int(time.time()) + 1000 + i} for i in range(10)])
