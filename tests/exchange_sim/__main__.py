@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import ssl
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -42,6 +43,8 @@ async def run(args):
 
 def factory():
     """A simulator for each line of standard input, {"argv", "stdout", "stderr"}, by fork: most of a start is loading Python's modules."""
+    asyncio.run(asyncio.sleep(0))                           # these two make what is made once, before all of them would
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     gc.freeze()                                             # what they share, none of them writes into
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
