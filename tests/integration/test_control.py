@@ -182,9 +182,12 @@ def test_asked_during_a_stop(simulator, daemon):
     daemon.wait(lambda s: os.path.exists(taken))
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_line("signal 15: stopping")
-    for args in (("forget", A), ("forget", B), ("poll", A), ("pause", A), ("resume", "*"), ("resync", A, "--since", "2026-01-31"), ("status", A), ("trace", A)):
-        told = daemon.ctl(*args)
-        assert told.returncode == 75 and "mailpolld is stopping." in told.stderr, (args, told)
+    told = daemon.ctl("forget", A)
+    assert told.returncode == 75 and "mailpolld is stopping." in told.stderr, told
+    verbs = ["/forget/" + B, *("/mailboxes/%s/%s" % about for about in ((A, "poll"), (A, "pause"), ("*", "resume"), (A, "resync?since=2026-01-31")))]
+    for method, path in (*(("POST", verb) for verb in verbs), ("GET", "/mailboxes/" + A), ("GET", "/mailboxes/%s/trace" % A)):    # a stop takes 9 s
+        code, body = daemon.request(method, path)
+        assert code == 503 and "mailpolld is stopping." in json.dumps(body), (path, code, body)
     assert daemon.finish(15) == 0           # the command is given up, so the time for the next STATUS= has come several times
     assert not [line for _, line in daemon.notified if line.startswith("STATUS=0 mailboxes")]
     open(go, "w", encoding="utf-8").close()
