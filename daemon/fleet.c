@@ -401,15 +401,15 @@ void fleet_stop(struct fleet *f, msec_t at_most_ms, void (*on_stopped)(void *arg
 
 static void state_was_looked_at(void *arg)
 {
-	((struct fleet *)arg)->state_looked_at = false;
+	((struct fleet *)arg)->looking_at_state = false;
 }
 
 /* Whoever delivers into Maildirs elsewhere does not see what others leave there. */
 static void look_at_state(struct fleet *f)
 {
-	if (!f->state_looked_at)
+	if (!f->looking_at_state)
 		volume_look_free(f->state_volume, f->config->state_dir, state_was_looked_at, f);
-	f->state_looked_at = true;
+	f->looking_at_state = true;
 }
 
 /* A mailbox past its own deadline is a bug of ours or a stuck peer that no timer caught: its session is torn down

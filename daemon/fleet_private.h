@@ -37,7 +37,7 @@ struct fleet {
 	struct tls *tls; struct http *http; struct token_cache *tokens; struct quarantine_counts *quarantined;
 	struct sinks *sinks; struct admission *admission;
 	struct volume *state_volume;	/* one of volumes */
-	bool state_looked_at;		/* its free space, just now */
+	bool looking_at_state;		/* for its free space */
 	struct mailbox_env env;
 	struct mailbox_ops ops;
 	struct lane *look_lane;		/* the quarantine */

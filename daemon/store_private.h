@@ -1,5 +1,6 @@
-/* store_private.h - what the files of the store share: store.c (the queue, on the loop), store_db.c (changes and
- * questions as SQL, on the writer's thread), store_file.c (the file they are in) and store_backup.c (a copy of it). Nobody else includes it, but for the store's own test. */
+/* store_private.h - what the files of the store share: store.c (the queue, on the loop), store_db.c (changes and questions
+ * as SQL, on the writer's thread), store_file.c (the file they are in) and store_backup.c (a copy of it). Nobody else
+ * includes it, but for the store's own test. */
 #pragma once
 #include "store.h"
 
@@ -52,6 +53,7 @@ const struct store_found_intent *db_found_intents(const struct db *, size_t *ret
 int db_lock(const char *state_dir, char *ret_error, size_t size);	/* the file that is locked as long as it is open */
 struct sqlite3 *db_open_file(const char *path, char *ret_error, size_t size);	/* checked, with this schema */
 char *db_first_text(struct sqlite3 *, const char *question);	/* of its first row; the caller frees; NULL: none */
+
 /* The migration seam: steps[i] brings schema i to i + 1; steps[0] makes it. Before a migration of an older state its copy
  * is kept as PATH.schema-N. -1: ret_error; the state is as it was. */
 int db_migrate(struct sqlite3 *, const char *path, const char *const *steps, int n_steps, char *ret_error, size_t size);
